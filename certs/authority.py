@@ -1,0 +1,337 @@
+"""A development CA in a folder.
+
+``ca.pem``, ``ca.key`` (mode 0600), ``issued/SERIAL.pem``, and ``crl.pem`` once something was revoked.
+Everything here is synchronous; the folder is the only state; times are seconds since the epoch. A certificate
+is in ``issued/`` before it is anywhere else, so that whatever is in use can be listed and revoked.
+"""
+
+from __future__ import annotations
+
+import builtins
+import fcntl
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs import pem
+from certs.description import (
+    KEY_CERT_SIGN,
+    CertificateDescription,
+    alternative_names,
+    describe,
+    is_ca,
+    is_crl_of,
+    is_issued_by,
+    key_usages,
+)
+from certs.identity import CertificateError, parse_peer
+from certs.issuer import Issuer, Signed
+from certs.names import client_name, server_name
+
+__all__ = ["Authority", "CertificateDescription", "IssuedCertificate", "Revocation", "describe", "serial_of"]
+
+_LONGEST_COMMON_NAME: Final = 64
+"""RFC 5280's ub-common-name."""
+_COMMON_NAME: Final = re.compile(rf"(?! )[ -~]{{1,{_LONGEST_COMMON_NAME}}}(?<! )")
+_RESERVED: Final = frozenset({"ca", "crl"})  # NAME.pem would be the CA's own
+_SERIAL: Final = re.compile(r"(?:0[xX])?[0-9a-fA-F]{1,40}")
+_LONGEST_SERIAL: Final = 159
+"""Bits: 20 octets with a sign (RFC 5280 section 4.1.2.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """A certificate that the CA has issued. Times are seconds since the epoch."""
+
+    path: Path
+    """Where it was written to; in a list: its copy in ``issued/``."""
+    common_name: str
+    subject: str
+    """RFC 4514."""
+    serial: str
+    """Hexadecimal, lower case."""
+    fingerprint: str
+    """``x5t#S256``."""
+    sans: tuple[str, ...]
+    not_before: float
+    not_after: float
+    revoked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """What ``revoke`` did. ``issued`` is None where the serial number is not in the CA's list."""
+
+    serial: str
+    """Hexadecimal, lower case."""
+    revoked_at: float
+    """When it was first revoked."""
+    crl: Path
+    issued: IssuedCertificate | None
+
+
+def serial_of(certificate_or_serial: Path | str | int) -> int:
+    """The serial number: a file's where there is one of that name, else the hexadecimal number itself.
+
+    Raises CertificateError for what is neither.
+    """
+    if isinstance(certificate_or_serial, int):
+        serial = certificate_or_serial
+    elif isinstance(certificate_or_serial, Path) or _is_file(certificate_or_serial):
+        serial = pem.read_certificates(Path(certificate_or_serial))[0].serial_number
+    else:
+        digits = certificate_or_serial.replace(":", "")
+        serial = int(digits, 16) if _SERIAL.fullmatch(digits) else 0
+    if not 0 < serial.bit_length() <= _LONGEST_SERIAL or serial < 0:
+        remedy = "name a certificate's PEM file, or a serial number in hexadecimal as `certs list` shows it"
+        raise CertificateError(f"{certificate_or_serial!r} is neither a file nor a serial number; {remedy}")
+    return serial
+
+
+class Authority:
+    """A CA with its key at hand. Made by ``create`` or ``load``."""
+
+    def __init__(self, folder: Path, issuer: Issuer, crl: Path) -> None:
+        self.folder = folder
+        self.crl = crl
+        self._issuer = issuer
+
+    @classmethod
+    def create(
+        cls, folder: Path, *, now: float, common_name: str = "Ostiary development CA", days: int = 3650
+    ) -> Self:
+        """Make a CA in ``folder``, which is made (mode 0700) where there is none.
+
+        Raises CertificateError where the folder holds a CA already, or cannot be written.
+        """
+        issuer = Issuer.self_signed(_checked_common_name(common_name), days=days, now=now)
+        pem.create_folder(folder)
+        pem.create(
+            _key_file(folder / "ca.key", issuer.key), _certificate_file(folder / "ca.pem", issuer.certificate)
+        )
+        return cls(folder, issuer, folder / "crl.pem")
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+        crl: Path | None = None,
+    ) -> Self:
+        """The CA of ``folder``; each file may be elsewhere. ``issued/`` is always in ``folder``.
+
+        Raises CertificateError where a file is missing, unreadable or open to others, the key is another's,
+        or the certificate is no CA's.
+        """
+        certificate_path = certificate or folder / "ca.pem"
+        key_path = private_key or folder / "ca.key"
+        loaded = pem.read_certificates(certificate_path)[0]
+        key = pem.read_private_key(key_path)
+        if (problem := pem.mode_problem(key_path)) is not None:
+            raise CertificateError(problem)
+        if key.public_key() != loaded.public_key():
+            remedy = "name the key that belongs to the certificate"
+            raise CertificateError(f"{key_path}: is not the key of {certificate_path}; {remedy}")
+        if not is_ca(loaded) or KEY_CERT_SIGN not in key_usages(loaded):
+            remedy = "name a certificate with basicConstraints CA:true and keyUsage keyCertSign"
+            raise CertificateError(f"{certificate_path}: is not a CA's certificate; {remedy}")
+        return cls(folder, Issuer(loaded, key), crl or folder / "crl.pem")
+
+    def issue_client(
+        self, name: str, *, sans: Sequence[str] = (), days: int = 90, out: Path, now: float
+    ) -> IssuedCertificate:
+        """A client certificate with common name ``name``: ``name.pem``, ``name.key`` and ``ca.pem`` in
+        ``out``.
+
+        ``sans``: URIs (``scheme:…``), e-mail addresses, IP addresses, DNS names. ``out`` is made (mode 0700)
+        where there is none. Raises CertificateError where a name is not usable or a file is there already
+        (the same ``ca.pem`` may).
+        """
+        alternatives = [client_name(san) for san in sans]
+        signed = self._issuer.sign_client(_checked_file_name(name), alternatives, days=days, now=now)
+        pem.create_folder(out)
+        pem.create(
+            self._record(signed),
+            *self._own_certificate_unless_in(out),
+            _key_file(out / f"{name}.key", signed.key),
+            _certificate_file(out / f"{name}.pem", signed.certificate),
+        )
+        return _issued(signed.certificate, out / f"{name}.pem")
+
+    def issue_server(
+        self,
+        *,
+        names: Sequence[str],
+        days: int = 90,
+        certificate: Path,
+        private_key: Path,
+        now: float,
+        overwrite: bool = False,
+    ) -> IssuedCertificate:
+        """A server certificate for DNS names and IP addresses. ``overwrite`` swaps both files for the new
+        ones.
+
+        Raises CertificateError where a name is not usable, or a file is there already and ``overwrite`` is
+        not given.
+        """
+        if not names:
+            raise CertificateError(
+                "a server certificate needs a name; give at least one DNS name or IP address"
+            )
+        alternatives = [server_name(name) for name in names]
+        common_name = names[0] if len(names[0]) <= _LONGEST_COMMON_NAME else "Ostiary gateway"
+        signed = self._issuer.sign_server(common_name, alternatives, days=days, now=now)
+        files = _key_file(private_key, signed.key), _certificate_file(certificate, signed.certificate)
+        if overwrite:
+            pem.create(self._record(signed))
+            pem.replace_pair(*files)
+        else:
+            pem.create(self._record(signed), *files)
+        return _issued(signed.certificate, certificate)
+
+    def list(self) -> builtins.list[IssuedCertificate]:
+        """What the CA has issued, oldest first. Raises CertificateError where a file cannot be read."""
+        crl, _ = self._crls()
+        issued = []
+        for path in self._issued_folder.glob("*.pem"):
+            certificate = pem.read_certificates(path)[0]
+            issued.append(_issued(certificate, path, _revoked_at(crl, certificate.serial_number)))
+        return sorted(issued, key=lambda each: (each.not_before, each.common_name, each.serial))
+
+    def revoke(self, certificate_or_serial: Path | str | int, *, now: float) -> Revocation:
+        """Put a certificate on the CRL and write the CRL anew, valid for ``issuer.CRL_DAYS``.
+
+        The certificate is a PEM file or a serial number (hexadecimal, where it is text). One that is on the
+        CRL already keeps its date, so that revoking it again renews the CRL; other CAs' CRLs in the file stay.
+        Raises CertificateError where the certificate is another CA's, or the file holds no CRL of this one.
+        """
+        serial = self._own_serial(certificate_or_serial)
+        with self._locked():
+            current, others = self._crls()
+            crl = self._issuer.sign_crl(current, serial, now=now)
+            content = b"".join(each.public_bytes(Encoding.PEM) for each in (crl, *others))
+            pem.replace(pem.NewFile(self.crl, content, pem.PUBLIC))
+        revoked_at = _revoked_at(crl, serial)
+        record = self._record_path(serial)
+        issued = (
+            _issued(pem.read_certificates(record)[0], record, revoked_at) if pem.is_there(record) else None
+        )
+        return Revocation(f"{serial:x}", now if revoked_at is None else revoked_at, self.crl, issued)
+
+    @property
+    def _issued_folder(self) -> Path:
+        return self.folder / "issued"
+
+    def _record_path(self, serial: int) -> Path:
+        return self._issued_folder / f"{serial:x}.pem"
+
+    def _record(self, signed: Signed) -> pem.NewFile:
+        pem.create_folder(self._issued_folder)
+        return _certificate_file(self._record_path(signed.certificate.serial_number), signed.certificate)
+
+    def _own_certificate_unless_in(self, out: Path) -> tuple[pem.NewFile, ...]:
+        path = out / "ca.pem"
+        if not pem.is_there(path):
+            return (_certificate_file(path, self._issuer.certificate),)
+        if pem.read_certificates(path)[0] != self._issuer.certificate:
+            raise CertificateError(f"{path}: is another CA's certificate; choose another folder")
+        return ()
+
+    def _own_serial(self, certificate_or_serial: Path | str | int) -> int:
+        serial = serial_of(certificate_or_serial)
+        if serial == self._issuer.certificate.serial_number:
+            raise CertificateError("a CA cannot revoke itself; take it out of tls.client_ca instead")
+        if isinstance(certificate_or_serial, int) or not _is_file(certificate_or_serial):
+            return serial
+        certificate = pem.read_certificates(Path(certificate_or_serial))[0]
+        if not is_issued_by(certificate, self._issuer.certificate):
+            remedy = "revoke it with the CA that issued it"
+            raise CertificateError(f"{certificate_or_serial}: was not issued by this CA; {remedy}")
+        return certificate.serial_number
+
+    def _crls(
+        self,
+    ) -> tuple[x509.CertificateRevocationList | None, builtins.list[x509.CertificateRevocationList]]:
+        """This CA's CRL, None where there is no file yet, and the others that share the file."""
+        if not pem.is_there(self.crl):
+            return None, []
+        found = pem.read_revocation_lists(self.crl)
+        own = [each for each in found if is_crl_of(each, self._issuer.certificate)]
+        if len(own) != 1:
+            remedy = "move it away, or name the file that holds this CA's"
+            raise CertificateError(f"{self.crl}: holds {len(own)} CRLs that are signed by this CA; {remedy}")
+        return own[0], [each for each in found if each != own[0]]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Two revocations at once must not lose one of them."""
+        try:
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise CertificateError(
+                f"{self.folder}: cannot be opened ({error.strerror}); name the CA's folder"
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _is_file(text: Path | str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # longer than any file's name
+        return False
+
+
+def _checked_common_name(name: str) -> str:
+    if not _COMMON_NAME.fullmatch(name):
+        remedy = "write 1 to 64 printable ASCII characters, without a space at either end"
+        raise CertificateError(f"{name!r} cannot be a certificate's common name; {remedy}")
+    return name
+
+
+def _checked_file_name(name: str) -> str:
+    _checked_common_name(name)
+    if name[0] in ".-" or "/" in name or "\\" in name or name.casefold() in _RESERVED:
+        remedy = "write one without / and \\ that does not start with a dot or a dash, and is not ca or crl"
+        raise CertificateError(f"{name!r} cannot be a file's name; {remedy}")
+    return name
+
+
+def _issued(certificate: x509.Certificate, path: Path, revoked_at: float | None = None) -> IssuedCertificate:
+    peer = parse_peer(certificate.public_bytes(Encoding.DER))
+    return IssuedCertificate(
+        path=path,
+        common_name=", ".join(peer.common_names),
+        subject=peer.subject,
+        serial=f"{peer.serial:x}",
+        fingerprint=peer.fingerprint,
+        sans=alternative_names(certificate),
+        not_before=peer.not_before,
+        not_after=peer.not_after,
+        revoked_at=revoked_at,
+    )
+
+
+def _key_file(path: Path, key: pem.PrivateKey) -> pem.NewFile:
+    return pem.NewFile(path, pem.encode_private_key(key), pem.PRIVATE)
+
+
+def _certificate_file(path: Path, certificate: x509.Certificate) -> pem.NewFile:
+    return pem.NewFile(path, pem.encode_certificate(certificate), pem.PUBLIC)
+
+
+def _revoked_at(crl: x509.CertificateRevocationList | None, serial: int) -> float | None:
+    entry = None if crl is None else crl.get_revoked_certificate_by_serial_number(serial)
+    return None if entry is None else entry.revocation_date_utc.timestamp()

@@ -1,0 +1,280 @@
+"""PEM files become an ``ssl.SSLContext``, after every problem in them has been looked for.
+
+What a server context promises:
+
+- TLS 1.3, or 1.2 with forward secrecy and authenticated encryption; HTTP/1.1 by ALPN; no compression, no
+  renegotiation.
+- A client certificate is checked against ``client_ca`` and nothing else, for its use as a client's, by the
+  rules of RFC 5280 without leniency, and against the CRL where there is one. One that does not pass ends the
+  handshake, also where none would have been needed.
+- No session tickets: a resumed session would skip those checks. TLS 1.2 can still resume by session id, which
+  OpenSSL does not let a context switch off here: whoever accepts connections has to close those whose
+  ``session_reused`` is true.
+- No key log: a plain ``SSLContext`` does not read SSLKEYLOGFILE. No prompt for a passphrase.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs import pem
+from certs.description import (
+    ANY_EXTENDED_KEY_USAGE,
+    SERVER_AUTH,
+    extended_key_usages,
+    is_ca,
+    is_crl_of,
+    is_issued_by,
+    lacking_for_ca,
+)
+from certs.identity import CertificateError
+
+_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""For TLS 1.2; 1.3 has only good ones."""
+_PROTOCOLS: Final = ["http/1.1"]
+_RENEW_CRL: Final = (
+    "have the CA write a new one: `ostiary certs revoke` does, also for a certificate revoked before"
+)
+
+
+class ClientCertificates(StrEnum):
+    """Whether clients present a certificate: ``client_certificates`` in ``[tls]``."""
+
+    NONE = "none"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+_VERIFY_MODES: Final = {
+    ClientCertificates.NONE: ssl.CERT_NONE,
+    ClientCertificates.OPTIONAL: ssl.CERT_OPTIONAL,
+    ClientCertificates.REQUIRED: ssl.CERT_REQUIRED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """The PEM files of a listener.
+
+    ``certificate``: the server's, then any intermediate ones. ``client_ca``: one CA certificate or several.
+    ``crl``: one CRL or several; where the file is not there, nothing is checked against it.
+    """
+
+    certificate: Path
+    private_key: Path
+    client_ca: Path | None
+    crl: Path | None
+
+
+def server_context(
+    files: TlsFiles,
+    *,
+    client_certificates: ClientCertificates,
+    minimum_version: ssl.TLSVersion,
+    now: float,
+) -> ssl.SSLContext:
+    """A context for the listener; ``now`` in seconds since the epoch.
+
+    Raises CertificateError with every problem, one a line.
+    """
+    if found := _found(files, client_certificates, now):
+        raise CertificateError("\n".join(found))
+    return _built(files, client_certificates, minimum_version)
+
+
+def problems(files: TlsFiles, *, client_certificates: ClientCertificates, now: float) -> list[str]:
+    """Everything that keeps these files from serving, each with its remedy. Empty: nothing does."""
+    found = _found(files, client_certificates, now)
+    if found:
+        return found
+    try:
+        _built(files, client_certificates, ssl.TLSVersion.TLSv1_3)
+    except CertificateError as error:
+        return [str(error)]
+    return []
+
+
+def client_context(
+    *, ca: Path | None, certificate: Path | None = None, private_key: Path | None = None
+) -> ssl.SSLContext:
+    """A context for connecting to a server whose name is checked. TLS 1.2 and later.
+
+    ``ca``: the only CAs that are trusted; None: the system's. ``certificate``: what to present, with its key
+    in the same file or in ``private_key``. Raises CertificateError.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_ciphers(_CIPHERS)
+    context.set_alpn_protocols(_PROTOCOLS)
+    if ca is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    else:
+        _trust(context, pem.read_certificates(ca))
+    if certificate is not None:
+        pem.read_certificates(certificate)
+        pem.read_private_key(private_key or certificate)
+        _present(context, certificate, private_key or certificate)
+    elif private_key is not None:
+        raise CertificateError(f"{private_key}: is a key without its certificate; name the certificate too")
+    return context
+
+
+def _found(files: TlsFiles, client_certificates: ClientCertificates, now: float) -> list[str]:
+    moment = datetime.fromtimestamp(now, UTC)
+    found = [*_server_problems(files, moment)]
+    if client_certificates is not ClientCertificates.NONE:
+        found += _client_ca_problems(files, moment)
+    return found
+
+
+def _built(
+    files: TlsFiles, client_certificates: ClientCertificates, minimum_version: ssl.TLSVersion
+) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = max(minimum_version, ssl.TLSVersion.TLSv1_2)
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 0
+    context.set_ciphers(_CIPHERS)
+    context.set_alpn_protocols(_PROTOCOLS)
+    context.verify_mode = _VERIFY_MODES[client_certificates]
+    _present(context, files.certificate, files.private_key)
+    if client_certificates is ClientCertificates.NONE or files.client_ca is None:
+        return context
+    # Partial chain: an intermediate CA that is named is trusted by itself, without its root.
+    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    _trust(context, pem.read_certificates(files.client_ca))
+    if files.crl is not None and pem.is_there(files.crl):
+        _check_against(context, files.crl)
+    return context
+
+
+def _present(context: ssl.SSLContext, certificate: Path, private_key: Path) -> None:
+    try:
+        context.load_cert_chain(certificate, private_key, password="")  # empty: never prompts
+    except (ssl.SSLError, OSError) as error:
+        remedy = f"make both anew; the key is {private_key}"
+        raise CertificateError(f"{certificate}: cannot be used ({_reason(error)}); {remedy}") from error
+
+
+def _trust(context: ssl.SSLContext, authorities: Sequence[x509.Certificate]) -> None:
+    # From what was read and checked, not from the file: OpenSSL would take CRLs and other things from it too.
+    context.load_verify_locations(cadata=b"".join(each.public_bytes(Encoding.DER) for each in authorities))
+
+
+def _check_against(context: ssl.SSLContext, crl: Path) -> None:
+    try:
+        context.load_verify_locations(cafile=crl)
+    except (ssl.SSLError, OSError) as error:
+        raise CertificateError(
+            f"{crl}: cannot be used ({_reason(error)}); have the CA write a new CRL"
+        ) from error
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+
+def _reason(error: OSError) -> str:
+    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    return str(reason or "not accepted by OpenSSL").lower().replace("_", " ")
+
+
+def _server_problems(files: TlsFiles, moment: datetime) -> Iterator[str]:
+    chain: tuple[x509.Certificate, ...] = ()
+    key: pem.PrivateKey | None = None
+    try:
+        chain = pem.read_certificates(files.certificate)
+    except CertificateError as error:
+        yield str(error)
+    try:
+        key = pem.read_private_key(files.private_key)
+    except CertificateError as error:
+        yield str(error)
+    if (problem := pem.mode_problem(files.private_key)) is not None:
+        yield problem
+    if not chain:
+        return
+    if key is not None and key.public_key() != chain[0].public_key():
+        remedy = "name the two files that belong together"
+        yield f"{files.private_key}: is not the key of {files.certificate}; {remedy}"
+    for certificate in chain:
+        yield from _date_problems(files.certificate, certificate, moment)
+    usages = extended_key_usages(chain[0])
+    if usages and SERVER_AUTH not in usages and ANY_EXTENDED_KEY_USAGE not in usages:
+        remedy = "issue one with `ostiary certs issue-server`"
+        yield f"{files.certificate}: is not for servers (no extended key usage serverAuth); {remedy}"
+
+
+def _client_ca_problems(files: TlsFiles, moment: datetime) -> Iterator[str]:
+    if files.client_ca is None:
+        yield 'client_ca: names no file; name the CA of the clients, or set client_certificates = "none"'
+        return
+    try:
+        authorities = pem.read_certificates(files.client_ca)
+    except CertificateError as error:
+        yield str(error)
+        return
+    for authority in authorities:
+        yield from _authority_problems(files.client_ca, authority)
+        yield from _date_problems(files.client_ca, authority, moment)
+    if files.crl is not None and pem.is_there(files.crl):
+        yield from _crl_problems(files.crl, authorities, moment)
+
+
+def _authority_problems(path: Path, certificate: x509.Certificate) -> Iterator[str]:
+    name = _name(certificate)
+    if not is_ca(certificate):
+        yield f"{path}: {name} is not a CA's certificate; name the CA that issues the clients' certificates"
+        return
+    if lacking := tuple(lacking_for_ca(certificate)):
+        yield f"{path}: {name} lacks what RFC 5280 demands of a CA ({', '.join(lacking)}); make it anew"
+
+
+def _date_problems(path: Path, certificate: x509.Certificate, moment: datetime) -> Iterator[str]:
+    name = _name(certificate)
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if moment < start:
+        yield f"{path}: {name} is not valid before {_date(start)}; set the clock, or wait"
+    if moment > end:
+        yield f"{path}: {name} expired on {_date(end)}; put a new certificate in its place"
+
+
+def _crl_problems(path: Path, authorities: Sequence[x509.Certificate], moment: datetime) -> Iterator[str]:
+    try:
+        lists = pem.read_revocation_lists(path)
+    except CertificateError as error:
+        yield str(error)
+        return
+    covered = set()
+    for crl in lists:
+        signers = [each for each in authorities if is_crl_of(crl, each)]
+        covered.update(signers)
+        if not signers:
+            name = crl.issuer.rfc4514_string()
+            yield f"{path}: the CRL of {name} is not signed by a client CA; name the CRL of the client CA"
+        if moment < crl.last_update_utc:
+            yield f"{path}: the CRL is not valid before {_date(crl.last_update_utc)}; set the clock, or wait"
+        if crl.next_update_utc is not None and moment > crl.next_update_utc:
+            yield f"{path}: the CRL expired on {_date(crl.next_update_utc)}; {_RENEW_CRL}"
+    for authority in authorities:
+        if authority not in covered and not _issued_another(authority, authorities):
+            yield f"{path}: has no CRL of {_name(authority)}, whose clients would all be refused; add its CRL"
+
+
+def _issued_another(authority: x509.Certificate, authorities: Sequence[x509.Certificate]) -> bool:
+    return any(each != authority and is_issued_by(each, authority) for each in authorities)
+
+
+def _name(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string() or "the certificate"
+
+
+def _date(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

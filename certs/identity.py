@@ -1,0 +1,172 @@
+"""From a client certificate to a ``client_id``, in two pure hops: parse, then match.
+
+The rules of the second hop:
+
+- The rules are ordered, and the first that matches names the client.
+- A rule whose field is not in the certificate, or that matches none of its values, leaves it to the next
+  rule.
+- A rule that matches two values, or a value that no one should be named by, ends the search: nobody is named.
+  An ambiguous certificate never falls through to a weaker rule.
+- What comes out is a ``client_id`` in printable ASCII, so that two that look the same are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.oid import NameOID
+
+CLIENT_ID_GROUP: Final = "client_id"
+"""The group of a rule's pattern that holds the client_id; a pattern without it yields the whole value."""
+
+MALFORMED: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What ``cryptography`` raises on a certificate, key or CRL that is not well-formed."""
+
+_CLIENT_ID: Final = re.compile(r'(?:(?!["\\,*])[!-~]){1,128}')
+
+
+class CertificateError(Exception):
+    """A certificate, key or CRL that cannot be used; the message names the file (if any) and the remedy."""
+
+
+class CertificateField(StrEnum):
+    """Where in a certificate a client is named: the values of ``from`` in ``[[tls.client_id]]``."""
+
+    SAN_URI = "san_uri"
+    SAN_DNS = "san_dns"
+    SAN_EMAIL = "san_email"
+    COMMON_NAME = "common_name"
+    SUBJECT = "subject"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerIdentity:
+    """What a verified client certificate says. Times are seconds since the epoch."""
+
+    fingerprint: str
+    """``x5t#S256`` of RFC 8705 section 3.1: SHA-256 of the DER, base64url, unpadded."""
+    serial: int
+    subject: str
+    """RFC 4514, empty where the certificate has no subject."""
+    issuer: str
+    """RFC 4514."""
+    common_names: tuple[str, ...]
+    san_uri: tuple[str, ...]
+    san_dns: tuple[str, ...]
+    san_email: tuple[str, ...]
+    not_before: float
+    not_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRule:
+    """One ``[[tls.client_id]]``: a field, and what has to match the whole of a value (None: any value)."""
+
+    field: CertificateField
+    match: re.Pattern[str] | None = None
+
+
+DEFAULT_RULES: Final[tuple[IdentityRule, ...]] = (IdentityRule(CertificateField.COMMON_NAME),)
+"""What holds where the configuration has no rules."""
+
+
+def parse_peer(der: bytes) -> PeerIdentity:
+    """Read a certificate. The chain and the dates are not checked here: the TLS handshake does that.
+
+    Raises CertificateError for what is not exactly one well-formed certificate, an unreadable or a repeated
+    extension included.
+    """
+    try:
+        return _peer_identity(x509.load_der_x509_certificate(der), der)
+    except MALFORMED as error:
+        raise CertificateError(f"the certificate is malformed ({error}); issue a new one") from error
+
+
+def certificate_id(peer: PeerIdentity, rules: Sequence[IdentityRule]) -> str | None:
+    """The ``client_id`` that ``rules`` give this certificate, or None: it names nobody."""
+    for rule in rules:
+        values = _values(peer, rule.field)
+        if not all(_is_plain(value) for value in values):
+            return None
+        matching = [value for value in values if rule.match is None or rule.match.fullmatch(value)]
+        if matching:
+            return _named(matching, rule)
+    return None
+
+
+def _peer_identity(certificate: x509.Certificate, der: bytes) -> PeerIdentity:
+    names = _alternative_names(certificate)
+    common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return PeerIdentity(
+        fingerprint=urlsafe_b64encode(hashlib.sha256(der).digest()).rstrip(b"=").decode("ascii"),
+        serial=certificate.serial_number,
+        subject=certificate.subject.rfc4514_string(),
+        issuer=certificate.issuer.rfc4514_string(),
+        common_names=tuple(str(attribute.value) for attribute in common_names),
+        san_uri=tuple(names.get_values_for_type(x509.UniformResourceIdentifier)),
+        san_dns=tuple(names.get_values_for_type(x509.DNSName)),
+        san_email=tuple(names.get_values_for_type(x509.RFC822Name)),
+        not_before=certificate.not_valid_before_utc.timestamp(),
+        not_after=certificate.not_valid_after_utc.timestamp(),
+    )
+
+
+def _alternative_names(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
+    # Reading `extensions` parses all of them, so a malformed or repeated one is found whichever it is.
+    extensions = certificate.extensions
+    try:
+        return extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return x509.SubjectAlternativeName([])
+
+
+def _values(peer: PeerIdentity, field: CertificateField) -> tuple[str, ...]:
+    match field:
+        case CertificateField.SAN_URI:
+            return peer.san_uri
+        case CertificateField.SAN_DNS:
+            return peer.san_dns
+        case CertificateField.SAN_EMAIL:
+            return peer.san_email
+        case CertificateField.COMMON_NAME:
+            return peer.common_names
+        case CertificateField.SUBJECT:
+            return (peer.subject,) if peer.subject else ()
+
+
+def _is_plain(value: str) -> bool:
+    # RFC 4514 writes a NUL as \00. Not printable: NUL, control, invisible and direction-changing characters.
+    return value.isprintable() and "\\00" not in value
+
+
+def _named(matching: Sequence[str], rule: IdentityRule) -> str | None:
+    if len(matching) > 1:
+        return None
+    value = matching[0]
+    if "*" in value:  # a wildcard stands for many
+        return None
+    client_id = _extracted(rule.match, value)
+    return client_id if _CLIENT_ID.fullmatch(client_id) else None
+
+
+def _extracted(pattern: re.Pattern[str] | None, value: str) -> str:
+    if pattern is None or CLIENT_ID_GROUP not in pattern.groupindex:
+        return value
+    found = pattern.fullmatch(value)
+    # A group inside a branch that was not taken holds nothing, and nothing names nobody.
+    return (found[CLIENT_ID_GROUP] or "") if found else ""

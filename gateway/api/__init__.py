@@ -1,0 +1,1 @@
+"""The gateway's own HTTP handlers, a file a concern."""

@@ -1,0 +1,68 @@
+"""``GET /audit``: the audit, newest first, filtered and paged by cursor."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import parse_qsl
+
+import msgspec
+from aiohttp import web
+
+from gateway.edge import GatewayRequest
+from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
+from persistence.records import AuditQuery, AuditStore
+
+_FILTERS: Final = frozenset(
+    {"client_id", "status", "event", "tool_name", "tenant_id", "since", "until", "limit", "cursor"}
+)
+MAX_LIMIT: Final = 1000
+ALL_TENANTS: Final = ("platform:audit",)
+"""What one needs to see other tenants' entries."""
+
+
+class AuditApi:
+    """Answers queries; the route has seen to ``audit:read``."""
+
+    def __init__(self, store: AuditStore) -> None:
+        self._store = store
+
+    async def query(
+        self, request: GatewayRequest, _inbound: Inbound, context: ClientContext
+    ) -> web.StreamResponse:
+        """Entries of the caller's tenant; of any tenant for those who may cross."""
+        wanted = _parse(request.raw_path.partition("?")[2])
+        if not context.permissions.cover(ALL_TENANTS):
+            if wanted.tenant_id not in {None, context.tenant_id}:
+                raise Refused(
+                    Deny(
+                        Reason.PERMISSION_DENIED,
+                        "These are another tenant's entries.",
+                        permissions=ALL_TENANTS,
+                    )
+                )
+            wanted = msgspec.structs.replace(wanted, tenant_id=context.tenant_id)
+        try:
+            page = await self._store.query(wanted)
+        except ValueError as error:
+            raise Refused(Deny(Reason.BAD_REQUEST, f"{error}")) from None
+        return web.Response(
+            body=msgspec.json.encode(page),
+            headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
+        )
+
+
+def _parse(query: str) -> AuditQuery:
+    """The query string as an AuditQuery. Raises Refused."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
+    except ValueError:
+        raise Refused(Deny(Reason.BAD_REQUEST, "The query string cannot be read.")) from None
+    given = dict(pairs)
+    unknown = given.keys() - _FILTERS
+    if unknown or len(given) != len(pairs):
+        known = ", ".join(sorted(_FILTERS))
+        raise Refused(Deny(Reason.BAD_REQUEST, f"Each filter may be there once; they are: {known}."))
+    limit = given.pop("limit", "100")
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:6]) <= MAX_LIMIT:
+        raise Refused(Deny(Reason.BAD_REQUEST, f"limit must be a whole number from 1 to {MAX_LIMIT}."))
+    return AuditQuery(**given, limit=int(limit))

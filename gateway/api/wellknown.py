@@ -1,0 +1,74 @@
+"""The documents that clients discover the gateway by (RFC 8414, RFC 9728, RFC 7517)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from gateway.config import Config
+from gateway.edge import GatewayRequest, Handler
+from gateway.model import ClientContext, Inbound
+
+_AUTHENTICATION = ["client_secret_basic", "client_secret_post", "tls_client_auth"]
+
+
+class WellKnown:
+    """Serves each document; they are made once."""
+
+    def __init__(self, config: Config, upstreams: Sequence[str], jwks: dict[str, Any]) -> None:
+        base = config.server.public_url.rstrip("/")
+        servers = list(config.mcp.authorization_servers) or [config.tokens.issuer]
+        self.documents: dict[str, Handler] = {
+            "/.well-known/oauth-authorization-server": _document(_authorization_server(config, base)),
+            "/.well-known/jwks.json": _document(jwks),
+            "/.well-known/oauth-protected-resource": _document(_resource(config.tokens.audience, servers)),
+            "/.well-known/oauth-protected-resource/mcp": _document(
+                _resource(config.tokens.audience, servers)
+            ),
+        }
+        """By path."""
+        for name in upstreams:
+            self.documents[f"/.well-known/oauth-protected-resource/mcp/{name}"] = _document(
+                _resource(f"{base}/mcp/{name}", servers)
+            )
+
+
+def _authorization_server(config: Config, base: str) -> dict[str, Any]:
+    return {
+        "issuer": config.tokens.issuer,
+        "token_endpoint": f"{base}/auth/token",
+        "revocation_endpoint": f"{base}/auth/revoke",
+        "introspection_endpoint": f"{base}/auth/introspect",
+        "jwks_uri": f"{base}/.well-known/jwks.json",
+        "response_types_supported": [],
+        "grant_types_supported": ["password", "client_credentials", "refresh_token"],
+        "token_endpoint_auth_methods_supported": _AUTHENTICATION,
+        "revocation_endpoint_auth_methods_supported": _AUTHENTICATION,
+        "introspection_endpoint_auth_methods_supported": _AUTHENTICATION,
+        "tls_client_certificate_bound_access_tokens": True,
+    }
+
+
+def _resource(identifier: str, servers: list[str]) -> dict[str, Any]:
+    return {
+        "resource": identifier,
+        "authorization_servers": servers,
+        "bearer_methods_supported": ["header"],
+        "tls_client_certificate_bound_access_tokens": True,
+    }
+
+
+def _document(content: dict[str, Any]) -> Handler:
+    body = msgspec.json.encode(content)
+
+    async def serve(
+        _request: GatewayRequest, _inbound: Inbound, _context: ClientContext
+    ) -> web.StreamResponse:
+        return web.Response(
+            body=body, headers={"Content-Type": "application/json", "Cache-Control": "public, max-age=300"}
+        )
+
+    return serve

@@ -1,0 +1,360 @@
+"""The only place where objects are made, and where they are opened and closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
+
+from certs.contexts import TlsFiles, server_context
+from gateway.administration import Administration
+from gateway.admission import Admission
+from gateway.api.audit import AuditApi
+from gateway.api.health import Health
+from gateway.api.token import TokenEndpoint
+from gateway.api.wellknown import WellKnown
+from gateway.audit import Audit
+from gateway.authn import Authenticator
+from gateway.checks import start_problems
+from gateway.clock import rfc3339
+from gateway.config import Config, ConfigError, HttpUpstream, ServiceSettings, TlsSettings, UpstreamSettings
+from gateway.config_reader import read_config
+from gateway.control import ControlServer, Perform
+from gateway.edge import Connection, Edge, GatewayRequest, Handler, Route, Routes
+from gateway.identity.clients import Passwords
+from gateway.identity.keyring import Keyring
+from gateway.identity.tokens import Tokens
+from gateway.limits import TokenBuckets
+from gateway.listener import TlsListener
+from gateway.mcp.catalogue import Catalogue, Rules
+from gateway.mcp.endpoint import McpEndpoint
+from gateway.mcp.forwarding import Forwarder
+from gateway.mcp.messages import Notification, Request
+from gateway.mcp.sessions import Sessions
+from gateway.mcp.streams import WATCH_SECONDS, Watch
+from gateway.mcp.upstream import SessionKey, Upstream
+from gateway.mcp.upstream_http import HttpUpstreamServer
+from gateway.mcp.upstream_stdio import StdioUpstreamServer
+
+# TMP
+from gateway.operations import perform as perform_operation
+from gateway.outbound import HttpClient
+from gateway.problems import Problems
+from gateway.server import Gateway
+from gateway.services.http import ServiceProxy
+from persistence import open_stores
+from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus, Stores
+
+log = logging.getLogger("ostiary.errors")
+
+KEEP_ALIVE_SECONDS: Final = 75.0
+SWEEP_EVERY: Final = 120
+"""Every so many rounds of the watch, what is idle or expired is cleared away."""
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+_Methods = Mapping[str, Route]
+T = TypeVar("T")
+
+
+def run(file: Path, environment: Mapping[str, str]) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises ConfigError, CertificateError, StoreError and OSError."""
+    config = read_config(file, environment)
+    found = start_problems(config, time.time())
+    if found:
+        raise ConfigError(found)
+    return _with_uvloop(_serve(config, lambda: read_config(file, environment)))
+
+
+def _with_uvloop(main: Coroutine[Any, Any, T]) -> T:
+    try:
+        import uvloop
+    except ImportError:  # not on every platform; asyncio does the same, slower
+        return asyncio.run(main)
+    return uvloop.run(main)
+
+
+async def _serve(config: Config, read_again: Callable[[], Config]) -> int:
+    async with open_gateway(config) as gateway:
+        host, port = await gateway.listen()
+        shown = f"[{host}]" if ":" in host else host
+        sys.stdout.write(f"ostiary listening on https://{shown}:{port}\n")
+        sys.stdout.flush()
+        await gateway.until_told(lambda: tls_context(read_again().tls))
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
+    """Open everything in order; on the way out close it in the opposite one."""
+    async with AsyncExitStack() as stack:
+        context = tls_context(config.tls)
+        stores = await open_stores(config.storage.path, now=time.time)
+        stack.push_async_callback(stores.close)
+        audit = Audit(stores.audit, config.audit.on_failure, now=time.time, monotonic=time.monotonic)
+        stack.push_async_callback(audit.close)
+        keyring = Keyring(config.tokens)
+        tokens = Tokens(config.tokens, keyring, stores.tokens, stores.clients, now=time.time)
+        passwords = Passwords(config.accounts, config.limits, monotonic=time.monotonic)
+        stack.push_async_callback(passwords.close)
+        authenticator = Authenticator(
+            tokens, stores.clients, config.roles, config.tls.client_id, now=time.time
+        )
+        watch = Watch(authenticator.still_valid)
+        sessions = Sessions(monotonic=time.monotonic)
+        problems = Problems(config.server.public_url)
+
+        mcp = _open_mcp(stack, _Shared(config, audit, problems, watch, sessions))
+        services = [_open_service(stack, settings, audit) for settings in config.services]
+        token_endpoint = TokenEndpoint(
+            config=config,
+            tokens=tokens,
+            passwords=passwords,
+            authenticator=authenticator,
+            stores=stores,
+            audit=audit,
+            now=time.time,
+        )
+        health = Health(stores, mcp.catalogue)
+        names = [upstream.name for upstream in config.upstreams]
+        documents = WellKnown(config, names, keyring.jwks()).documents
+        own = _own_routes(token_endpoint, AuditApi(stores.audit), health, documents)
+        tls_refused = _tls_refused(audit)
+        edge = Edge(
+            routes=_routes(config, mcp.endpoint, services, own),
+            admission=_admission(config, authenticator),
+            audit=audit,
+            problems=problems,
+            allowed_hosts=allowed_hosts(config),
+            tls_refused=tls_refused,
+            monotonic=time.monotonic,
+        )
+        control = ControlServer(config.storage.path, _perform(config, stores, passwords))
+        await control.start()
+        stack.push_async_callback(control.close)
+
+        server = web.Server(edge.handle, request_factory=_request)
+        listener = TlsListener(context, _connection_factory(edge, server), tls_refused)
+        gateway = Gateway(config.server, server, listener, sessions, health)
+        stack.push_async_callback(gateway.drain)
+        housekeeping = asyncio.get_running_loop().create_task(_keep_house(watch, sessions, stores, config.tokens.leeway))
+        stack.push_async_callback(_cancel, housekeeping)
+        yield gateway
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the rooms of MCP share with the rest."""
+
+    config: Config
+    audit: Audit
+    problems: Problems
+    watch: Watch
+    sessions: Sessions
+
+
+@dataclass(frozen=True, slots=True)
+class _Mcp:
+    """The rooms of MCP, put together."""
+
+    catalogue: Catalogue
+    endpoint: McpEndpoint
+
+
+def _open_mcp(stack: AsyncExitStack, shared: _Shared) -> _Mcp:
+    config = shared.config
+    endpoint: McpEndpoint
+
+    def unsolicited(name: str) -> Callable[[SessionKey, Notification | Request], None]:
+        return lambda key, message: endpoint.unsolicited(name, key, message)
+
+    upstreams: list[tuple[Upstream, str, float]] = []
+    for settings in config.upstreams:
+        upstream = _upstream(settings, unsolicited(settings.name))
+        stack.push_async_callback(upstream.close)
+        upstreams.append((upstream, settings.prefix, settings.timeout))
+    catalogue = Catalogue(
+        upstreams,
+        Rules(config.tools, config.prompts, config.resources),
+        monotonic=time.monotonic,
+        on_change=lambda name: endpoint.changed(name),  # noqa: PLW0108 - it is made below
+    )
+    stack.push_async_callback(catalogue.close)
+    endpoint = McpEndpoint(
+        catalogue=catalogue,
+        sessions=shared.sessions,
+        forwarder=Forwarder(catalogue, shared.watch, shared.audit),
+        watch=shared.watch,
+        audit=shared.audit,
+        problems=shared.problems,
+        settings=config.mcp,
+    )
+    catalogue.warm()
+    return _Mcp(catalogue, endpoint)
+
+
+def _upstream(
+    settings: UpstreamSettings, unsolicited: Callable[[SessionKey, Notification | Request], None]
+) -> Upstream:
+    if isinstance(settings, HttpUpstream):
+        return HttpUpstreamServer(settings, unsolicited)
+
+    return StdioUpstreamServer(settings, unsolicited)
+
+
+def _open_service(stack: AsyncExitStack, settings: ServiceSettings, audit: Audit) -> ServiceProxy:
+    proxy = ServiceProxy(settings, HttpClient(settings.url), audit)
+    stack.push_async_callback(proxy.close)
+    return proxy
+
+
+def _perform(config: Config, stores: Stores, passwords: Passwords) -> Perform:
+    admin = Administration(
+        stores=stores,
+        roles=lambda: config.roles,
+        now=time.time,
+        hash_password=passwords.hash_password,
+        unlock=passwords.unlock,
+    )
+
+    async def perform(operation: str, parameters: object, actor: str) -> dict[str, Any]:
+        return await perform_operation(admin, operation, parameters, actor)
+
+    return perform
+
+
+def _routes(
+    config: Config, mcp: McpEndpoint, services: list[ServiceProxy], own: Mapping[str, _Methods]
+) -> Routes:
+    at_mcp = {"POST": Route(mcp.post), "GET": Route(mcp.get), "DELETE": Route(mcp.delete)}
+    exact: dict[str, _Methods] = {"/mcp": at_mcp, **own}
+    prefixes: dict[str, _Methods] = {"/mcp/": at_mcp}
+    for settings, proxy in zip(config.services, services, strict=True):
+        prefixes[settings.prefix] = proxy.routes
+        exact.setdefault(settings.prefix.rstrip("/"), proxy.routes)
+    return Routes(exact, prefixes)
+
+
+def _own_routes(
+    tokens: TokenEndpoint, audit: AuditApi, health: Health, documents: Mapping[str, Handler]
+) -> dict[str, _Methods]:
+    """The gateway's own API."""
+    open_to_all = partial(Route, identify=False)
+    return {
+        "/audit": {"GET": Route(audit.query, ("audit:read",))},
+        "/health/live": dict.fromkeys(("GET", "HEAD"), open_to_all(health.live)),
+        "/health/ready": dict.fromkeys(("GET", "HEAD"), open_to_all(health.ready)),
+        "/auth/token": {"GET": open_to_all(tokens.get), "POST": open_to_all(tokens.post)},
+        "/auth/refresh": {"POST": open_to_all(tokens.refresh)},
+        "/auth/revoke": {"POST": open_to_all(tokens.revoke)},
+        "/auth/introspect": {"POST": open_to_all(tokens.introspect)},
+        **{path: {"GET": open_to_all(document)} for path, document in documents.items()},
+    }
+
+
+def _admission(config: Config, authenticator: Authenticator) -> Admission:
+    limits = config.limits
+    return Admission(
+        authenticator=authenticator,
+        clients=TokenBuckets(limits.requests_per_minute, limits.burst),
+        failures=TokenBuckets(limits.requests_per_minute, limits.burst),
+        monotonic=time.monotonic,
+    )
+
+
+def allowed_hosts(config: Config) -> frozenset[str]:
+    """The names that Host and Origin may carry."""
+    names = {
+        urlsplit(config.server.public_url).hostname or "",
+        *(h.lower() for h in config.server.trusted_hosts),
+    }
+    if _is_loopback(config.server.host):
+        names |= _LOOPBACK
+    return frozenset(name.strip("[]") for name in names if name)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def tls_context(tls: TlsSettings) -> ssl.SSLContext:
+    """The server's side of the handshake. Raises CertificateError."""
+    return server_context(
+        TlsFiles(tls.certificate, tls.private_key, tls.client_ca, tls.crl),
+        client_certificates=tls.client_certificates,
+        minimum_version=ssl.TLSVersion.TLSv1_2 if tls.minimum_version == "1.2" else ssl.TLSVersion.TLSv1_3,
+        now=time.time(),
+    )
+
+
+def _request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> GatewayRequest:
+    return GatewayRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
+
+
+def _connection_factory(edge: Edge, server: web.Server) -> Callable[[str], asyncio.Protocol]:
+    loop = asyncio.get_running_loop()
+    return lambda address: Connection(
+        edge, server, address=address, loop=loop, keepalive_timeout=KEEP_ALIVE_SECONDS
+    )
+
+
+def _tls_refused(audit: Audit) -> Callable[[str, str], None]:
+    def refused(address: str, reason: str) -> None:
+        audit.denied(
+            AuditEntry(
+                timestamp=rfc3339(time.time()),
+                event="tls_refused",
+                status=AuditStatus.FAILED,
+                tenant_id=DEFAULT_TENANT,
+                reason=reason,
+                address=address,
+            )
+        )
+
+    return refused
+
+
+async def _keep_house(watch: Watch, sessions: Sessions, stores: Stores, leeway: float) -> None:
+    """End streams whose caller is no longer valid; now and then clear away what is idle or expired."""
+    rounds = 0
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        rounds += 1
+        try:
+            watch.sweep()
+            if rounds % SWEEP_EVERY == 0:
+                sessions.sweep()
+                stores.tokens.purge(time.time() - leeway)
+        except Exception:
+            log.exception("housekeeping failed; it goes on")
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

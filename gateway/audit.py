@@ -1,0 +1,247 @@
+"""The audit, as the request path sees it: who did what, from where, and how it ended.
+
+Three ways in, by what a lost entry would mean:
+
+- ``record``: what the gateway did itself (a token, an account). Durable before the reply.
+- ``begin`` … ``finish``: what is forwarded. The intent is durable before it is sent, the outcome is handed to the
+  journal before the reply's last byte.
+- ``refused``: what was refused. Handed to the journal; a flood is summed up, so that nobody can fill the disk.
+
+No audit, no action: where the journal takes no more, ``record`` and ``begin`` refuse (``[audit] on_failure``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from gateway.clock import rfc3339
+from gateway.config import OnAuditFailure
+from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
+from gateway.problems import ANSWERS
+from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus, AuditStore, Intent, StoreError
+
+log = logging.getLogger("ostiary.audit")
+
+FLOOD_BURST: Final = 10
+"""So many refusals for one reason from one address are entered one by one; beyond that, one entry a second."""
+MAX_FLOODS: Final = 4096
+"""How many (reason, address) pairs are told apart at a time; the rest are summed up by reason alone."""
+MAX_TEXT: Final = 512
+"""Characters of what a caller may write into an entry."""
+
+
+@dataclass(slots=True)
+class _Flood:
+    """What has come lately for one reason from one address."""
+
+    budget: float
+    updated: float
+    held: AuditEntry | None = None
+
+
+class Pending:
+    """An action that is under way; ``finish`` it once."""
+
+    def __init__(self, trail: Audit, intent: Intent | None, started: float) -> None:
+        self._trail = trail
+        self._intent = intent
+        self._started = started
+        self.finished = False
+
+    def finish(self, status: AuditStatus, reason: str | None = None) -> bool:
+        """Hand the outcome to the journal; a second call does nothing. False: the journal would not take it."""
+        if self.finished:
+            return True
+        self.finished = True
+        return self._trail.finish(self._intent, self._started, status, reason)
+
+
+class Audit:
+    """Writes entries, with the facts of the request that every entry has."""
+
+    def __init__(
+        self,
+        store: AuditStore,
+        on_failure: OnAuditFailure,
+        *,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._refuse = on_failure is OnAuditFailure.REFUSE
+        self._now = now
+        self._monotonic = monotonic
+        self._floods: OrderedDict[tuple[str, str], _Flood] = OrderedDict()
+        self._flusher: asyncio.Task[None] | None = None
+
+    def entry(
+        self,
+        event: str,
+        status: AuditStatus,
+        inbound: Inbound,
+        context: ClientContext | None = None,
+        *,
+        reason: str | None = None,
+        tool_name: str | None = None,
+        upstream: str | None = None,
+        method: str | None = None,
+        target: str | None = None,
+        client_id: str | None = None,
+        token_id: str | None = None,
+        duration_ms: float | None = None,
+    ) -> AuditEntry:
+        """An entry with everything that the request and its caller tell."""
+        peer = inbound.peer
+        return AuditEntry(
+            timestamp=rfc3339(self._now()),
+            event=event,
+            status=status,
+            client_id=context.client_id if context is not None and context.client_id else client_id,
+            tenant_id=context.tenant_id if context is not None and context.tenant_id else DEFAULT_TENANT,
+            tool_name=tool_name if tool_name is None else tool_name[:MAX_TEXT],
+            duration_ms=duration_ms,
+            reason=reason,
+            request_id=inbound.request_id,
+            address=inbound.address,
+            user_agent=inbound.user_agent,
+            upstream=upstream,
+            method=method or inbound.method,
+            target=target if target is None else target[:MAX_TEXT],
+            token_id=token_id or (context.token_id if context is not None else None),
+            certificate_thumbprint=peer.fingerprint if peer is not None else None,
+        )
+
+    async def record(self, entry: AuditEntry) -> None:
+        """Durable on return. Raises Refused where it cannot be, unless the configuration says to go on."""
+        try:
+            await self._store.append(entry)
+        except StoreError as error:
+            self._failed(error)
+
+    async def begin(self, entry: AuditEntry, started: float) -> Pending:
+        """The intent, durable on return. Raises Refused as ``record`` does. ``started``: monotonic seconds."""
+        try:
+            intent = await self._store.begin(entry)
+        except StoreError as error:
+            self._failed(error)
+            return Pending(self, None, started)
+        return Pending(self, intent, started)
+
+    def finish(self, intent: Intent | None, started: float, status: AuditStatus, reason: str | None) -> bool:
+        """For ``Pending`` alone."""
+        if intent is None:
+            return not self._refuse
+        try:
+            intent.finish(
+                status,
+                timestamp=rfc3339(self._now()),
+                duration_ms=round(1000 * (self._monotonic() - started), 3),
+                reason=reason,
+            )
+        except StoreError as error:
+            log.critical("an outcome could not be audited: %s", error)
+            return not self._refuse
+        return True
+
+    def refused(self, inbound: Inbound, deny: Deny, context: ClientContext | None = None) -> None:
+        """Somebody was refused at the edge; nothing is written for reasons that refuse nobody."""
+        answer = ANSWERS[deny.reason]
+        if answer.event is None:
+            return
+        self.denied(
+            self.entry(
+                answer.event,
+                answer.outcome,
+                inbound,
+                context,
+                reason=deny.reason,
+                target=inbound.path,
+                client_id=deny.client_id,
+                duration_ms=round(1000 * (self._monotonic() - inbound.started), 3),
+            )
+        )
+
+    def denied(self, entry: AuditEntry) -> None:
+        """A refusal: entered at once, or summed up with others of its reason and address."""
+        now = self._monotonic()
+        flood = self._flood(entry, now)
+        flood.budget = min(FLOOD_BURST, flood.budget + now - flood.updated)
+        flood.updated = now
+        if flood.held is not None:
+            flood.held = _sum_up(flood.held, entry)
+        elif flood.budget >= 1:
+            flood.budget -= 1
+            self._write(entry)
+        else:
+            flood.held = entry
+            if self._flusher is None:
+                self._flusher = asyncio.get_running_loop().create_task(self._flush_later())
+
+    async def close(self) -> None:
+        """Write what was summed up."""
+        if self._flusher is not None:
+            self._flusher.cancel()
+            await asyncio.gather(self._flusher, return_exceptions=True)
+        self._flush()
+
+    def _flood(self, entry: AuditEntry, now: float) -> _Flood:
+        key = (f"{entry.event}:{entry.reason}", entry.address or "")
+        flood = self._floods.get(key)
+        if flood is None and len(self._floods) >= MAX_FLOODS:
+            oldest = next(iter(self._floods))
+            if self._floods[oldest].held is None:
+                del self._floods[oldest]
+            else:
+                key = (key[0], "*")
+                flood = self._floods.get(key)
+        if flood is None:
+            flood = self._floods[key] = _Flood(budget=FLOOD_BURST, updated=now)
+        self._floods.move_to_end(key)
+        return flood
+
+    async def _flush_later(self) -> None:
+        while any(flood.held is not None for flood in self._floods.values()):
+            await asyncio.sleep(1)
+            self._flush()
+        self._flusher = None
+
+    def _flush(self) -> None:
+        for flood in self._floods.values():
+            if flood.held is not None:
+                held, flood.held = flood.held, None
+                self._write(held)
+
+    def _write(self, entry: AuditEntry) -> None:
+        try:
+            self._store.append_soon(entry)
+        except StoreError as error:
+            log.critical("a refusal could not be audited: %s", error)
+
+    def _failed(self, error: StoreError) -> None:
+        log.critical("the audit cannot be written: %s", error)
+        if self._refuse:
+            raise Refused(
+                Deny(
+                    Reason.STORE_UNAVAILABLE,
+                    "The audit cannot be written, so nothing is done: try again later.",
+                )
+            ) from error
+
+
+def _sum_up(held: AuditEntry, entry: AuditEntry) -> AuditEntry:
+    """One entry for both: what they do not agree on is left out."""
+    return msgspec.structs.replace(
+        held,
+        count=held.count + entry.count,
+        client_id=held.client_id if held.client_id == entry.client_id else None,
+        tool_name=held.tool_name if held.tool_name == entry.tool_name else None,
+        target=held.target if held.target == entry.target else None,
+        request_id=entry.request_id,
+    )

@@ -1,0 +1,212 @@
+"""Who is calling: a certificate and a token, two layers that must agree.
+
+- A certificate that maps to a known, enabled client is an identity by itself. One that maps to nobody identifies
+  nobody: with nothing else the caller is anonymous, with a token it is refused.
+- A token names its client. With a certificate beside it, both name the same client. A token with ``cnf`` is good only
+  with that very certificate (RFC 8705 section 3); one without is good with its client's certificate or none, but not
+  without one where the client requires it.
+- A credential that is there and wrong never falls back to anonymous.
+
+Certificates are looked up and contexts are made once; on every use they are checked anew against the clock, the client
+and the token's record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from certs.identity import IdentityRule, PeerIdentity, certificate_id
+from gateway.identity.clients import is_enabled, refusal_of
+from gateway.identity.roles import Roles
+from gateway.identity.tokens import Tokens, VerifiedToken
+from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Permissions, Proof, Reason
+from gateway.remembered import Remembered
+from persistence.records import ClientRecord, ClientStore, TokenKind
+
+UNMAPPED: Final = Deny(
+    Reason.CERTIFICATE_UNMAPPED,
+    "The certificate names no client of this gateway: ask an administrator, or connect without it.",
+)
+"""Also what the edge notes in the audit where an anonymous caller has a certificate."""
+
+_REMEMBERED: Final = 16_384
+_FACTS: Final = ("client_id", "tenant_id", "user_id", "username", "roles", "scope", "auth_time")
+
+
+def _proofs(proof: Proof, client_id: Proof) -> Mapping[str, Proof]:
+    return MappingProxyType(dict.fromkeys(_FACTS, proof) | {"client_id": client_id})
+
+
+_PROOFS: Final = {
+    (proof, client_id): _proofs(proof, client_id)
+    for proof in Proof
+    for client_id in (proof, Proof.CERTIFICATE)
+}
+"""By how the caller was proven, and how its ``client_id`` was: a certificate is the stronger proof."""
+
+
+class Authenticator:
+    """Turns a request's credentials into a ClientContext; nothing else makes one."""
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        clients: ClientStore,
+        roles: Mapping[str, tuple[str, ...]],
+        rules: Sequence[IdentityRule],
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        self._tokens = tokens
+        self._clients = clients
+        self._roles = Roles(roles)
+        self._rules = tuple(rules)
+        self._now = now
+        self._certificate_ids: Remembered[str, tuple[str | None]] = Remembered(_REMEMBERED)
+        self._by_token: Remembered[tuple[str, str | None], tuple[ClientRecord, ClientContext]] = Remembered(
+            _REMEMBERED
+        )
+        self._by_certificate: Remembered[str, tuple[ClientRecord, ClientContext]] = Remembered(_REMEMBERED)
+
+    def authenticate(self, inbound: Inbound) -> ClientContext | Deny:
+        """Who sent the request. ANONYMOUS: it has no credentials, or a certificate that names nobody."""
+        peer = inbound.peer
+        certified = None if peer is None else self.certified(peer)
+        if isinstance(certified, Deny):
+            return certified
+        if inbound.authorization or inbound.api_keys:
+            token = _bearer_token(inbound)
+            return token if isinstance(token, Deny) else self._by_bearer(token, peer, certified)
+        if peer is None or certified is None:
+            return ANONYMOUS
+        known = self._by_certificate.get(peer.fingerprint)
+        if known is not None and known[0] is certified:
+            return known[1]
+        context = self.context(certified, Proof.CERTIFICATE, peer)
+        self._by_certificate.put(peer.fingerprint, (certified, context))
+        return context
+
+    def certified(self, peer: PeerIdentity) -> ClientRecord | Deny | None:
+        """The client that the certificate names, if it may be used now; None: it names nobody."""
+        if peer.not_after <= self._now():
+            return Deny(Reason.CERTIFICATE_EXPIRED, "The client certificate has expired: get a new one.")
+        mapped = self._certificate_ids.get(peer.fingerprint)
+        if mapped is None:
+            mapped = (certificate_id(peer, self._rules),)
+            self._certificate_ids.put(peer.fingerprint, mapped)
+        client = None if mapped[0] is None else self._clients.by_certificate(mapped[0])
+        if client is None or is_enabled(client):
+            return client
+        return refusal_of(client, client.client_id)
+
+    def context(
+        self,
+        client: ClientRecord,
+        proof: Proof,
+        peer: PeerIdentity | None,
+        token: VerifiedToken | None = None,
+    ) -> ClientContext:
+        """The context of a caller that was proven to be ``client``; ``peer``: that client's certificate, if any."""
+        scope = "" if token is None else token.scope
+        return ClientContext(
+            client_id=client.client_id,
+            tenant_id=client.tenant_id,
+            user_id=client.user_id,
+            username=client.username,
+            roles=client.roles,
+            permissions=self._roles.permissions(client, scope),
+            scope=scope,
+            auth_time=self._now() if token is None else float(token.auth_time),
+            token_id=None if token is None else token.token_id,
+            certificate_thumbprint=None if peer is None else peer.fingerprint,
+            proofs=_PROOFS[proof, proof if peer is None else Proof.CERTIFICATE],
+        )
+
+    def permissions(self, client: ClientRecord, scope: str = "") -> Permissions:
+        """All that the client may do now, narrowed to ``scope`` if there is one."""
+        return self._roles.permissions(client, scope)
+
+    def still_valid(self, context: ClientContext, peer: PeerIdentity | None) -> bool:
+        """Whether the caller of an open stream would still be let in. ``peer``: its connection's certificate."""
+        certified = None if peer is None else self.certified(peer)
+        if isinstance(certified, Deny):
+            return False
+        if context.client_id is None:
+            return True
+        client = self._clients.get(context.client_id)
+        if client is None or not is_enabled(client) or client.user_id != context.user_id:
+            return False
+        if peer is not None and (certified is None or certified.client_id != context.client_id):
+            return False
+        if peer is None and client.require_certificate:
+            return False
+        return context.token_id is None or self._tokens.is_current(context.token_id)
+
+    def _by_bearer(
+        self, text: str, peer: PeerIdentity | None, certified: ClientRecord | None
+    ) -> ClientContext | Deny:
+        verified = self._tokens.verify(text, TokenKind.ACCESS)
+        if isinstance(verified, Deny):
+            return verified
+        token, client = verified
+        disagreement = _disagreement(token, client, peer, certified)
+        if disagreement is not None:
+            return disagreement
+        key = (token.token_id, None if peer is None else peer.fingerprint)
+        known = self._by_token.get(key)
+        if known is not None and known[0] is client:
+            return known[1]
+        context = self.context(client, Proof.TOKEN, peer, token)
+        self._by_token.put(key, (client, context))
+        return context
+
+
+def _bearer_token(inbound: Inbound) -> str | Deny:
+    """The one bearer token of a request that has credentials in its header."""
+    fields = inbound.authorization
+    if len(fields) + len(inbound.api_keys) > 1:
+        return Deny(Reason.AMBIGUOUS_CREDENTIALS, "Send one Authorization field, and no X-API-Key beside it.")
+    if not fields:
+        return Deny(
+            Reason.UNSUPPORTED_CREDENTIALS, "API keys are not accepted: use a certificate or a token."
+        )
+    scheme, _, token = fields[0].partition(" ")
+    scheme = scheme.lower()  # RFC 9110 section 11.1
+    if scheme == "bearer":
+        return token.lstrip(" ")
+    if scheme == "basic":
+        return Deny(
+            Reason.UNSUPPORTED_CREDENTIALS, "A password is accepted at /auth/token alone: get a token there."
+        )
+    return Deny(Reason.UNSUPPORTED_CREDENTIALS, "Use Authorization: Bearer with a token from /auth/token.")
+
+
+def _disagreement(
+    token: VerifiedToken, client: ClientRecord, peer: PeerIdentity | None, certified: ClientRecord | None
+) -> Deny | None:
+    """Why the token is not good over this connection; None: it is."""
+    if peer is None:
+        if token.thumbprint is None and not client.require_certificate:
+            return None
+        return Deny(
+            Reason.CERTIFICATE_REQUIRED,
+            "The token is good only together with its client's certificate: connect with it.",
+            client_id=client.client_id,
+        )
+    if certified is None:
+        return Deny(UNMAPPED.reason, UNMAPPED.detail, client_id=client.client_id)
+    if certified.client_id != client.client_id:
+        return Deny(
+            Reason.CERTIFICATE_MISMATCH,
+            "The certificate and the token name different clients.",
+            client_id=client.client_id,
+        )
+    if token.thumbprint is not None and token.thumbprint != peer.fingerprint:
+        return Deny(
+            Reason.CERTIFICATE_MISMATCH,
+            "The token is bound to another certificate: get a new one over this connection.",
+            client_id=client.client_id,
+        )
+    return None

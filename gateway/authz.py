@@ -1,0 +1,37 @@
+"""What a caller may do. Pure, and closed by default: what no rule names needs administration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.config import AccessRule
+from gateway.model import ADMINISTRATION, ALLOW, ClientContext, Decision, Deny, Reason
+
+PUBLIC: tuple[str, ...] = ()
+"""What a public thing needs."""
+
+
+def permissions_for(rules: Sequence[AccessRule], name: str) -> tuple[str, ...]:
+    """What ``name`` needs: the first rule that matches says; where none does, administration."""
+    for rule in rules:
+        if rule.pattern.fullmatch(name):
+            return rule.permissions
+    return ADMINISTRATION
+
+
+def authorize(context: ClientContext, needed: Sequence[str]) -> Decision:
+    """Whether the caller has every needed permission."""
+    if context.permissions.cover(needed):
+        return ALLOW
+    if context.anonymous:
+        return Deny(
+            Reason.AUTHENTICATION_REQUIRED,
+            "Present a client certificate, or a token from /auth/token as a bearer token.",
+            permissions=tuple(needed),
+        )
+    return Deny(
+        Reason.PERMISSION_DENIED,
+        "This needs a permission that you do not have: ask an administrator of the gateway.",
+        permissions=tuple(needed),
+        client_id=context.client_id,
+    )

@@ -1,0 +1,98 @@
+"""The command ``ostiary``: 0 done, 1 refused or failed, 2 wrong use; errors are lines on stderr that say what to do.
+
+Each command imports what it needs when it runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from gateway import __version__
+from gateway.cli.audit import audit
+from gateway.cli.certs import certs
+from gateway.cli.check import check
+from gateway.cli.clients import clients
+from gateway.cli.init import init
+from gateway.cli.serve import serve
+from gateway.cli.tokens import tokens
+
+DONE = 0
+FAILED = 1
+WRONG_USE = 2
+
+
+@click.group(name="ostiary", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ostiary")
+def ostiary() -> None:
+    """The doorkeeper: lets each client reach the MCP tools and HTTP services that it may use, and nothing else."""
+
+
+for command in (init, serve, check, clients, certs, tokens, audit):
+    ostiary.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    try:
+        code = ostiary.main(arguments, prog_name="ostiary", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        return _wrong_use(error)
+    except click.ClickException as error:
+        return _failed(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        return _failed("interrupted")
+    except BrokenPipeError:
+        # Whoever read our output has gone. Nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - the last resort: one line, no traceback
+        return _failed(*_lines(error))
+    return code if isinstance(code, int) else DONE
+
+
+def _wrong_use(error: click.UsageError) -> int:
+    path = error.ctx.command_path if error.ctx is not None else "ostiary"
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return WRONG_USE
+    click.echo(f"{path}: {_one_line(error.format_message())} See `{path} --help`.", err=True)
+    return WRONG_USE
+
+
+def _failed(*lines: str) -> int:
+    for line in lines:
+        click.echo(f"ostiary: {_one_line(line)}", err=True)
+    return FAILED
+
+
+def _lines(error: Exception) -> Sequence[str]:
+    """What an error tells its reader: its own words where it was foreseen, else where it came from."""
+    from certs.identity import CertificateError
+    from gateway.administration import OperationError
+    from gateway.config import ConfigError
+    from persistence.records import StoreError
+
+    if isinstance(error, ConfigError):
+        return error.problems
+    if isinstance(error, OperationError | StoreError | CertificateError):
+        return str(error).splitlines()
+    if isinstance(error, OSError):
+        named = f"{error.filename}: " if error.filename is not None else ""
+        return [f"{named}{error.strerror or error}"]
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = (
+        f" at {Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place is not None else ""
+    )
+    return [f"a fault in ostiary itself: {type(error).__name__}{where}; please report it"]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

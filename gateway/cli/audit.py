@@ -1,0 +1,113 @@
+"""``ostiary audit``"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.cli.output import print_json, print_table, printable, short_time
+from gateway.cli.session import config_option, json_option, perform, perform_soon, read_settings
+
+FOLLOW_SECONDS = 1.0
+PAGE = 1000
+"""Entries that are looked at in each round; more than that in one round are not shown."""
+
+
+@click.group()
+def audit() -> None:
+    """Who did what, when, and how it ended."""
+
+
+@audit.command()
+@click.option("--client", "client_id", metavar="NAME", help="The client who did it, or to whom it was done.")
+@click.option("--status", help="ok, error, denied, failed, timeout or cancelled.")
+@click.option("--event", help="Such as tool_call, auth_failed, token_issued, admin_change.")
+@click.option("--tool", "tool_name", metavar="NAME", help="The tool, by its prefixed name.")
+@click.option("--tenant", "tenant_id", metavar="NAME", help="The tenant.")
+@click.option("--since", metavar="TIME", help="From this time on (RFC 3339, or a date).")
+@click.option("--until", metavar="TIME", help="Before this time.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many."
+)
+@click.option("--cursor", help="Go on after a page: its next_cursor.")
+@config_option
+@json_option
+def query(config_file: Path, *, as_json: bool, **filters: object) -> None:
+    """Entries that match every filter, newest first."""
+    page = perform(config_file, "audit.query", **filters)
+    if as_json:
+        print_json(page)
+        return
+    rows = [(*_facts(entry), entry["reason"]) for entry in page["entries"]]
+    print_table(("TIME (UTC)", "EVENT", "STATUS", "CLIENT", "WHAT", "REASON"), rows)
+    if page["next_cursor"] is not None:
+        click.echo(f"There are more: --cursor {page['next_cursor']}", err=True)
+
+
+@audit.command()
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    help="So many to begin with.",
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until interrupted.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+@config_option
+def tail(lines: int, config_file: Path, *, follow: bool, as_json: bool) -> None:
+    """The newest entries, oldest of them first."""
+    asyncio.run(_tail(config_file, lines, follow=follow, as_json=as_json))
+
+
+async def _tail(config_file: Path, lines: int, *, follow: bool, as_json: bool) -> None:
+    from gateway.control import NoServer, ask
+
+    settings = read_settings(config_file)
+    page = await perform_soon(settings, "audit.query", {"limit": PAGE})
+    seen = Counter(map(_line, page["entries"]))
+    _print_entries(page["entries"][:lines], as_json=as_json)
+    while follow:
+        await asyncio.sleep(FOLLOW_SECONDS)
+        # Only a server writes entries worth following, and the store is not ours to hold while we wait for one.
+        try:
+            page = await ask(settings.storage.path, "audit.query", {"limit": PAGE})
+        except NoServer:
+            continue
+        now_seen = Counter(map(_line, page["entries"]))
+        fresh = now_seen - seen
+        _print_entries([entry for entry in page["entries"] if fresh[_line(entry)] > 0], as_json=as_json)
+        seen = now_seen
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry)
+
+
+def _print_entries(entries: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Entries that come newest first, oldest of them first."""
+    for entry in reversed(entries):
+        if as_json:
+            click.echo(_line(entry))
+        else:
+            click.echo("  ".join(map(printable, (*_facts(entry), entry["reason"]))))
+
+
+def _facts(entry: dict[str, Any]) -> tuple[str | None, ...]:
+    return short_time(entry["timestamp"]), entry["event"], entry["status"], entry["client_id"], _what(entry)
+
+
+def _what(entry: dict[str, Any]) -> str:
+    """What was acted upon, and how; a count where an entry sums up several."""
+    words = [entry["tool_name"] or entry["target"] or "-"]
+    if entry["actor"] is not None:
+        words = [entry["method"] or "-", *words, "by", entry["actor"]]
+    if entry["count"] > 1:
+        words.append(f"(x{entry['count']})")
+    return " ".join(words)

@@ -1,0 +1,195 @@
+"""``ostiary certs``: certificates of the CA whose key lies beside the configured ``client_ca``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway.cli.output import print_fields, print_json, print_table, short_time
+from gateway.cli.session import config_option, json_option, now, read_settings
+
+if TYPE_CHECKING:
+    from certs.authority import Authority, CertificateDescription, IssuedCertificate
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
+days_option = click.option(
+    "--days", type=click.IntRange(1, 36500), default=90, show_default=True, help="How long it is valid."
+)
+
+
+@click.group()
+def certs() -> None:
+    """The certificates of the development CA."""
+
+
+@certs.command()
+@click.argument("name")
+@click.option(
+    "--san", "sans", multiple=True, metavar="URI|DNS", help="A subject alternative name; may be repeated."
+)
+@days_option
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR", help="Where to."
+)
+@config_option
+@json_option
+def issue(
+    name: str, *, sans: tuple[str, ...], days: int, out: Path, config_file: Path, as_json: bool
+) -> None:
+    """Issue a client certificate with common name NAME: NAME.pem, NAME.key and ca.pem in DIR."""
+    issued = _authority(config_file).issue_client(name, sans=sans, days=days, out=out, now=now())
+    if as_json:
+        print_json({"certificate": _issued(issued)})
+        return
+    click.echo(f"{issued.path}, {out / name}.key and {out / 'ca.pem'}, valid until {_day(issued.not_after)}.")
+    client_id = _client_id(config_file, issued.path)
+    click.echo(
+        f"It names the client {client_id}." if client_id else "By [[tls.client_id]] it names no client."
+    )
+
+
+@certs.command(name="issue-server")
+@click.option(
+    "--name", "--san", "names", multiple=True, metavar="DNS|IP", help="A name of the server; may be repeated."
+)
+@days_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write server.pem and server.key there.",
+)
+@config_option
+@json_option
+def issue_server(
+    names: tuple[str, ...], *, days: int, out: Path | None, config_file: Path, as_json: bool
+) -> None:
+    """Issue the gateway's own certificate, in place of the configured one; a running gateway takes it by itself.
+
+    Without --name it is for localhost, 127.0.0.1, ::1 and the host of public_url.
+    """
+    settings = read_settings(config_file)
+    wanted = names or tuple(dict.fromkeys((*LOOPBACK_NAMES, settings.public_host)))
+    if out is not None:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    issued = _authority(config_file).issue_server(
+        names=wanted,
+        days=days,
+        certificate=settings.tls.certificate if out is None else out / "server.pem",
+        private_key=settings.tls.private_key if out is None else out / "server.key",
+        now=now(),
+        overwrite=out is None,
+    )
+    if as_json:
+        print_json({"certificate": _issued(issued)})
+        return
+    click.echo(f"{issued.path} for {', '.join(wanted)}, valid until {_day(issued.not_after)}.")
+
+
+@certs.command(name="list")
+@config_option
+@json_option
+def list_certificates(config_file: Path, *, as_json: bool) -> None:
+    """List what the CA has issued."""
+    issued = _authority(config_file).list()
+    if as_json:
+        print_json({"certificates": [_issued(certificate) for certificate in issued]})
+        return
+    rows = [(c.common_name, c.serial, _day(c.not_after), c.sans, _state(c)) for c in issued]
+    print_table(("NAME", "SERIAL", "UNTIL", "ALTERNATIVE NAMES", "STATE"), rows)
+
+
+@certs.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@config_option
+@json_option
+def show(file: Path, config_file: Path, *, as_json: bool) -> None:
+    """Show the certificate in FILE, and the client that it names."""
+    from certs.authority import describe
+
+    described = describe(file)
+    client_id = _client_id(config_file, file) if config_file.exists() else None
+    if as_json:
+        print_json({"certificate": {**_described(described), "client_id": client_id}})
+        return
+    print_fields(
+        [
+            ("subject", described.subject),
+            ("issuer", described.issuer),
+            ("serial", described.serial),
+            ("alternative names", described.sans),
+            ("valid from", short_time(_time(described.not_before))),
+            ("valid until", short_time(_time(described.not_after))),
+            ("usages", described.usages),
+            ("x5t#S256", described.fingerprint),
+            ("SHA-256", described.fingerprint_sha256),
+            ("client", "none: it is a CA" if described.is_ca else client_id or "none"),
+        ]
+    )
+
+
+def _authority(config_file: Path) -> Authority:
+    from certs.authority import Authority
+    from certs.identity import CertificateError
+
+    tls = read_settings(config_file).tls
+    if tls.client_ca is None:
+        raise CertificateError(
+            f"{config_file}: [tls] client_ca names no CA; name one whose ca.key is beside it"
+        )
+    return Authority.load(tls.client_ca.parent, certificate=tls.client_ca, crl=tls.crl)
+
+
+def _client_id(config_file: Path, certificate: Path) -> str | None:
+    from certs.authority import describe
+    from certs.identity import certificate_id
+
+    return certificate_id(describe(certificate).peer, read_settings(config_file).tls.client_id)
+
+
+def _issued(certificate: IssuedCertificate) -> dict[str, Any]:
+    return {
+        "common_name": certificate.common_name,
+        "subject": certificate.subject,
+        "serial": certificate.serial,
+        "x5t#S256": certificate.fingerprint,
+        "sans": list(certificate.sans),
+        "not_before": _time(certificate.not_before),
+        "not_after": _time(certificate.not_after),
+        "revoked_at": None if certificate.revoked_at is None else _time(certificate.revoked_at),
+        "path": str(certificate.path),
+    }
+
+
+def _described(certificate: CertificateDescription) -> dict[str, Any]:
+    return {
+        "subject": certificate.subject,
+        "issuer": certificate.issuer,
+        "serial": certificate.serial,
+        "x5t#S256": certificate.fingerprint,
+        "sha256": certificate.fingerprint_sha256,
+        "sans": list(certificate.sans),
+        "not_before": _time(certificate.not_before),
+        "not_after": _time(certificate.not_after),
+        "usages": list(certificate.usages),
+        "is_ca": certificate.is_ca,
+    }
+
+
+def _state(certificate: IssuedCertificate) -> str:
+    if certificate.revoked_at is not None:
+        return "revoked"
+    return "valid" if certificate.not_after > now() else "expired"
+
+
+def _time(seconds: float) -> str:
+    from gateway.clock import rfc3339
+
+    return rfc3339(seconds)
+
+
+def _day(seconds: float) -> str:
+    return _time(seconds)[:10]

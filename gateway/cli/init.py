@@ -1,0 +1,154 @@
+"""``ostiary init``: everything that a first gateway needs, in one folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import string
+import tempfile
+from pathlib import Path
+
+import click
+
+from gateway.cli.certs import LOOPBACK_NAMES
+from gateway.cli.configuration import CONFIGURATION
+from gateway.cli.output import printable
+from gateway.cli.session import now, password_from_stdin
+
+PARTS = ("certs", "persistence", "secret.key", "ostiary.toml")
+"""What is made, in the order in which it is moved into place: the configuration last."""
+SERVER_DAYS = 825
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--admin", default="admin", show_default=True, metavar="NAME", help="The first administrator.")
+@click.option(
+    "--password-stdin", is_flag=True, help="Read the administrator's password from a line of stdin."
+)
+def init(folder: Path, admin: str, *, password_stdin: bool) -> None:
+    """Make a gateway in DIR: configuration, development CA, certificates, secret, store, first administrator."""
+    password = password_from_stdin() if password_stdin else _new_password()
+    _refuse_to_overwrite(folder)
+    made = not folder.exists()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        _make(folder, admin, password)
+    except BaseException:
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _say_what_next(folder, admin, None if password_stdin else password)
+
+
+def _refuse_to_overwrite(folder: Path) -> None:
+    there = [str(folder / part) for part in PARTS if os.path.lexists(folder / part)]
+    if there:
+        verb = "is" if len(there) == 1 else "are"
+        raise click.ClickException(
+            f"{', '.join(there)} {verb} there already; choose another DIR, or move them away"
+        )
+
+
+def _make(folder: Path, admin: str, password: str) -> None:
+    """Everything is made beside its place, and moved there once all of it is there."""
+    workshop = Path(tempfile.mkdtemp(prefix=".ostiary-init-", dir=folder))
+    moved: list[Path] = []
+    try:
+        _make_parts(workshop, admin, password)
+        for part in PARTS:
+            _refuse_to_overwrite_one(folder / part)
+            (workshop / part).rename(folder / part)
+            moved.append(folder / part)
+    except BaseException:
+        for path in moved:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _refuse_to_overwrite_one(path: Path) -> None:
+    if os.path.lexists(path):
+        raise click.ClickException(f"{path} has appeared meanwhile; choose another DIR, or move it away")
+
+
+def _make_parts(workshop: Path, admin: str, password: str) -> None:
+    from certs.authority import Authority
+
+    authority = Authority.create(workshop / "certs", now=now())
+    authority.issue_server(
+        names=LOOPBACK_NAMES,
+        days=SERVER_DAYS,
+        certificate=workshop / "certs" / "server.pem",
+        private_key=workshop / "certs" / "server.key",
+        now=now(),
+    )
+    _write(workshop / "secret.key", f"{secrets.token_urlsafe(48)}\n", 0o600)
+    _write(workshop / "ostiary.toml", CONFIGURATION, 0o644)
+    (workshop / "persistence").mkdir(mode=0o700)
+    asyncio.run(_add_administrator(workshop / "persistence", admin, password))
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a descriptor, not a path
+        stream.write(text)
+        stream.flush()
+        os.fsync(descriptor)
+
+
+async def _add_administrator(store: Path, name: str, password: str) -> None:
+    from gateway.administration import Administration
+    from gateway.control import user_name
+    from gateway.identity.clients import hash_password
+    from gateway.operations import perform
+    from persistence import open_stores
+
+    stores = await open_stores(store, now=now)
+    try:
+        roles = {"admin": ("*:*",)}
+        admin = Administration(stores=stores, roles=lambda: roles, now=now, hash_password=hash_password)
+        parameters = {
+            "client_id": name,
+            "roles": ["admin"],
+            "permissions": ["platform:*"],
+            "password": password,
+        }
+        await perform(admin, "clients.add", parameters, user_name(os.getuid()))
+    finally:
+        await stores.close()
+
+
+def _new_password() -> str:
+    """20 letters and digits of 62 (119 bits), and one of each kind that the rules want."""
+    letters = [secrets.choice(string.ascii_letters + string.digits) for _ in range(20)]
+    kinds = [
+        secrets.choice(kind)
+        for kind in (string.ascii_lowercase, string.ascii_uppercase, string.digits, "-_.")
+    ]
+    return "".join(letters + kinds)
+
+
+def _say_what_next(folder: Path, admin: str, password: str | None) -> None:
+    config = f" --config {folder / 'ostiary.toml'}"
+    click.echo(f"{printable(str(folder))} holds a gateway: ostiary.toml, certs/, secret.key, persistence/.")
+    if password is not None:
+        click.echo(f"\nThe password of {admin}, shown this once:\n\n    {password}")
+    click.echo(
+        f"""
+Start it:
+    ostiary serve{config}
+In another terminal, a token for {admin} (curl asks for the password):
+    curl --cacert {folder / "certs" / "ca.pem"} -u {admin} https://localhost:8443/auth/token
+A client of your own, with its certificate:
+    ostiary clients add my-agent{config}
+    ostiary certs issue my-agent --out {folder / "clients"}{config}
+    curl --cacert {folder / "clients" / "ca.pem"} --cert {folder / "clients" / "my-agent.pem"} \\
+        --key {folder / "clients" / "my-agent.key"} https://localhost:8443/auth/token"""
+    )

@@ -1,0 +1,107 @@
+"""How a command performs an operation on the store: through the server that owns it, else under the store's lock."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from gateway.config_reader import CommandSettings
+
+
+MAX_LINE_BYTES = 4096
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    envvar="OSTIARY_CONFIG",
+    default=Path("ostiary.toml"),
+    metavar="FILE",
+    help="The configuration; OSTIARY_CONFIG, else ./ostiary.toml.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment: the command line is where it is read."""
+    return os.environ  # noqa: TID251
+
+
+def now() -> float:
+    """The time, in seconds since the epoch: the command line is where the clock is read."""
+    return time.time()  # noqa: TID251
+
+
+def read_settings(config_file: Path) -> CommandSettings:
+    """The configuration, without the secrets. Raises ConfigError."""
+    from gateway.config_reader import read_command_settings
+
+    return read_command_settings(config_file, environment())
+
+
+def perform(config_file: Path, operation: str, **parameters: object) -> dict[str, Any]:
+    """Perform an operation; its answer. Raises ConfigError, OperationError, StoreError, OSError."""
+    return asyncio.run(perform_soon(read_settings(config_file), operation, parameters))
+
+
+async def perform_soon(
+    settings: CommandSettings, operation: str, parameters: dict[str, object]
+) -> dict[str, Any]:
+    """As ``perform``, within a running loop."""
+    from gateway.control import NoServer, ask
+
+    try:
+        return await ask(settings.storage.path, operation, parameters)
+    except NoServer:
+        return await _perform_here(settings, operation, parameters)
+
+
+async def _perform_here(
+    settings: CommandSettings, operation: str, parameters: dict[str, object]
+) -> dict[str, Any]:
+    from gateway.administration import Administration
+    from gateway.control import user_name
+    from gateway.identity.clients import hash_password
+    from gateway.operations import perform as perform_on
+    from persistence import open_stores
+
+    actor = user_name(os.getuid())
+    _become_owner(settings.storage.path)
+    stores = await open_stores(settings.storage.path, now=now)
+    try:
+        admin = Administration(
+            stores=stores, roles=lambda: settings.roles, now=now, hash_password=hash_password
+        )
+        return await perform_on(admin, operation, parameters, actor)
+    finally:
+        await stores.close()
+
+
+def _become_owner(folder: Path) -> None:
+    """As root, write as the store's owner: a file of root's in there would lock the gateway's own user out."""
+    if os.geteuid() != 0 or not folder.exists():
+        return
+    owner = folder.stat()
+    if owner.st_uid != 0:
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+
+
+def password_from_stdin() -> str:
+    """One line of standard input, without its end. Raises click.UsageError where there is none."""
+    line = sys.stdin.buffer.readline(MAX_LINE_BYTES).rstrip(b"\r\n")
+    try:
+        password = line.decode()
+    except UnicodeDecodeError:
+        raise click.UsageError("--password-stdin: what is on standard input is not UTF-8.") from None
+    if not password:
+        raise click.UsageError("--password-stdin: there is no password on standard input.")
+    return password

@@ -1,0 +1,233 @@
+"""The configuration: what ``ostiary.toml`` and the environment say, as frozen values.
+
+``gateway.config_reader`` fills these from TOML and ``OSTIARY_<SECTION>_<KEY>`` and reports every error at once.
+Durations are in seconds, sizes in bytes, paths absolute. The defaults here are the defaults of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from certs.contexts import ClientCertificates
+from certs.identity import DEFAULT_RULES, IdentityRule
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. ``problems`` has one line for each mistake, with its place and its remedy."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Algorithm(StrEnum):
+    """Signature algorithms of access tokens (RFC 7518 section 3.1, RFC 8037)."""
+
+    HS256 = "HS256"
+    RS256 = "RS256"
+    PS256 = "PS256"
+    ES256 = "ES256"
+    EDDSA = "EdDSA"
+
+
+class Sessions(StrEnum):
+    """Whom an upstream session serves."""
+
+    CLIENT = "client"
+    SHARED = "shared"
+
+
+class Anonymous(StrEnum):
+    """What an MCP request without credentials gets."""
+
+    PUBLIC = "public"
+    CHALLENGE = "challenge"
+
+
+class Denied(StrEnum):
+    """How a denied tool is answered: as if it did not exist, or by 403 with the scopes that it needs."""
+
+    HIDE = "hide"
+    CHALLENGE = "challenge"
+
+
+class OnAuditFailure(StrEnum):
+    """What happens to an action that cannot be audited."""
+
+    REFUSE = "refuse"
+    LOG = "log"
+
+
+class Register(StrEnum):
+    """Who may make an account."""
+
+    OFF = "off"
+    INVITATION = "invitation"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """``[server]``"""
+
+    host: str = "127.0.0.1"
+    port: int = 8443
+    public_url: str = "https://localhost:8443"
+    drain: float = 30.0
+    trusted_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """``[tls]`` and ``[[tls.client_id]]``. ``crl`` may name a file that is not there."""
+
+    certificate: Path
+    private_key: Path
+    client_ca: Path | None
+    client_certificates: ClientCertificates = ClientCertificates.OPTIONAL
+    crl: Path | None = None
+    minimum_version: str = "1.3"
+    client_id: tuple[IdentityRule, ...] = DEFAULT_RULES
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSettings:
+    """``[tokens]``. ``secret`` is the text of the secret file or variable; it is never shown."""
+
+    secret: str = field(repr=False)
+    algorithm: Algorithm = Algorithm.HS256
+    issuer: str = "https://localhost:8443"
+    audience: str = "https://localhost:8443/mcp"
+    access_ttl: float = 3600.0
+    refresh_ttl: float = 7 * 86400.0
+    leeway: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StorageSettings:
+    """``[storage]``"""
+
+    path: Path
+    backend: str = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """``[audit]``"""
+
+    on_failure: OnAuditFailure = OnAuditFailure.REFUSE
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    """``sandbox`` of a stdio upstream. None: no limit of that kind."""
+
+    memory: int | None = None
+    open_files: int | None = None
+    processes: int | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpUpstream:
+    """``[[upstreams]]`` with ``transport = "http"``: an MCP server over streamable HTTP."""
+
+    name: str
+    url: str
+    prefix: str = ""
+    timeout: float = 30.0
+    max_concurrency: int = 64
+    sessions: Sessions = Sessions.CLIENT
+
+
+@dataclass(frozen=True, slots=True)
+class StdioUpstream:
+    """``[[upstreams]]`` with ``transport = "stdio"``: an MCP server that is our child process."""
+
+    name: str
+    command: tuple[str, ...]
+    folder: Path
+    """The working directory: the configuration's folder."""
+    environment: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """All that the child sees: PATH, HOME and LANG of the gateway, ``env``, and what ``env_from`` names."""
+    sandbox: SandboxSettings = SandboxSettings()
+    prefix: str = ""
+    timeout: float = 30.0
+    max_concurrency: int = 64
+    sessions: Sessions = Sessions.SHARED
+
+
+UpstreamSettings = HttpUpstream | StdioUpstream
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRule:
+    """One of ``[[tools]]``, ``[[prompts]]``, ``[[resources]]``. ``permissions`` empty: public."""
+
+    match: str
+    pattern: re.Pattern[str]
+    """``match``, a case-sensitive shell pattern, compiled for a full match."""
+    permissions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """``[[services]]``: an HTTP service behind the gateway. Empty permissions: administrators only."""
+
+    name: str
+    prefix: str
+    url: str
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class McpSettings:
+    """``[mcp]``"""
+
+    anonymous: Anonymous = Anonymous.PUBLIC
+    authorization_servers: tuple[str, ...] = ()
+    denied: Denied = Denied.HIDE
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSettings:
+    """``[accounts]``"""
+
+    register: Register = Register.OFF
+    lockout_after: int = 10
+    refresh_grace: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """``[limits]``. 0 requests a minute: no limit."""
+
+    requests_per_minute: int = 60000
+    burst: int = 2000
+    login_per_minute: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that a gateway is told. ``roles`` maps a role to its permissions."""
+
+    file: Path
+    server: ServerSettings
+    tls: TlsSettings
+    tokens: TokenSettings
+    storage: StorageSettings
+    audit: AuditSettings = AuditSettings()
+    roles: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"admin": ("*:*",)})
+    upstreams: tuple[UpstreamSettings, ...] = ()
+    tools: tuple[AccessRule, ...] = ()
+    prompts: tuple[AccessRule, ...] = ()
+    resources: tuple[AccessRule, ...] = ()
+    services: tuple[ServiceSettings, ...] = ()
+    mcp: McpSettings = McpSettings()
+    accounts: AccountSettings = AccountSettings()
+    limits: LimitSettings = LimitSettings()

@@ -1,0 +1,344 @@
+"""The edge: the only place where a request becomes an Inbound, and where a Deny becomes a response.
+
+What a next hop might read differently from the gateway is refused here, before anything else looks at it. Every
+answer leaves with the security headers and the request id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
+from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from certs.identity import CertificateError, PeerIdentity, parse_peer
+from gateway.admission import Admission
+from gateway.audit import Audit
+from gateway.authn import UNMAPPED
+from gateway.listener import TlsRefused
+from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Reason, Refused
+from gateway.problems import Problems
+from persistence.records import StoreError
+
+log = logging.getLogger("ostiary.errors")
+
+BODY_SECONDS: Final = 30.0
+"""How long a request's body may take to arrive."""
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
+_SINGLETONS: Final = (
+    hdrs.HOST,
+    hdrs.CONTENT_LENGTH,
+    hdrs.CONTENT_TYPE,
+    hdrs.TRANSFER_ENCODING,
+    hdrs.ORIGIN,
+    hdrs.USER_AGENT,
+    "X-Request-ID",
+    "Mcp-Session-Id",
+    "MCP-Protocol-Version",
+    "Last-Event-ID",
+)
+_NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
+_SECURITY_HEADERS: Final = {
+    "Strict-Transport-Security": "max-age=63072000; includeSubDomains",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "X-XSS-Protection": "0",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+class Connection(RequestHandler):
+    """One client connection; it remembers who is at the other end."""
+
+    __slots__ = ("address", "edge", "peer")
+
+    def __init__(self, edge: Edge, server: web.Server, *, address: str, **options: Any) -> None:
+        super().__init__(server, access_log=None, auto_decompress=False, **options)  # type: ignore[arg-type]
+        self.edge = edge
+        self.address = address
+        self.peer: PeerIdentity | None = None
+        """The client certificate that the handshake verified."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The handshake is done."""
+        super().connection_made(transport)
+        secured = transport.get_extra_info("ssl_object")
+        der = secured.getpeercert(binary_form=True)
+        try:
+            self.peer = None if der is None else parse_peer(der)
+        except CertificateError as error:
+            self.edge.refused_certificate(self.address, str(error))
+            self.force_close()
+        if secured.session_reused:  # TLS 1.2 by session id: its certificate was not looked at again
+            self.edge.refused_certificate(self.address, "session_resumed")
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - aiohttp's signature
+    ) -> web.StreamResponse:
+        """What aiohttp's parser refuses is answered in our form, too."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the reply has begun already")
+        if not isinstance(request, GatewayRequest):
+            raise TypeError("a request that the edge did not make")
+        return self.edge.unreadable(request, status, exc)
+
+
+class GatewayRequest(web.BaseRequest):
+    """A request whose answer gets our headers, whoever makes it."""
+
+    request_id: str = ""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        headers = response.headers
+        headers.popall(hdrs.SERVER, None)
+        headers["X-Request-ID"] = self.request_id
+        for name, value in _SECURITY_HEADERS.items():
+            if name not in headers:
+                headers[name] = value
+
+
+Handler = Callable[[GatewayRequest, Inbound, ClientContext], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What answers a path and method, and what its caller needs."""
+
+    handler: Handler
+    needed: tuple[str, ...] = ()
+    identify: bool = True
+    """False: the handler answers anyone who can connect, whatever credentials come along."""
+
+
+class Routes:
+    """The path table: whole paths first, then the longest prefix (which ends in ``/``)."""
+
+    def __init__(
+        self, exact: Mapping[str, Mapping[str, Route]], prefixes: Mapping[str, Mapping[str, Route]]
+    ) -> None:
+        """Each maps a path to its methods; ``*`` stands for every method."""
+        self._exact = exact
+        self._prefixes = sorted(prefixes.items(), key=lambda item: -len(item[0]))
+
+    def methods(self, path: str) -> Mapping[str, Route]:
+        """The methods of that path; empty: there is no such path."""
+        methods = self._exact.get(path)
+        if methods is not None:
+            return methods
+        for prefix, methods in self._prefixes:
+            if path.startswith(prefix):
+                return methods
+        return {}
+
+
+class Edge:
+    """The outermost handler."""
+
+    def __init__(
+        self,
+        *,
+        routes: Routes,
+        admission: Admission,
+        audit: Audit,
+        problems: Problems,
+        allowed_hosts: frozenset[str],
+        tls_refused: TlsRefused,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.refused_certificate = tls_refused
+        """Told of a certificate that cannot be read."""
+        self._routes = routes
+        self._admission = admission
+        self._audit = audit
+        self._problems = problems
+        self._allowed_hosts = allowed_hosts
+        self._monotonic = monotonic
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        if not isinstance(request, GatewayRequest):
+            raise TypeError("a request that the edge did not make")
+        inbound = self._inbound(request)
+        request.request_id = inbound.request_id
+        try:
+            return await self._answer(request, inbound)
+        except Refused as refused:
+            self._audit.refused(inbound, refused.deny)
+            return self._refusal(request, inbound, refused.deny)
+        except StoreError as error:
+            log.critical("the store cannot be written: %s", error)
+            deny = Deny(Reason.STORE_UNAVAILABLE, "The gateway cannot keep its records now: try again later.")
+            return self._refusal(request, inbound, deny)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("request %s failed", inbound.request_id)
+            return self._refusal(request, inbound, _internal_error(inbound))
+
+    async def _answer(self, request: GatewayRequest, inbound: Inbound) -> web.StreamResponse:
+        refusal = self._well_formed(request)
+        if refusal is not None:
+            raise Refused(refusal)
+        methods = self._routes.methods(inbound.path)
+        route = methods.get(inbound.method) or methods.get("*")
+        if route is None:
+            raise Refused(_no_route(inbound, methods))
+        if not route.identify:
+            return await route.handler(request, inbound, ANONYMOUS)
+        admitted = self._admission.admit(inbound, route.needed)
+        if isinstance(admitted, Deny):
+            raise Refused(admitted)
+        if admitted.anonymous and inbound.peer is not None:
+            self._audit.refused(inbound, UNMAPPED)  # it goes on as anyone may; but somebody should know
+        return await route.handler(request, inbound, admitted)
+
+    def unreadable(
+        self, request: GatewayRequest, status: int, error: BaseException | None
+    ) -> web.StreamResponse:
+        """The answer to what is not HTTP, or too large to be read."""
+        inbound = self._inbound(request)
+        request.request_id = inbound.request_id
+        if status >= 500:
+            log.error("request %s failed", inbound.request_id, exc_info=error)
+            deny = Deny(
+                Reason.INTERNAL_ERROR, f"Something went wrong; the log names request {inbound.request_id}."
+            )
+        else:
+            deny = Deny(Reason.BAD_REQUEST, "This is not an HTTP request that the gateway can read.")
+            self._audit.refused(inbound, Deny(Reason.AMBIGUOUS_REQUEST, deny.detail))
+        response = self._problems.response(deny, inbound.request_id)
+        response.force_close()
+        return response
+
+    def _refusal(self, request: GatewayRequest, inbound: Inbound, deny: Deny) -> web.StreamResponse:
+        response = self._problems.response(deny, inbound.request_id)
+        certificate_is_bad = deny.reason in {Reason.CERTIFICATE_EXPIRED, Reason.CERTIFICATE_REVOKED}
+        if certificate_is_bad or not request.content.is_eof():
+            response.force_close()  # what follows on this connection is not worth reading
+        return response
+
+    def _inbound(self, request: GatewayRequest) -> Inbound:
+        headers = (
+            request.headers or _NO_HEADERS
+        )  # of a request that could not be read aiohttp gives none at all
+        connection = request.protocol
+        if not isinstance(connection, Connection):
+            raise TypeError("a connection that the edge did not make")
+        given = headers.get("X-Request-ID")
+        user_agent = headers.get(hdrs.USER_AGENT)
+        return Inbound(
+            request_id=given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(12),
+            method=request.method,
+            path=_text(request.raw_path.partition("?")[0]),
+            address=connection.address,
+            user_agent=None if user_agent is None else _text(user_agent[:256]),
+            peer=connection.peer,
+            authorization=tuple(headers.getall(hdrs.AUTHORIZATION, ())),
+            api_keys=tuple(headers.getall("X-API-Key", ())),
+            started=self._monotonic(),
+        )
+
+    def _well_formed(self, request: GatewayRequest) -> Deny | None:
+        """Refuse what another hop might read differently (RFC 9112 sections 3.2, 6.1 and 11.2)."""
+        headers = request.headers
+        target = request.raw_path
+        if not target.startswith("/") or "#" in target or "\\" in target:
+            return Deny(Reason.AMBIGUOUS_REQUEST, "The request target must be a path that starts with /.")
+        for name in _SINGLETONS:
+            if name in headers and len(headers.getall(name)) > 1:
+                return Deny(Reason.AMBIGUOUS_REQUEST, f"{name} is there more than once.")
+        encoding = headers.get(hdrs.TRANSFER_ENCODING)
+        if encoding is not None and (
+            request.version != HttpVersion11
+            or encoding.lower() != "chunked"
+            or hdrs.CONTENT_LENGTH in headers
+        ):
+            return Deny(Reason.AMBIGUOUS_REQUEST, "Only chunked, alone and in HTTP/1.1, is understood.")
+        if any("_" in name for name in headers):
+            return Deny(Reason.AMBIGUOUS_REQUEST, "A header's name has an underscore.")
+        host = headers.get(hdrs.HOST)
+        if host is None or _host_name(host) not in self._allowed_hosts:
+            return Deny(
+                Reason.HOST_NOT_ALLOWED,
+                "Use the gateway's own name, or add this one to [server] trusted_hosts.",
+            )
+        origin = headers.get(hdrs.ORIGIN)
+        if origin is not None and _host_name(origin.partition("://")[2]) not in self._allowed_hosts:
+            return Deny(
+                Reason.ORIGIN_NOT_ALLOWED,
+                "Pages of this origin may not call: add it to [server] trusted_hosts.",
+            )
+        if hdrs.CONTENT_ENCODING in headers:
+            return Deny(Reason.CONTENT_ENCODING, "Send the body as it is, without Content-Encoding.")
+        return None
+
+
+def _no_route(inbound: Inbound, methods: Mapping[str, Route]) -> Deny:
+    if methods:
+        detail = f"{inbound.path} does not answer {inbound.method}."
+        return Deny(Reason.METHOD_NOT_ALLOWED, detail, allow=tuple(sorted(methods)))
+    return Deny(Reason.NOT_FOUND, "There is nothing here: MCP is at /mcp, tokens are at /auth/token.")
+
+
+def _internal_error(inbound: Inbound) -> Deny:
+    return Deny(Reason.INTERNAL_ERROR, f"Something went wrong; the log names request {inbound.request_id}.")
+
+
+def _text(value: str) -> str:
+    """What a caller wrote, as text that can be written on: aiohttp hands over raw bytes as lone surrogates."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+
+
+def _host_name(authority: str) -> str | None:
+    """The name alone, lower case, of ``name:port`` or ``[::1]:port``; None where it is neither."""
+    match = _HOST.fullmatch(authority)
+    return match[1].strip("[]").lower() if match else None
+
+
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """The whole body, at most ``limit`` bytes, within BODY_SECONDS. Raises Refused."""
+    length = request.content_length
+    if length is not None and length > limit:
+        raise Refused(_too_large(limit))
+    content = request.content
+    if content.is_eof():  # it came with the headers: the usual case
+        body = content.read_nowait()
+        if len(body) > limit:
+            raise Refused(_too_large(limit))
+        return body
+    pieces = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while piece := await content.readany():
+                pieces += piece
+                if len(pieces) > limit:
+                    raise Refused(_too_large(limit))
+    except TimeoutError:
+        raise Refused(
+            Deny(Reason.REQUEST_TIMEOUT, f"The body must arrive within {BODY_SECONDS:.0f} s.")
+        ) from None
+    except web.RequestPayloadError:
+        raise Refused(Deny(Reason.BAD_REQUEST, "The body ended before it was whole.")) from None
+    return bytes(pieces)
+
+
+def _too_large(limit: int) -> Deny:
+    return Deny(Reason.BODY_TOO_LARGE, f"The body may have at most {limit} bytes.")

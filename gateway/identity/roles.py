@@ -1,0 +1,72 @@
+"""From roles to permissions, and from permissions to scope (RFC 6749 section 3.3) and back. Pure.
+
+A scope is permissions with spaces between. An empty one narrows nothing: it is all that the client may do, now and
+whenever the token is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from gateway.config_shapes import PERMISSION
+from gateway.model import PLATFORM, Deny, Permissions, Reason
+from persistence.records import ClientRecord
+
+ANY: Final = "*"
+MAX_SCOPE: Final = 4096
+"""Characters of a scope that is asked for."""
+
+
+class Roles:
+    """What each role of the configuration grants; a role that it does not know grants nothing."""
+
+    def __init__(self, roles: Mapping[str, tuple[str, ...]]) -> None:
+        self._roles = roles
+
+    def permissions(self, client: ClientRecord, scope: str = "") -> Permissions:
+        """All that the client may do, narrowed to ``scope`` if there is one."""
+        grants = set(client.permissions)
+        for role in client.roles:
+            grants.update(self._roles.get(role, ()))
+        if not scope:
+            return Permissions(frozenset(grants))
+        wanted = scope.split(" ")
+        met = (_meet(grant, permission) for grant in grants for permission in wanted)
+        return Permissions(frozenset(permission for permission in met if permission is not None))
+
+
+def scope_of(permissions: Permissions) -> str:
+    """The permissions as a scope, in the order of the alphabet."""
+    return " ".join(sorted(permissions.grants))
+
+
+def requested_scope(text: str | None, permissions: Permissions) -> str | Deny:
+    """``text`` as a scope without repetitions, if ``permissions`` cover all of it; "" where none is asked for."""
+    if not text:
+        return ""
+    wanted = dict.fromkeys(text.split(" "))
+    if len(text) > MAX_SCOPE or not all(PERMISSION.fullmatch(permission) for permission in wanted):
+        return Deny(
+            Reason.INVALID_SCOPE, 'A scope is permissions such as "files:read", with one space between.'
+        )
+    if not permissions.cover(wanted):
+        return Deny(Reason.INVALID_SCOPE, "The scope has permissions that this client does not have.")
+    return " ".join(wanted)
+
+
+def _meet(one: str, other: str) -> str | None:
+    """The permission that both cover; None: there is none. ``*`` does not stand for ``platform``."""
+    resource, _, action = one.partition(":")
+    other_resource, _, other_action = other.partition(":")
+    if resource != other_resource and PLATFORM in {resource, other_resource}:
+        return None
+    met_resource = _meet_segment(resource, other_resource)
+    met_action = _meet_segment(action, other_action)
+    return None if met_resource is None or met_action is None else f"{met_resource}:{met_action}"
+
+
+def _meet_segment(one: str, other: str) -> str | None:
+    if one in {other, ANY}:
+        return other
+    return one if other == ANY else None

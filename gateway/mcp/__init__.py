@@ -1,0 +1,1 @@
+"""The Model Context Protocol: its messages, the catalogue, the endpoint, and the upstream servers."""

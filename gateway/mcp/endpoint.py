@@ -1,0 +1,417 @@
+"""The MCP endpoint: ``/mcp`` for all upstreams merged, ``/mcp/{upstream}`` for one (streamable HTTP, 2025-11-25).
+
+A request that carries a session must be its owner's. One without is served, too, for callers that keep no session:
+it has no stream for what an upstream might ask back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from gateway import __version__
+from gateway.audit import Audit
+from gateway.config import Anonymous, Denied, McpSettings
+from gateway.edge import GatewayRequest, read_body
+from gateway.mcp.call import Call, json_response
+from gateway.mcp.catalogue import LISTINGS, Catalogue, Entry, Kind, decide
+from gateway.mcp.forwarding import LIST_CHANGED, Errand, Forwarder
+from gateway.mcp.messages import (
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    LEGACY_VERSIONS,
+    METHOD_NOT_FOUND,
+    RESOURCE_NOT_FOUND,
+    Notification,
+    Rejected,
+    Reply,
+    Request,
+    encode,
+    encode_error,
+    encode_notification,
+    encode_request,
+    encode_result,
+    parse_client_message,
+)
+from gateway.mcp.sessions import Session, Sessions
+from gateway.mcp.streams import EventStream, Watch
+from gateway.mcp.upstream import SessionKey
+from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
+from gateway.problems import Problems
+from persistence.records import AuditStatus
+
+MAX_BODY: Final = 4 * 1024 * 1024
+"""Bytes of a message from a client."""
+HEARTBEAT_SECONDS: Final = 15.0
+MAX_LISTS: Final = 512
+"""How many different lists are remembered."""
+
+_LISTS: Final = {listing.method: kind for kind, listing in LISTINGS.items()}
+_EVENTS: Final = {Kind.TOOL: "tool_call", Kind.PROMPT: "prompt_get"}
+
+
+class McpEndpoint:
+    """Answers POST, GET and DELETE."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        sessions: Sessions,
+        forwarder: Forwarder,
+        watch: Watch,
+        audit: Audit,
+        problems: Problems,
+        settings: McpSettings,
+    ) -> None:
+        self._catalogue = catalogue
+        self._forwarder = forwarder
+        self._sessions = sessions
+        self._watch = watch
+        self._audit = audit
+        self._problems = problems
+        self._settings = settings
+        self._lists: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
+        self._methods: dict[str, Callable[[Call, Request], Awaitable[web.StreamResponse]]] = {
+            "ping": self._ping,
+            "logging/setLevel": self._set_level,
+            "tools/call": self._call_tool,
+            "prompts/get": self._get_prompt,
+            "resources/read": self._resource,
+            "resources/subscribe": self._resource,
+            "resources/unsubscribe": self._resource,
+            "completion/complete": self._complete,
+            **dict.fromkeys(_LISTS, self._list),
+        }
+
+    # -- HTTP ---------------------------------------------------------------------------------------------------------
+
+    async def post(
+        self, http: GatewayRequest, inbound: Inbound, context: ClientContext
+    ) -> web.StreamResponse:
+        """A message from the client."""
+        scope = self._scope(inbound, context)
+        if http.content_type != "application/json":
+            raise Refused(Deny(Reason.CONTENT_TYPE, "Send the message as application/json."))
+        accept = http.headers.get(hdrs.ACCEPT, "*/*")
+        if not any(kind in accept for kind in ("application/json", "application/*", "*/*")):
+            raise Refused(
+                Deny(Reason.NOT_ACCEPTABLE, "Accept must name application/json and text/event-stream.")
+            )
+        try:
+            message = parse_client_message(await read_body(http, MAX_BODY))
+        except Rejected as rejected:
+            return json_response(encode_error(rejected.id, rejected.code, rejected.message), status=400)
+        version = http.headers.get("MCP-Protocol-Version")
+        if version is not None and version not in LEGACY_VERSIONS:
+            return self._wrong_version(message)
+        if isinstance(message, Request) and message.method == "initialize":
+            return await self._initialize(context, scope, message)
+        call = Call(http, inbound, context, scope, self._session(http, context, scope))
+        if isinstance(message, Notification):
+            await self._notified(call, message)
+            return web.Response(status=202)
+        if isinstance(message, Reply):
+            await self._answered(call, message)
+            return web.Response(status=202)
+        handler = self._methods.get(message.method)
+        if handler is None:
+            return json_response(
+                encode_error(message.id, METHOD_NOT_FOUND, f"Unknown method: {message.method}")
+            )
+        return await handler(call, message)
+
+    async def get(self, http: GatewayRequest, inbound: Inbound, context: ClientContext) -> web.StreamResponse:
+        """The session's stream for what belongs to no request."""
+        scope = self._scope(inbound, context)
+        if "text/event-stream" not in http.headers.get(hdrs.ACCEPT, ""):
+            raise Refused(Deny(Reason.NOT_ACCEPTABLE, "Accept must name text/event-stream."))
+        session = self._session(http, context, scope)
+        if session is None:
+            raise Refused(Deny(Reason.BAD_REQUEST, "Mcp-Session-Id is missing: send initialize first."))
+        outbox = session.outbox
+        if outbox.reader is not None:
+            outbox.reader.cancel()  # the client has come back: its newest stream is the one
+        reader = asyncio.current_task()
+        outbox.reader = reader
+        for name in session.used:
+            self._catalogue.upstream(name).listen(session.key)
+        stream = EventStream(http, session_id=session.id)
+        try:
+            with self._watch.guard(context, inbound.peer):
+                await stream.open()
+                await _pour(session, stream)
+        finally:
+            if outbox.reader is reader:
+                outbox.reader = None
+        return await stream.close()
+
+    async def delete(
+        self, http: GatewayRequest, inbound: Inbound, context: ClientContext
+    ) -> web.StreamResponse:
+        """The client ends its session."""
+        session = self._session(http, context, self._scope(inbound, context))
+        if session is None:
+            raise Refused(Deny(Reason.BAD_REQUEST, "Mcp-Session-Id is missing."))
+        self._sessions.end(session)
+        return web.Response(status=204)
+
+    def _scope(self, inbound: Inbound, context: ClientContext) -> str | None:
+        if context.anonymous and self._settings.anonymous is Anonymous.CHALLENGE:
+            raise Refused(Deny(Reason.AUTHENTICATION_REQUIRED, "Sign in, or present a client certificate."))
+        name = inbound.path.removeprefix("/mcp").removeprefix("/")
+        if not name:
+            return None
+        if name not in self._catalogue:
+            raise Refused(Deny(Reason.NOT_FOUND, "There is no upstream of that name."))
+        return name
+
+    def _session(self, http: GatewayRequest, context: ClientContext, scope: str | None) -> Session | None:
+        session_id = http.headers.get("Mcp-Session-Id")
+        if session_id is None:
+            return None
+        session = self._sessions.get(session_id, context, scope)
+        if isinstance(session, Deny):
+            raise Refused(session)
+        return session
+
+    def _wrong_version(self, message: object) -> web.StreamResponse:
+        supported = ", ".join(LEGACY_VERSIONS)
+        detail = f"This gateway speaks MCP {supported}: send initialize."
+        request_id = message.id if isinstance(message, Request) else None
+        return json_response(encode_error(request_id, INVALID_REQUEST, detail), status=400)
+
+    # -- what the gateway answers itself ------------------------------------------------------------------------------
+
+    async def _initialize(
+        self, context: ClientContext, scope: str | None, message: Request
+    ) -> web.StreamResponse:
+        asked = message.params.get("protocolVersion")
+        version = asked if asked in LEGACY_VERSIONS else LEGACY_VERSIONS[0]
+        capabilities = message.params.get("capabilities")
+        canonical = msgspec.json.encode(
+            capabilities if isinstance(capabilities, dict) else {}, order="sorted"
+        )
+        await self._catalogue.refresh(scope)
+        session = self._sessions.open(context, scope, str(version), canonical)
+        offers = self._catalogue.offers(scope)
+        result: dict[str, Any] = {
+            "protocolVersion": version,
+            "capabilities": _capabilities([offer.info.capabilities for offer in offers]),
+            "serverInfo": {"name": "ostiary", "title": "Ostiary", "version": __version__},
+        }
+        if scope is not None and offers and offers[0].info.instructions:
+            result["instructions"] = offers[0].info.instructions
+        response = json_response(encode_result(message.id, result))
+        response.headers["Mcp-Session-Id"] = session.id
+        return response
+
+    async def _ping(self, _call: Call, message: Request) -> web.StreamResponse:
+        return json_response(encode_result(message.id, {}))
+
+    async def _list(self, call: Call, message: Request) -> web.StreamResponse:
+        if message.params.get("cursor") is not None:
+            return json_response(
+                encode_error(message.id, INVALID_PARAMS, "Unknown cursor: the list has one page.")
+            )
+        await self._catalogue.refresh(call.scope)
+        kind = _LISTS[message.method]
+        result = self._visible(kind, call.scope, call.context)
+        if call.session is not None:
+            call.session.listed[kind] = hash(result)
+        return json_response(b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (encode(message.id), result))
+
+    def _visible(self, kind: Kind, scope: str | None, context: ClientContext) -> bytes:
+        """The list as that caller sees it, ready to be sent."""
+        key = (kind, scope, self._catalogue.generation, context.permissions.grants)
+        known = self._lists.get(key)
+        if known is not None:
+            self._lists.move_to_end(key)
+            return known
+        entries = self._catalogue.visible(kind, scope, context)
+        items = b",".join(bytes(entry.definition if scope is None else entry.unprefixed) for entry in entries)
+        result = b'{"%b":[%b]}' % (LISTINGS[kind].member.encode(), items)
+        self._lists[key] = result
+        if len(self._lists) > MAX_LISTS:
+            self._lists.popitem(last=False)
+        return result
+
+    async def _set_level(self, call: Call, message: Request) -> web.StreamResponse:
+        level = message.params.get("level")
+        if not isinstance(level, str):
+            return json_response(encode_error(message.id, INVALID_PARAMS, "level must be a string."))
+        if call.session is not None:
+            call.session.log_level = level
+            for name in call.session.used:
+                await self._forwarder.tell_level(call.session, name)
+        return json_response(encode_result(message.id, {}))
+
+    async def _notified(self, call: Call, message: Notification) -> None:
+        session = call.session
+        if session is None:
+            return
+        if message.method == "notifications/cancelled":
+            exchange = session.in_flight.get(message.params.get("requestId", ""))
+            if exchange is not None:
+                await exchange.cancel(str(message.params.get("reason", "")))
+        elif message.method == "notifications/roots/list_changed":
+            for name in session.used:
+                await self._catalogue.upstream(name).notify(session.key, message.method, message.params)
+
+    async def _answered(self, call: Call, message: Reply) -> None:
+        """The client answers what an upstream asked."""
+        asked = call.session.asked.pop(str(message.id), None) if call.session is not None else None
+        if asked is not None:
+            await self._catalogue.upstream(asked.upstream).respond(asked.key, asked.id, message)
+
+    # -- what is forwarded --------------------------------------------------------------------------------------------
+
+    async def _call_tool(self, call: Call, message: Request) -> web.StreamResponse:
+        return await self._named(call, message, Kind.TOOL)
+
+    async def _get_prompt(self, call: Call, message: Request) -> web.StreamResponse:
+        return await self._named(call, message, Kind.PROMPT)
+
+    async def _named(self, call: Call, message: Request, kind: Kind) -> web.StreamResponse:
+        name = message.params.get("name")
+        if not isinstance(name, str):
+            return json_response(encode_error(message.id, INVALID_PARAMS, "name must be a string."))
+        entry = await self._known(call, lambda: self._catalogue.find(kind, name, call.scope))
+        public_name = self._catalogue.prefixed(name, call.scope)
+        event, unknown = _EVENTS[kind], encode_error(message.id, INVALID_PARAMS, f"Unknown {kind}: {name}")
+        refusal = self._refusal(call, message, entry, event=event, target=public_name, unknown=unknown)
+        if refusal is not None or entry is None:
+            return refusal or json_response(unknown)
+        params = {**message.params, "name": entry.original}
+        return await self._forwarder.run(call, Errand(message, entry, params, event))
+
+    async def _resource(self, call: Call, message: Request) -> web.StreamResponse:
+        uri = message.params.get("uri")
+        if not isinstance(uri, str):
+            return json_response(encode_error(message.id, INVALID_PARAMS, "uri must be a string."))
+        entry = await self._known(call, lambda: self._catalogue.find_resource(uri, call.scope))
+        event = f"resource_{message.method.partition('/')[2]}"
+        unknown = encode_error(message.id, RESOURCE_NOT_FOUND, f"Unknown resource: {uri}", {"uri": uri})
+        refusal = self._refusal(call, message, entry, event=event, target=uri, unknown=unknown)
+        if refusal is not None or entry is None:
+            return refusal or json_response(unknown)
+        return await self._forwarder.run(call, Errand(message, entry, message.params, event))
+
+    async def _complete(self, call: Call, message: Request) -> web.StreamResponse:
+        reference = message.params.get("ref")
+        reference = reference if isinstance(reference, dict) else {}
+        name, uri = reference.get("name"), reference.get("uri")
+        if reference.get("type") == "ref/prompt" and isinstance(name, str):
+            entry = await self._known(call, lambda: self._catalogue.find(Kind.PROMPT, name, call.scope))
+        elif reference.get("type") == "ref/resource" and isinstance(uri, str):
+            entry = await self._known(call, lambda: self._catalogue.find_template(uri, call.scope))
+        else:
+            return json_response(
+                encode_error(message.id, INVALID_PARAMS, "ref must name a prompt or a resource.")
+            )
+        unknown = encode_error(message.id, INVALID_PARAMS, f"Unknown reference: {name or uri}")
+        refusal = self._refusal(
+            call, message, entry, event="completion", target=str(name or uri), unknown=unknown
+        )
+        if refusal is not None or entry is None:
+            return refusal or json_response(unknown)
+        renamed = reference if entry.kind is not Kind.PROMPT else {**reference, "name": entry.original}
+        params = {**message.params, "ref": renamed}
+        return await self._forwarder.run(call, Errand(message, entry, params, "completion"))
+
+    async def _known(self, call: Call, find: Callable[[], Entry | None]) -> Entry | None:
+        """What the catalogue knows, after asking the upstreams again where it does not."""
+        entry = find()
+        if entry is None:
+            await self._catalogue.refresh(call.scope)
+            entry = find()
+        return entry
+
+    def _refusal(
+        self, call: Call, message: Request, entry: Entry | None, *, event: str, target: str, unknown: bytes
+    ) -> web.StreamResponse | None:
+        """The answer to who may not have it, or None. What is hidden is answered like what does not exist."""
+        decision = Deny(Reason.NOT_FOUND, "unknown") if entry is None else decide(entry, call.context)
+        if not isinstance(decision, Deny):
+            return None
+        self._audit.denied(
+            self._audit.entry(
+                event,
+                AuditStatus.DENIED,
+                call.inbound,
+                call.context,
+                reason=decision.reason,
+                tool_name=target if event == "tool_call" else None,
+                target=None if event == "tool_call" else target,
+                upstream=entry.upstream if entry is not None else call.scope,
+                method=message.method,
+            )
+        )
+        if entry is None or self._settings.denied is Denied.HIDE:
+            return json_response(unknown)
+        shown = Deny(Reason.PERMISSION_DENIED, decision.detail, permissions=entry.permissions)
+        return self._problems.json_rpc(shown, call.inbound.request_id, message.id)
+
+    # -- what upstreams say by themselves -----------------------------------------------------------------------------
+
+    def unsolicited(self, upstream: str, key: SessionKey, message: Notification | Request) -> None:
+        """An upstream sent something outside any exchange."""
+        if isinstance(message, Notification) and message.method in LIST_CHANGED:
+            self._catalogue.invalidate(upstream)
+            return
+        for session in self._sessions:
+            if session.key != key or upstream not in session.used:
+                continue
+            if isinstance(message, Notification):
+                session.outbox.put(encode_notification(message.method, message.params))
+            elif session.outbox.reader is not None:
+                ours = session.ask(upstream, message.id)
+                session.outbox.put(encode_request(ours, message.method, message.params))
+                return
+
+    def changed(self, _upstream: str) -> None:
+        """An upstream's offer changed: tell the sessions whose own list is another one now."""
+        for session in self._sessions:
+            for method, kind in LIST_CHANGED.items():
+                listed = session.listed.get(kind)
+                if listed is None:
+                    continue
+                now = hash(self._visible(kind, session.scope, session.context))
+                if now != listed:
+                    session.listed[kind] = now
+                    session.outbox.put(encode_notification(method, {}))
+
+
+async def _pour(session: Session, stream: EventStream) -> None:
+    """Send what comes into the outbox, until the client goes away or the task is cancelled."""
+    while not stream.gone:
+        try:
+            async with asyncio.timeout(HEARTBEAT_SECONDS):
+                message = await session.outbox.take()
+        except TimeoutError:
+            await stream.heartbeat()
+        else:
+            await stream.send(message)
+
+
+def _capabilities(offered: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the gateway can do for the client: what any of its upstreams can, and telling of changed lists."""
+    names = {name for capabilities in offered for name in capabilities}
+    result: dict[str, Any] = {"tools": {"listChanged": True}}
+    if "prompts" in names:
+        result["prompts"] = {"listChanged": True}
+    if "resources" in names:
+        subscribe = any(
+            isinstance(capabilities.get("resources"), dict) and capabilities["resources"].get("subscribe")
+            for capabilities in offered
+        )
+        result["resources"] = {"listChanged": True, **({"subscribe": True} if subscribe else {})}
+    for name in ("completions", "logging"):
+        if name in names:
+            result[name] = {}
+    return result

@@ -1,0 +1,79 @@
+"""The messages in an HTTP answer: one JSON body, or a stream of server-sent events."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from gateway.mcp.exchange import MAX_MESSAGE, invalid, messages_in, unavailable
+from gateway.mcp.messages import Message, Rejected
+from gateway.mcp.sse import EventParser, EventTooLargeError
+from gateway.outbound import OutboundError, Response, ResponseError
+
+JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream"
+
+
+class Answer:
+    """Reads what one response brings, message by message."""
+
+    __slots__ = ("_events", "_messages", "_name", "response")
+
+    def __init__(self, name: str, response: Response, *, after: str | None = None) -> None:
+        """``name``: the upstream's; ``after``: the event id after which the stream goes on.
+
+        Raises UpstreamError where the content is neither JSON nor events.
+        """
+        self.response = response
+        self._name = name
+        self._messages: deque[Message] = deque()
+        content_type = response.headers.get("content-type") or ""
+        kind = content_type.partition(";")[0].strip().lower()
+        self._events = EventParser(last_id=after) if kind == EVENTS else None
+        if kind not in {JSON, EVENTS}:
+            response.close()
+            raise invalid(name, "answered with neither JSON nor events")
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether the next message is here already."""
+        return bool(self._messages) or (self._events is None and self.response.whole)
+
+    @property
+    def last_id(self) -> str | None:
+        """Where a stream may be taken up again (``Last-Event-ID``)."""
+        return self._events.last_id if self._events is not None else None
+
+    @property
+    def retry(self) -> float | None:
+        """Seconds to wait before that, where the upstream said so."""
+        return self._events.retry if self._events is not None else None
+
+    async def next(self) -> Message | None:
+        """The next message; None: the answer has ended. Raises UpstreamError."""
+        while not self._messages:
+            try:
+                if not await self._read():
+                    return None
+            except ResponseError:
+                raise invalid(self._name, "answered with something that is not HTTP, or too large") from None
+            except OutboundError:
+                raise unavailable(self._name, "broke off its answer") from None
+            except EventTooLargeError:
+                raise invalid(self._name, "sent too large an event") from None
+            except Rejected:
+                raise invalid(self._name, "answered with something that is not JSON-RPC") from None
+        return self._messages.popleft()
+
+    async def _read(self) -> bool:
+        """Read on; whether there was anything."""
+        if self._events is None:
+            data = await self.response.read(MAX_MESSAGE)
+            if data:
+                self._messages += messages_in(data)
+            return bool(data)
+        data = await self.response.chunk()
+        for event in self._events.feed(data):
+            if event.name == b"message":
+                self._messages += messages_in(event.data)
+        return bool(data)

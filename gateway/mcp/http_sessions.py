@@ -1,0 +1,285 @@
+"""The sessions that the gateway keeps at one HTTP upstream, and the messages that it sends on them.
+
+There is one session for each key, opened when first needed by whoever comes first, while the others wait for it. It is
+kept until it is ended, idle too long, or forgotten by the server: then it is opened again, once for all who noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+from gateway.config import HttpUpstream, Sessions
+from gateway.mcp.exchange import (
+    INITIALIZED,
+    NOTIFY_SECONDS,
+    PROGRESS,
+    Errands,
+    Ticket,
+    initialize_request,
+    invalid,
+    late,
+    messages_in,
+    server_info,
+    ticket_of,
+    unavailable,
+)
+from gateway.mcp.http_answer import EVENTS, JSON, Answer
+from gateway.mcp.messages import Message, Notification, Rejected, Reply, Request, encode_result
+from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey, Unsolicited, UpstreamError
+from gateway.outbound import HttpClient, OutboundError, Response, ResponseError, encode_headers
+
+log = logging.getLogger("ostiary.mcp")
+
+CLOSE_SECONDS: Final = 2.0
+"""How long ending sessions may take when the gateway stops."""
+MAX_REFUSAL: Final = 64 * 1024
+"""Bytes that are read of an answer that is not 200."""
+_SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,1024}")
+
+
+class HttpSession:
+    """One session at the server. ``id`` None: the server keeps no sessions."""
+
+    __slots__ = ("fields", "id", "in_flight", "info", "key", "last_used", "post_headers", "stream")
+
+    def __init__(self, key: SessionKey, session_id: str | None, info: ServerInfo, now: float) -> None:
+        self.key = key
+        self.id = session_id
+        self.info = info
+        self.last_used = now
+        self.in_flight: dict[int, Ticket] = {}
+        self.stream: Response | None = None
+        """Its GET stream, while there is one."""
+        self.fields = [("MCP-Protocol-Version", info.protocol_version)]
+        if session_id is not None:
+            self.fields.append(("Mcp-Session-Id", session_id))
+        self.post_headers = encode_headers([*_POST_FIELDS, *self.fields])
+
+    def get_headers(self, last_id: str | None) -> list[tuple[str, str]]:
+        """The fields of a GET, which takes up a stream again where ``last_id`` is known."""
+        fields = [("Accept", EVENTS), *self.fields]
+        return fields if last_id is None else [*fields, ("Last-Event-ID", last_id)]
+
+
+_POST_FIELDS: Final = (("Content-Type", JSON), ("Accept", f"{JSON}, {EVENTS}"))
+_FIRST_HEADERS: Final = encode_headers(_POST_FIELDS)
+
+
+class HttpSessions:
+    """All sessions at one upstream."""
+
+    def __init__(self, settings: HttpUpstream, unsolicited: Unsolicited, idle_seconds: float) -> None:
+        parts = urlsplit(settings.url)
+        self.name = settings.name
+        self.errands = Errands()
+        self.streamed: set[SessionKey] = set()
+        """Those with a listener; they are never idle."""
+        self._timeout = settings.timeout
+        self._shared = settings.sessions is Sessions.SHARED
+        self._client = HttpClient(settings.url)
+        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._ids = itertools.count(1)
+        self._unsolicited = unsolicited
+        self._idle_seconds = idle_seconds
+        self._sessions: dict[SessionKey, HttpSession] = {}
+        self._opening: dict[SessionKey, asyncio.Task[HttpSession]] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def whose(self, key: SessionKey) -> SessionKey:
+        """The key under which the session of ``key`` is kept."""
+        return GATEWAY if self._shared else key
+
+    def next_id(self) -> int:
+        """An id that no request at this upstream has had."""
+        return next(self._ids)
+
+    def known(self, key: SessionKey) -> HttpSession | None:
+        """The session of ``key``, if it is open."""
+        return self._sessions.get(self.whose(key))
+
+    async def session(self, key: SessionKey) -> HttpSession:
+        """The session of ``key``, opened where there is none. Raises UpstreamError."""
+        key = self.whose(key)
+        session = self._sessions.get(key)
+        if session is not None:
+            return session
+        if self._closed:
+            raise unavailable(self.name, "is being closed")
+        task = self._opening.get(key)
+        if task is None:
+            task = self._opening[key] = self.errands.run(self._open(key))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if task.cancelled() and not (caller is not None and caller.cancelling()):
+                raise unavailable(self.name, "is being closed") from None
+            raise
+
+    def forget(self, session: HttpSession) -> None:
+        """The server knows it no longer: the next request opens another, and so does its listener."""
+        if self._sessions.get(session.key) is session:
+            del self._sessions[session.key]
+        if session.stream is not None:
+            session.stream.close()
+
+    async def end(self, session: HttpSession) -> None:
+        """Tell the server that the session is over. A server that does not listen is not an error."""
+        self.forget(session)
+        if session.id is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                response = await self._client.send("DELETE", self._target, session.get_headers(None))
+        except (OutboundError, TimeoutError):
+            return  # it is gone, or will be in its own time
+        response.drain()
+
+    async def close(self) -> None:
+        """End every session and let go of the connections, within ``CLOSE_SECONDS``."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self.errands.close()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await asyncio.gather(*(self.end(session) for session in tuple(self._sessions.values())))
+        except TimeoutError:
+            log.info("upstream %s: not every session could be ended in time", self.name)
+        await self._client.close()
+        await self.errands.close()
+
+    # -- messages -----------------------------------------------------------------------------------------------------
+
+    async def send(self, session: HttpSession, body: bytes) -> Response:
+        """Post a request. Raises OutboundError."""
+        return await self._client.send("POST", self._target, session.post_headers, body)
+
+    async def stream(self, session: HttpSession, last_id: str | None) -> Response:
+        """Ask for the session's stream, or for the rest of one that broke off after ``last_id``. Raises OutboundError."""
+        return await self._client.send("GET", self._target, session.get_headers(last_id))
+
+    async def resume(self, session: HttpSession, last_id: str) -> Answer:
+        """The rest of an answer that broke off after ``last_id``. Raises UpstreamError."""
+        try:
+            response = await self.stream(session, last_id)
+        except OutboundError:
+            raise unavailable(self.name, "broke off its answer") from None
+        if response.status != 200:
+            response.close()
+            raise unavailable(self.name, "broke off its answer")
+        return Answer(self.name, response, after=last_id)
+
+    async def tell(self, session: HttpSession, body: bytes) -> None:
+        """Send what has no answer. A server that does not take it is not an error."""
+        try:
+            async with asyncio.timeout(NOTIFY_SECONDS):
+                response = await self._client.send("POST", self._target, session.post_headers, body)
+        except (OutboundError, TimeoutError) as error:
+            log.info("upstream %s did not take a notification: %s", self.name, type(error).__name__)
+            return
+        response.drain()
+
+    def heard(self, session: HttpSession, message: Message, ticket: Ticket | None) -> Message | None:
+        """Deal with what came: on the answer to ``ticket``, or (None) on the GET stream.
+
+        What belongs to that request comes back; everything else has been seen to.
+        """
+        if isinstance(message, Request) and message.method == "ping":
+            self.errands.run(self.tell(session, encode_result(message.id, {})))
+            return None
+        if isinstance(message, Notification) and message.method == PROGRESS:
+            owner = ticket_of(message, session.in_flight)
+            if owner is None:
+                return None
+            if owner is ticket:
+                return owner.restore(message)
+            self._unsolicited(owner.key, owner.restore(message))
+            return None
+        if ticket is not None:
+            return message
+        if not isinstance(message, Reply):
+            self._unsolicited(session.key, message)
+        return None
+
+    def refused(self, ticket: Ticket, status: int, body: bytes) -> Reply:
+        """The JSON-RPC error in an answer that is not 200. Raises UpstreamError where there is none."""
+        try:
+            messages = messages_in(body)
+        except Rejected:
+            messages = []
+        for message in messages:
+            if isinstance(message, Reply) and message.error is not None and message.id == ticket.id:
+                return message
+        raise self._refusal(status)
+
+    def _refusal(self, status: int) -> UpstreamError:
+        what = f"answered with HTTP status {status}"
+        if status in {401, 403, 404, 429} or status >= 500:
+            return unavailable(self.name, what)
+        return invalid(self.name, what)
+
+    # -- opening and ending -------------------------------------------------------------------------------------------
+
+    async def _open(self, key: SessionKey) -> HttpSession:
+        try:
+            async with asyncio.timeout(self._timeout):
+                session = await self._initialize(key)
+        except ResponseError:
+            raise invalid(self.name, "answered with something that is not HTTP") from None
+        except OutboundError:
+            raise unavailable(self.name, "cannot be reached") from None
+        except TimeoutError:
+            raise late(self.name, self._timeout) from None
+        finally:
+            self._opening.pop(key, None)
+        self._sessions[key] = session
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(self._idle_seconds / 2, self._sweep)
+        return session
+
+    async def _initialize(self, key: SessionKey) -> HttpSession:
+        request_id = self.next_id()
+        body = initialize_request(request_id, key)
+        response = await self._client.send("POST", self._target, _FIRST_HEADERS, body)
+        if response.status != 200:
+            await response.read(MAX_REFUSAL)
+            raise self._refusal(response.status)
+        answer = Answer(self.name, response)
+        message = await answer.next()
+        while message is not None and not isinstance(message, Reply):
+            message = await answer.next()
+        answer.response.drain()
+        if message is None or message.id != request_id:
+            raise invalid(self.name, "did not answer initialize")
+        session_id = response.headers.get("mcp-session-id")
+        if session_id is not None and not _SESSION_ID.fullmatch(session_id):
+            raise invalid(self.name, "gave a session id that is none")
+        info = server_info(self.name, message)
+        session = HttpSession(key, session_id, info, asyncio.get_running_loop().time())
+        (await self._client.send("POST", self._target, session.post_headers, INITIALIZED)).drain()
+        return session
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        limit = loop.time() - self._idle_seconds
+        for session in tuple(self._sessions.values()):
+            if session.last_used < limit and not session.in_flight and session.key not in self.streamed:
+                self.errands.run(self.end(session))
+        self._sweeper = loop.call_later(self._idle_seconds / 2, self._sweep)
+
+
+def forgotten(session: HttpSession, status: int, body: bytes) -> bool:
+    """Whether the server knows the session no longer. It should say 404; some say 400 and speak of the session."""
+    if session.id is None:
+        return False
+    return status == 404 or (status == 400 and b"session" in body.lower())

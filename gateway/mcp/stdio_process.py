@@ -1,0 +1,214 @@
+"""A child process that speaks in lines, the head of its own process group.
+
+It ends with its whole group: standard input is closed, then SIGTERM and at last SIGKILL go to all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Final, cast
+
+from gateway.config import StdioUpstream
+from gateway.mcp.exchange import MAX_MESSAGE
+from gateway.mcp.sandbox import CANNOT_CONFINE, CANNOT_EXECUTE, NOT_FOUND, confined
+
+MAX_LOGGED: Final = 2000
+"""Characters of one line of a child's in the log."""
+MAX_LINES_A_SECOND: Final = 100
+LAST_WORDS_SECONDS: Final = 0.5
+"""How long to wait for the end of the output after the exit, or for the exit after the end of the output."""
+_STDIN: Final = 0
+_STDOUT: Final = 1
+_FATES: Final = {
+    CANNOT_CONFINE: "could not be confined to its sandbox",
+    CANNOT_EXECUTE: "has a command that cannot be executed",
+    NOT_FOUND: "has a command that was not found",
+}
+
+
+class LineLog:
+    """Writes a child's lines to the log, bounded in length and number."""
+
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float]) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._rest = b""
+        self._since = clock()
+        self._written = 0
+
+    def feed(self, data: bytes) -> None:
+        """Log the lines that ``data`` completes; one that is too long is cut."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[:MAX_LOGGED]
+        for line in lines:
+            self.line("stderr", line)
+
+    def line(self, where: str, line: bytes) -> None:
+        """Log one line."""
+        now = self._clock()
+        if now - self._since >= 1.0:
+            if self._written > MAX_LINES_A_SECOND:
+                self._logger.warning("%d lines were left out", self._written - MAX_LINES_A_SECOND)
+            self._since, self._written = now, 0
+        self._written += 1
+        text = line[:MAX_LOGGED].decode("utf-8", "replace").rstrip()
+        if self._written <= MAX_LINES_A_SECOND and text:
+            printable = text if text.isprintable() else ascii(text)[1:-1]
+            self._logger.info("%s: %s", where, printable)
+
+
+class ChildProcess(asyncio.SubprocessProtocol):
+    """One child process."""
+
+    def __init__(self, log: LineLog, received: Callable[[bytes], None], ended: Callable[[str], None]) -> None:
+        """``received`` gets each line of its output; ``ended``, once, what became of it."""
+        self._loop = asyncio.get_running_loop()
+        self._log = log
+        self._received = received
+        self._ended = ended
+        self._transport: asyncio.SubprocessTransport
+        self._stdin: asyncio.WriteTransport
+        self._pid = 0
+        self._buffer = bytearray()
+        self._searched = 0
+        self._writable: asyncio.Future[None] | None = None
+        self._exited = asyncio.Event()
+        self._last_words: asyncio.TimerHandle | None = None
+        self._silent = False
+        """Whether its output is closed."""
+        self._over = False
+
+    async def write(self, line: bytes) -> None:
+        """Send a line; waits while the child reads too slowly. What is sent to a dead one is lost."""
+        if not self._stdin.is_closing():
+            self._stdin.write(line + b"\n")
+            if self._writable is not None:
+                await self._writable
+
+    async def end(self, grace: float) -> None:
+        """See it off with its group: at most three times ``grace`` seconds."""
+        try:
+            self._stdin.close()
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                if await self._gone_within(grace):
+                    break
+                self._signal_group(number)
+            await self._gone_within(grace)
+        finally:
+            self._signal_group(signal.SIGKILL)
+            self._transport.close()
+
+    def fate(self) -> str:
+        """What became of it, in words for the caller."""
+        code = self._transport.get_returncode()
+        if code is None:
+            return "closed its output"
+        return _FATES.get(code, "ended")
+
+    async def _gone_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._exited.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _signal_group(self, number: int) -> None:
+        """To the child and all its descendants that stayed in the group. After its exit the number may be another's."""
+        if self._exited.is_set():
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._pid, number)
+
+    # -- asyncio.SubprocessProtocol -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It runs."""
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+        self._pid = self._transport.get_pid()
+        self._stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(_STDIN))
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """It said something."""
+        if fd != _STDOUT:
+            self._log.feed(data)
+            return
+        self._buffer += data
+        begin = 0
+        while (end := self._buffer.find(b"\n", max(begin, self._searched))) >= 0:
+            line = bytes(self._buffer[begin:end])
+            begin = end + 1
+            if line.strip():
+                self._received(line)
+        del self._buffer[:begin]
+        self._searched = len(self._buffer)
+        if self._searched > MAX_MESSAGE:
+            self._buffer.clear()
+            self._searched = 0
+            self._log.line("stdout", b"a line is too long: the process is ended")
+            self._signal_group(signal.SIGKILL)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
+        """One of its pipes is closed."""
+        if fd == _STDOUT:
+            self._silent = True
+            self._finish_soon()
+        elif fd == _STDIN:
+            self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """It reads too slowly."""
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """It has caught up, or will read no more."""
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    def process_exited(self) -> None:
+        """It has ended; what it left behind goes with it. Its last words may still be in the pipe."""
+        self._signal_group(signal.SIGKILL)
+        self._exited.set()
+        self._finish_soon()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """It has ended, and its pipes are closed."""
+        self._finish()
+
+    def _finish_soon(self) -> None:
+        """Exit and end of output come in either order, and the second may be late."""
+        if self._silent and self._exited.is_set():
+            self._finish()
+        elif self._last_words is None:
+            self._last_words = self._loop.call_later(LAST_WORDS_SECONDS, self._finish)
+
+    def _finish(self) -> None:
+        if self._last_words is not None:
+            self._last_words.cancel()
+        if not self._over:
+            self._over = True
+            self.resume_writing()
+            self._ended(self.fate())
+
+
+async def start(
+    settings: StdioUpstream, log: LineLog, received: Callable[[bytes], None], ended: Callable[[str], None]
+) -> ChildProcess:
+    """Start the upstream's command, confined. Raises OSError."""
+    environment = dict(settings.environment)
+    loop = asyncio.get_running_loop()
+    _, child = await loop.subprocess_exec(
+        lambda: ChildProcess(log, received, ended),
+        *confined(settings.command, settings.sandbox, environment, os.getpid()),
+        env=environment,
+        cwd=settings.folder,
+        start_new_session=True,
+        close_fds=True,
+    )
+    return child

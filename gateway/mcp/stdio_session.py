@@ -1,0 +1,292 @@
+"""One child process with which MCP is spoken, and the requests that share its pipes.
+
+What the child sends finds its way so: a reply by its id, progress by its token. Everything else that belongs to a
+request goes to the only one that is under way; where there are several nobody can tell whose it is, so a notification
+is unsolicited, and a request is refused (unless all of them are the same client's, which then gets it unsolicited).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from gateway.mcp.exchange import (
+    INITIALIZED,
+    PROGRESS,
+    Errands,
+    Ticket,
+    initialize_request,
+    late,
+    messages_in,
+    server_info,
+    ticket_of,
+    unavailable,
+)
+from gateway.mcp.messages import (
+    INTERNAL_ERROR,
+    Message,
+    Notification,
+    Rejected,
+    Reply,
+    Request,
+    RequestId,
+    encode_error,
+    encode_reply,
+    encode_result,
+)
+from gateway.mcp.stdio_process import ChildProcess, LineLog
+from gateway.mcp.upstream import CancelledByCaller, ServerInfo, SessionKey, Unsolicited, UpstreamError
+
+log = logging.getLogger("ostiary.mcp")
+
+MAX_WAITING: Final = 4 * 1024 * 1024
+"""Bytes of notifications that may wait for one request's reader; beyond that they are dropped."""
+_OF_NO_REQUEST: Final = frozenset(
+    {
+        "notifications/tools/list_changed",
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/resources/updated",
+    }
+)
+
+
+class StdioSession:
+    """A child process, from its handshake to its end."""
+
+    def __init__(
+        self,
+        name: str,
+        key: SessionKey,
+        *,
+        log: LineLog,
+        errands: Errands,
+        unsolicited: Unsolicited,
+        shared: bool,
+    ) -> None:
+        """``shared``: requests of different clients meet here."""
+        self.name = name
+        self.key = key
+        self.info: ServerInfo
+        self.process: ChildProcess
+        self.last_used = 0.0
+        self.tickets: dict[int, Ticket] = {}
+        self._exchanges: dict[int, StdioExchange] = {}
+        self._log = log
+        self._errands = errands
+        self._unsolicited = unsolicited
+        self._shared = shared
+        self._asked: dict[RequestId, SessionKey] = {}
+        """Whom each request of the child's was passed on to."""
+        self._handshake: asyncio.Future[Reply] | None = None
+        self._handshake_id = 0
+        self._fate: UpstreamError | None = None
+        self.listened = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        return bool(self._exchanges)
+
+    async def initialize(self, process: ChildProcess, request_id: int) -> None:
+        """Shake hands. Raises UpstreamError."""
+        self.process = process
+        self._handshake, self._handshake_id = asyncio.get_running_loop().create_future(), request_id
+        await process.write(initialize_request(request_id, self.key))
+        self.info = server_info(self.name, await self._handshake)
+        await process.write(INITIALIZED)
+
+    def begin(self, exchange: StdioExchange, ticket: Ticket) -> None:
+        """From now on take what belongs to that request. Raises UpstreamError where the child is gone."""
+        if self._fate is not None:
+            raise self._fate
+        self.tickets[ticket.id] = ticket
+        self._exchanges[ticket.id] = exchange
+
+    def finish(self, ticket: Ticket) -> None:
+        """The request is over."""
+        self.tickets.pop(ticket.id, None)
+        self._exchanges.pop(ticket.id, None)
+
+    async def respond(self, key: SessionKey, request_id: RequestId, reply: Reply) -> None:
+        """Answer what the child asked ``key``; anything else it did not ask."""
+        if self._asked.get(request_id) == key:
+            del self._asked[request_id]
+            await self.process.write(encode_reply(request_id, reply))
+
+    def ended(self, fate: str) -> None:
+        """The child is gone: so is everything that waited for it."""
+        error = self._fate = unavailable(self.name, fate)
+        if self._handshake is not None and not self._handshake.done():
+            self._handshake.set_exception(error)
+            self._handshake.exception()  # where nobody waits any more
+        for exchange in self._exchanges.values():
+            exchange.fail(error)
+
+    def received(self, line: bytes) -> None:
+        """A line of the child's."""
+        try:
+            messages = messages_in(line)
+        except Rejected:
+            self._log.line("stdout, which is no message", line[:200])
+            return
+        for message in messages:
+            self._sort(message, len(line))
+
+    def _sort(self, message: Message, size: int) -> None:
+        if isinstance(message, Reply):
+            self._replied(message, size)
+        elif isinstance(message, Request):
+            self._was_asked(message, size)
+        elif message.method == PROGRESS:
+            ticket = ticket_of(message, self.tickets)
+            if ticket is not None:
+                self._exchanges[ticket.id].put(ticket.restore(message), size)
+        elif len(self._exchanges) == 1 and message.method not in _OF_NO_REQUEST:
+            next(iter(self._exchanges.values())).put(message, size)
+        else:
+            self._unsolicited(self.key, message)
+
+    def _replied(self, reply: Reply, size: int) -> None:
+        if self._handshake is not None and reply.id == self._handshake_id:
+            if not self._handshake.done():
+                self._handshake.set_result(reply)
+            return
+        exchange = self._exchanges.get(reply.id) if isinstance(reply.id, int) else None
+        if exchange is not None:  # else it was cancelled, and this comes too late
+            exchange.put(reply, size)
+
+    def _was_asked(self, request: Request, size: int) -> None:
+        if request.method == "ping":
+            self._errands.run(self.process.write(encode_result(request.id, {})))
+            return
+        if len(self._exchanges) == 1:
+            ((request_id, exchange),) = self._exchanges.items()
+            self._asked[request.id] = self.tickets[request_id].key
+            exchange.put(request, size)
+        elif self.listened and not self._shared:
+            self._asked[request.id] = self.key
+            self._unsolicited(self.key, request)
+        else:
+            log.warning("upstream %s: nobody can be asked for %s", self.name, ascii(request.method[:80]))
+            refusal = encode_error(request.id, INTERNAL_ERROR, "There is nobody who could be asked.")
+            self._errands.run(self.process.write(refusal))
+
+
+class Source(Protocol):
+    """Where an exchange finds its session."""
+
+    errands: Errands
+
+    async def session(self, key: SessionKey) -> StdioSession:
+        """The session of ``key``, opened where there is none. Raises UpstreamError."""
+
+
+class StdioExchange:
+    """An ``Exchange``, and the context within which it lives."""
+
+    def __init__(
+        self, source: Source, name: str, places: asyncio.Semaphore, ticket: Ticket, timeout: float
+    ) -> None:
+        """``timeout``: seconds for the whole of it, the wait for a place included."""
+        self._source = source
+        self._name = name
+        self._places = places
+        self._ticket = ticket
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._deadline = 0.0
+        self._placed = False
+        self._session: StdioSession | None = None
+        self._under_way = False
+        self._messages: deque[Message] = deque()
+        self._waiting = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: Exception | None = None
+
+    async def __aenter__(self) -> Self:
+        self._deadline = self._loop.time() + self._timeout
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await self._places.acquire()
+                self._placed = True
+                session = self._session = await self._source.session(self._ticket.key)
+                session.begin(self, self._ticket)
+                self._under_way = True
+                await session.process.write(self._ticket.encode())
+        except TimeoutError:
+            self._leave("timed out")
+            raise late(self._name, self._timeout) from None
+        except BaseException:
+            self._leave("abandoned")
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._leave("abandoned")
+
+    async def receive(self) -> Message:
+        """What comes next. Raises UpstreamError and CancelledByCaller."""
+        while not self._messages:
+            if self._failure is not None:
+                raise self._failure
+            self._waiter = self._loop.create_future()
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    await self._waiter
+            except TimeoutError:
+                self._leave("timed out")
+                raise late(self._name, self._timeout) from None
+            finally:
+                self._waiter = None
+        self._waiting = 0
+        return self._messages.popleft()
+
+    async def cancel(self, reason: str) -> None:
+        """Tell the upstream to stop; ``receive`` raises from now on."""
+        if not self._under_way or self._session is None:
+            return
+        self._messages.clear()
+        self.fail(CancelledByCaller())
+        await self._session.process.write(self._ticket.encode_cancellation(reason))
+
+    def put(self, message: Message, size: int) -> None:
+        """What belongs to it. Never waits: what nobody reads is dropped in the end, but for replies and requests."""
+        if self._failure is not None:
+            return
+        if isinstance(message, Notification) and self._waiting > MAX_WAITING:
+            return
+        if isinstance(message, Reply):
+            self._under_way = False
+        self._waiting += size
+        self._messages.append(message)
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more will come; what has come can still be received."""
+        self._under_way = False
+        self._failure = self._failure or error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _leave(self, reason: str) -> None:
+        """Let go of everything, once; a child that may still be at work is told to stop."""
+        if self._placed:
+            self._placed = False
+            self._places.release()
+        session = self._session
+        if session is None:
+            return
+        session.finish(self._ticket)
+        session.last_used = self._loop.time()
+        if self._under_way:
+            self._under_way = False
+            self._source.errands.run(session.process.write(self._ticket.encode_cancellation(reason)))

@@ -1,0 +1,103 @@
+"""What the gateway asks of an MCP server, whatever the transport.
+
+An ``Upstream`` keeps its sessions to itself: it opens one for each ``SessionKey`` when it is first needed, keeps it,
+and opens it again when the server has forgotten it. Request ids and progress tokens are the upstream's own on the
+wire, and the caller's own on this side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gateway.mcp.messages import Message, Notification, Params, Reply, Request, RequestId
+from gateway.model import Reason
+
+
+class UpstreamError(Exception):
+    """The upstream did not answer as it should. ``detail`` may be shown to the caller."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """Whose upstream session. Two callers share one only where their keys are equal.
+
+    ``owner`` is (tenant_id, client_id), both None for anonymous callers; ``GATEWAY`` is the gateway itself.
+    ``capabilities`` are the client capabilities to declare to the upstream, as canonical JSON (sorted keys).
+    """
+
+    owner: tuple[str | None, str | None]
+    capabilities: bytes = b"{}"
+
+
+GATEWAY = SessionKey(owner=("", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What an upstream said of itself in ``initialize``."""
+
+    protocol_version: str
+    capabilities: dict[str, Any] = field(default_factory=dict)
+    server_info: dict[str, Any] = field(default_factory=dict)
+    instructions: str | None = None
+
+
+class Exchange(Protocol):
+    """One request that is under way."""
+
+    async def receive(self) -> Message:
+        """The next Notification or Request that belongs to it, or its Reply, after which there is nothing more.
+
+        Raises UpstreamError: unavailable, invalid, or over the upstream's time limit (it is then cancelled there).
+        """
+
+    async def cancel(self, reason: str) -> None:
+        """Tell the upstream to stop (notifications/cancelled); a later ``receive`` raises CancelledByCaller."""
+
+
+class CancelledByCaller(Exception):  # noqa: N818 - what was asked for
+    """The exchange was cancelled by ``Exchange.cancel``."""
+
+
+Unsolicited = Callable[[SessionKey, Notification | Request], None]
+"""Gets what an upstream sends outside any exchange. Must not block; a Request is answered later by ``respond``."""
+
+
+class Upstream(Protocol):
+    """One configured MCP server."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the configuration."""
+
+    async def describe(self) -> ServerInfo:
+        """What it says of itself, asked through the gateway's own session. Raises UpstreamError."""
+
+    def request(self, key: SessionKey, method: str, params: Params) -> AbstractAsyncContextManager[Exchange]:
+        """Send a request; leaving the context early abandons it (and cancels it upstream).
+
+        Entering waits for a place within ``max_concurrency`` and sends; raises UpstreamError.
+        """
+
+    async def notify(self, key: SessionKey, method: str, params: Params) -> None:
+        """Send a notification on the session of ``key``, if it is open. Never raises for a dead upstream."""
+
+    async def respond(self, key: SessionKey, request_id: RequestId, reply: Reply) -> None:
+        """Answer a Request that the upstream sent. Never raises for a dead upstream."""
+
+    def listen(self, key: SessionKey) -> None:
+        """From now on take unsolicited messages of that session, too (a GET stream, where the transport has one)."""
+
+    async def end(self, key: SessionKey) -> None:
+        """Close the session of ``key``, if it is open; another will be opened when needed."""
+
+    async def close(self) -> None:
+        """Close every session and everything that belongs to it."""

@@ -1,0 +1,139 @@
+"""An upstream over streamable HTTP (MCP 2025-03-26 to 2025-11-25, "Transports").
+
+Nothing is sent twice unless the server said that it knows no such session: then it has done nothing either. What
+comes on a request's own answer belongs to that request, except the progress of another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from gateway.config import HttpUpstream
+from gateway.mcp.exchange import Ticket, late
+from gateway.mcp.http_answer import Answer
+from gateway.mcp.http_exchange import HttpExchange
+from gateway.mcp.http_sessions import MAX_REFUSAL, HttpSession, HttpSessions, forgotten
+from gateway.mcp.messages import Params, Reply, RequestId, encode_notification, encode_reply
+from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey, Unsolicited, UpstreamError
+from gateway.outbound import OutboundError
+
+log = logging.getLogger("ostiary.mcp")
+
+IDLE_SECONDS: Final = 30 * 60.0
+"""After this long without use a session is ended."""
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 30.0
+
+
+class HttpUpstreamServer:
+    """An ``Upstream`` over streamable HTTP."""
+
+    def __init__(
+        self, settings: HttpUpstream, unsolicited: Unsolicited, *, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
+        """``unsolicited`` gets what comes outside any request. Raises ValueError where the URL is none."""
+        self._settings = settings
+        self._sessions = HttpSessions(settings, unsolicited, idle_seconds)
+        self._places = asyncio.Semaphore(settings.max_concurrency)
+        self._listeners: dict[SessionKey, asyncio.Task[None]] = {}
+        self._has_no_stream = False
+
+    def __repr__(self) -> str:
+        return f"<HttpUpstreamServer {self.name} sessions={len(self._sessions)}>"
+
+    @property
+    def name(self) -> str:
+        """Its name in the configuration."""
+        return self._settings.name
+
+    async def describe(self) -> ServerInfo:
+        """What it says of itself. Raises UpstreamError."""
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                return (await self._sessions.session(GATEWAY)).info
+        except TimeoutError:
+            raise late(self.name, self._settings.timeout) from None
+
+    def request(self, key: SessionKey, method: str, params: Params) -> HttpExchange:
+        """Send a request; entered as an asynchronous context it is under way."""
+        ticket = Ticket(self._sessions.next_id(), key, method, params)
+        return HttpExchange(self._sessions, self._places, ticket, self._settings.timeout)
+
+    async def notify(self, key: SessionKey, method: str, params: Params) -> None:
+        """Send a notification on the session of ``key``, if it is open."""
+        session = self._sessions.known(key)
+        if session is not None:
+            await self._sessions.tell(session, encode_notification(method, params))
+
+    async def respond(self, key: SessionKey, request_id: RequestId, reply: Reply) -> None:
+        """Answer a Request that the upstream sent."""
+        session = self._sessions.known(key)
+        if session is not None:
+            await self._sessions.tell(session, encode_reply(request_id, reply))
+
+    def listen(self, key: SessionKey) -> None:
+        """Keep a GET stream open for that session, which is opened where there is none."""
+        key = self._sessions.whose(key)
+        if self._has_no_stream or key in self._listeners:
+            return
+        self._sessions.streamed.add(key)
+        self._listeners[key] = self._sessions.errands.run(self._listen(key))
+
+    async def end(self, key: SessionKey) -> None:
+        """Close the session of ``key``; one that is shared stays."""
+        if self._sessions.whose(key) != key:
+            return
+        listener = self._listeners.pop(key, None)
+        if listener is not None:
+            listener.cancel()
+        self._sessions.streamed.discard(key)
+        session = self._sessions.known(key)
+        if session is not None:
+            await self._sessions.end(session)
+
+    async def close(self) -> None:
+        """End every session, and everything that belongs to it, within a few seconds."""
+        self._has_no_stream = True
+        await self._sessions.close()
+
+    # -- the GET stream -----------------------------------------------------------------------------------------------
+
+    async def _listen(self, key: SessionKey) -> None:
+        """Keep the stream open: again after a pause when it ends, from where it was when the session is the same."""
+        pause = FIRST_PAUSE
+        last: Answer | None = None
+        session: HttpSession | None = None
+        while not self._has_no_stream:
+            heard = False
+            try:
+                current = await self._sessions.session(key)
+                last_id = last.last_id if last is not None and current is session else None
+                session, last = current, None
+                last = await self._stream(session, last_id)
+                while last is not None and (message := await last.next()) is not None:
+                    heard = True
+                    self._sessions.heard(session, message, None)
+            except (OutboundError, UpstreamError) as error:
+                log.debug("upstream %s: its stream ended: %s", self.name, type(error).__name__)
+            finally:
+                if session is not None and session.stream is not None:
+                    session.stream.close()
+                    session.stream = None
+            asked = last.retry if last is not None else None
+            pause = FIRST_PAUSE if heard else min(2 * pause, LONGEST_PAUSE)
+            await asyncio.sleep(pause if asked is None else max(asked, 0.1))
+        self._sessions.streamed.discard(key)
+
+    async def _stream(self, session: HttpSession, last_id: str | None) -> Answer | None:
+        """An open GET stream; None: not now, or (``_has_no_stream``) never."""
+        response = await self._sessions.stream(session, last_id)
+        if response.status == 200:
+            session.stream = response
+            return Answer(self.name, response)
+        refusal = await response.read(MAX_REFUSAL)
+        self._has_no_stream = self._has_no_stream or response.status == 405
+        if forgotten(session, response.status, refusal):
+            self._sessions.forget(session)
+        return None

@@ -1,0 +1,387 @@
+"""The administrative operations on the store: one table, whoever asks.
+
+The command line performs them itself while no server runs, and over the control socket while one does.
+
+Every change is one audit entry with its actor, durable before the change is made: an entry too many is better than a
+change that nobody knows of. Changes run one after the other, so that two of them on one client cannot undo each other.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from gateway.administration import Administration, Answer, Operation, OperationError
+from gateway.clock import rfc3339
+from gateway.config_shapes import NAME, PERMISSION, PERMISSION_REMEDY, did_you_mean
+from gateway.parameters import (
+    MAX_PAGE,
+    AddClient,
+    ChangeRoles,
+    ListClients,
+    ListTokens,
+    OneClient,
+    QueryAudit,
+    RevokeTokens,
+    SetPassword,
+)
+from persistence.records import (
+    AuditEntry,
+    AuditQuery,
+    AuditStatus,
+    ClientRecord,
+    TokenKind,
+    TokenRecord,
+)
+
+CLIENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/+-]{0,127}")
+CERTIFICATE_ID: Final = re.compile(r'(?:(?!["\\,*])[!-~]){1,128}')
+"""What the identity rules can yield."""
+NO_CERTIFICATE: Final = "none"
+"""As a certificate id: no certificate is accepted."""
+
+
+async def _add_client(admin: Administration, wanted: AddClient, actor: str) -> Answer:
+    name = wanted.client_id
+    if not CLIENT_ID.fullmatch(name):
+        raise OperationError(
+            'a client\'s name has 1 to 128 letters, digits and ". _ @ : / + -", a letter or digit first'
+        )
+    if not NAME.fullmatch(wanted.tenant_id):
+        raise OperationError('a tenant\'s name has 1 to 64 lower-case letters, digits, "_" and "-"')
+    taken = admin.stores.clients.get(name)
+    if taken is not None:
+        remedy = (
+            "it was erased; names are not given twice"
+            if taken.erased_at
+            else "`ostiary clients show` shows it"
+        )
+        raise OperationError(f"the name {name} is taken; {remedy}")
+    _check_roles(admin, wanted.roles)
+    _check_permissions(wanted.permissions)
+    certificate = None if wanted.certificate == NO_CERTIFICATE else wanted.certificate or name
+    if certificate is None and wanted.require_certificate:
+        raise OperationError("a client without a certificate cannot require one; leave out one of the two")
+    if certificate is not None and not CERTIFICATE_ID.fullmatch(certificate):
+        raise OperationError("no certificate can yield that id; write 1 to 128 printable ASCII characters")
+    holder = admin.stores.clients.by_certificate(certificate) if certificate else None
+    if holder is not None:
+        raise OperationError(
+            f"certificates of {certificate} belong to {holder.client_id}; give another certificate id"
+        )
+    moment = admin.timestamp()
+    record = ClientRecord(
+        client_id=name,
+        tenant_id=wanted.tenant_id,
+        username=name,
+        user_id=str(uuid.uuid4()),
+        password_hash=None if wanted.password is None else await _hashed(admin, wanted.password),
+        roles=_unique(wanted.roles),
+        permissions=_unique(wanted.permissions),
+        certificate=certificate,
+        require_certificate=wanted.require_certificate,
+        created_at=moment,
+        updated_at=moment,
+    )
+    return await _change(admin, record, "clients.add", actor)
+
+
+async def _list_clients(admin: Administration, wanted: ListClients, _actor: str) -> Answer:
+    after = wanted.cursor or ""
+    rest = (client for client in admin.stores.clients if client.client_id > after)
+    page = list(islice(rest, _limit(wanted.limit) + 1))
+    more = len(page) > wanted.limit
+    page = page[: wanted.limit]
+    return {
+        "clients": [_client(client) for client in page],
+        "next_cursor": page[-1].client_id if more else None,
+    }
+
+
+async def _show_client(admin: Administration, wanted: OneClient, _actor: str) -> Answer:
+    return {"client": _client(_known(admin, wanted.client_id))}
+
+
+async def _disable_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
+    client = admin.client(wanted.client_id)
+    if client.disabled_at is not None:
+        return {"client": _client(client)}
+    moment = admin.timestamp()
+    changed = msgspec.structs.replace(client, disabled_at=moment, updated_at=moment)
+    return await _change(admin, changed, "clients.disable", actor)
+
+
+async def _enable_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
+    client = admin.client(wanted.client_id)
+    if client.disabled_at is None:
+        return {"client": _client(client)}
+    changed = msgspec.structs.replace(client, disabled_at=None, updated_at=admin.timestamp())
+    return await _change(admin, changed, "clients.enable", actor)
+
+
+async def _set_password(admin: Administration, wanted: SetPassword, actor: str) -> Answer:
+    admin.client(wanted.client_id)
+    password_hash = await _hashed(admin, wanted.password)
+    # Read again: hashing takes a while.
+    client = admin.client(wanted.client_id)
+    changed = msgspec.structs.replace(client, password_hash=password_hash, updated_at=admin.timestamp())
+    return await _change(admin, changed, "clients.set_password", actor)
+
+
+async def _change_roles(admin: Administration, wanted: ChangeRoles, actor: str) -> Answer:
+    client = admin.client(wanted.client_id)
+    _check_roles(admin, (*(wanted.roles or ()), *wanted.add_roles))
+    _check_permissions((*(wanted.permissions or ()), *wanted.add_permissions))
+    roles = _changed(client.roles, wanted.roles, wanted.add_roles, wanted.remove_roles, "role")
+    permissions = _changed(
+        client.permissions,
+        wanted.permissions,
+        wanted.add_permissions,
+        wanted.remove_permissions,
+        "permission",
+    )
+    if (roles, permissions) == (client.roles, client.permissions):
+        return {"client": _client(client)}
+    changed = msgspec.structs.replace(
+        client, roles=roles, permissions=permissions, updated_at=admin.timestamp()
+    )
+    return await _change(admin, changed, "clients.roles", actor)
+
+
+async def _erase_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
+    """Only what keeps the name and the certificate from being given to somebody else stays."""
+    client = admin.client(wanted.client_id)
+    moment = admin.timestamp()
+    tombstone = ClientRecord(
+        client_id=client.client_id,
+        tenant_id=client.tenant_id,
+        username="",
+        user_id="",
+        certificate=client.certificate,
+        created_at=moment,
+        updated_at=moment,
+        erased_at=moment,
+    )
+    answer = await _change(admin, tombstone, "clients.erase", actor, event="erased")
+    revoked = await _revoke(admin, admin.stores.tokens.of_client(client.client_id))
+    return {**answer, "revoked": revoked}
+
+
+async def _unlock_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
+    client = admin.client(wanted.client_id)
+    if admin.unlock is None:
+        return {"client_id": client.client_id, "unlocked": False, "server_running": False}
+    await admin.stores.audit.append(
+        _entry(admin, actor, client.client_id, client.tenant_id, operation="clients.unlock")
+    )
+    return {"client_id": client.client_id, "unlocked": admin.unlock(client.client_id), "server_running": True}
+
+
+async def _list_tokens(admin: Administration, wanted: ListTokens, _actor: str) -> Answer:
+    tokens: Iterable[TokenRecord] = admin.stores.tokens
+    if wanted.client_id is not None:
+        tokens = admin.stores.tokens.of_client(wanted.client_id)
+        if not tokens:
+            _known(admin, wanted.client_id)
+    start = max(0, wanted.cursor)
+    page = list(islice(tokens, start, start + _limit(wanted.limit) + 1))
+    more = len(page) > wanted.limit
+    listed = [msgspec.to_builtins(token) for token in page[: wanted.limit]]
+    return {"tokens": listed, "next_cursor": start + wanted.limit if more else None}
+
+
+async def _revoke_tokens(admin: Administration, wanted: RevokeTokens, actor: str) -> Answer:
+    client_id, live = _live_tokens(admin, wanted)
+    client = admin.stores.clients.get(client_id)
+    if live:
+        entry = _entry(
+            admin, actor, client_id, live[0].tenant_id, operation="tokens.revoke", event="token_revoked"
+        )
+        target = wanted.token_id or client_id
+        await admin.stores.audit.append(
+            msgspec.structs.replace(entry, target=target, token_id=wanted.token_id)
+        )
+        _, live = _live_tokens(admin, wanted)  # and those that were issued meanwhile
+    usable = client is not None and client.disabled_at is None and client.erased_at is None
+    return {
+        "revoked": await _revoke(admin, live),
+        "client_id": client_id,
+        "certificate": client.certificate if client is not None and usable else None,
+    }
+
+
+def _live_tokens(admin: Administration, wanted: RevokeTokens) -> tuple[str, list[TokenRecord]]:
+    """Whose tokens are meant, and which of these are live."""
+    if (wanted.token_id is None) == (wanted.client_id is None):
+        raise OperationError("name one token, or one client")
+    store = admin.stores.tokens
+    if wanted.token_id is None:
+        client_id = wanted.client_id or ""
+        _known(admin, client_id)
+        tokens = list(store.of_client(client_id))
+    else:
+        token = store.get(wanted.token_id)
+        if token is None:
+            raise OperationError("there is no such token, or it has expired; `ostiary tokens list` shows all")
+        client_id, tokens = token.client_id, [token]
+        if token.kind is TokenKind.REFRESH and token.family_id is not None:
+            tokens += store.of_family(token.family_id)
+    return client_id, [token for token in tokens if token.revoked_at is None and token.exp > admin.now()]
+
+
+async def _query_audit(admin: Administration, wanted: QueryAudit, _actor: str) -> Answer:
+    if wanted.status is not None and wanted.status not in set(AuditStatus):
+        raise OperationError(f"no such status; {did_you_mean(wanted.status, AuditStatus)}")
+    _limit(wanted.limit)
+    fields = msgspec.structs.asdict(wanted)
+    for key in ("since", "until"):
+        if fields[key] is not None:
+            fields[key] = _utc(fields[key], key)
+    try:
+        page = await admin.stores.audit.query(AuditQuery(**fields))
+    except ValueError:
+        raise OperationError("the cursor is not one of this audit; leave it out to begin anew") from None
+    entries = [msgspec.to_builtins(entry) for entry in page.entries]
+    return {"entries": entries, "next_cursor": page.next_cursor}
+
+
+OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
+    "clients.add": Operation(AddClient, _add_client),
+    "clients.list": Operation(ListClients, _list_clients, changes=False),
+    "clients.show": Operation(OneClient, _show_client, changes=False),
+    "clients.disable": Operation(OneClient, _disable_client),
+    "clients.enable": Operation(OneClient, _enable_client),
+    "clients.set_password": Operation(SetPassword, _set_password),
+    "clients.roles": Operation(ChangeRoles, _change_roles),
+    "clients.erase": Operation(OneClient, _erase_client),
+    "clients.unlock": Operation(OneClient, _unlock_client),
+    "tokens.list": Operation(ListTokens, _list_tokens, changes=False),
+    "tokens.revoke": Operation(RevokeTokens, _revoke_tokens),
+    "audit.query": Operation(QueryAudit, _query_audit, changes=False),
+}
+"""Every operation, by the name that the control socket knows it by."""
+
+
+async def perform(admin: Administration, operation: str, parameters: object, actor: str) -> Answer:
+    """Perform one of OPERATIONS on parameters in plain types, for the operating-system user ``actor``.
+
+    Raises OperationError where it is refused, StoreError where the store cannot answer.
+    """
+    known = OPERATIONS.get(operation)
+    if known is None:
+        raise OperationError(f"no such operation; {did_you_mean(operation, OPERATIONS)}")
+    return await known.perform(admin, parameters, actor)
+
+
+async def _change(
+    admin: Administration, record: ClientRecord, operation: str, actor: str, *, event: str = "admin_change"
+) -> Answer:
+    await admin.stores.audit.append(
+        _entry(admin, actor, record.client_id, record.tenant_id, operation=operation, event=event)
+    )
+    await admin.stores.clients.put(record)
+    return {"client": _client(record)}
+
+
+def _entry(
+    admin: Administration,
+    actor: str,
+    client_id: str,
+    tenant_id: str,
+    *,
+    operation: str,
+    event: str = "admin_change",
+) -> AuditEntry:
+    """Who did what to which client, now."""
+    return AuditEntry(
+        timestamp=admin.timestamp(),
+        event=event,
+        status=AuditStatus.OK,
+        client_id=client_id,
+        tenant_id=tenant_id,
+        method=operation,
+        target=client_id,
+        actor=actor,
+    )
+
+
+def _known(admin: Administration, client_id: str) -> ClientRecord:
+    """The client, erased or not."""
+    return admin.stores.clients.get(client_id) or admin.client(client_id)
+
+
+async def _revoke(admin: Administration, tokens: Iterable[TokenRecord]) -> int:
+    moment = admin.timestamp()
+    unique = {token.token_id: token for token in tokens if token.revoked_at is None}
+    if unique:
+        revoked = (msgspec.structs.replace(token, revoked_at=moment) for token in unique.values())
+        await admin.stores.tokens.put(*revoked)
+    return len(unique)
+
+
+async def _hashed(admin: Administration, password: str) -> str:
+    try:
+        return await admin.hash_password(password)
+    except ValueError as error:
+        raise OperationError(str(error)) from None
+
+
+def _client(record: ClientRecord) -> Answer:
+    """A client without its password's hash."""
+    answer: Answer = msgspec.to_builtins(record)
+    answer["has_password"] = answer.pop("password_hash") is not None
+    return answer
+
+
+def _check_roles(admin: Administration, roles: Iterable[str]) -> None:
+    known = admin.roles()
+    for role in roles:
+        if role not in known:
+            raise OperationError(f"no such role in [roles]: {role[:80]!a}; {did_you_mean(role, known)}")
+
+
+def _check_permissions(permissions: Iterable[str]) -> None:
+    for permission in permissions:
+        if not PERMISSION.fullmatch(permission):
+            raise OperationError(f"not a permission: {permission[:80]!a}; {PERMISSION_REMEDY}")
+
+
+def _changed(
+    present: tuple[str, ...],
+    replacement: tuple[str, ...] | None,
+    add: tuple[str, ...],
+    remove: tuple[str, ...],
+    what: str,
+) -> tuple[str, ...]:
+    start = present if replacement is None else replacement
+    for word in remove:
+        if word not in start:
+            raise OperationError(f"the client has no {what} {word[:80]!a}; {did_you_mean(word, start)}")
+    return _unique(word for word in (*start, *add) if word not in remove)
+
+
+def _unique(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(words))
+
+
+def _limit(limit: int) -> int:
+    if not 1 <= limit <= MAX_PAGE:
+        raise OperationError(f"a page has 1 to {MAX_PAGE} entries; give another limit")
+    return limit
+
+
+def _utc(text: str, key: str) -> str:
+    """RFC 3339 in any offset, or a date, as the store has its times. No offset: UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return rfc3339(moment.timestamp())
+    except (ValueError, OverflowError):
+        raise OperationError(f"{key} is not a time; write it as 2026-01-31T12:00:00Z") from None

@@ -1,0 +1,76 @@
+"""A gateway that is open: how it starts to listen, reloads and drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import ssl
+from collections.abc import Callable
+
+from aiohttp import web
+
+from gateway.api.health import Health
+from gateway.config import ServerSettings
+from gateway.listener import TlsListener
+from gateway.mcp.sessions import Sessions
+
+log = logging.getLogger("ostiary.errors")
+
+
+class Gateway:
+    """The listener, and what must be told when the gateway stops."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        server: web.Server,
+        listener: TlsListener,
+        sessions: Sessions,
+        health: Health,
+    ) -> None:
+        self._settings = settings
+        self._server = server
+        self._listener = listener
+        self._sessions = sessions
+        self._health = health
+
+    async def listen(self) -> tuple[str, int]:
+        """Accept connections; the address taken. Raises OSError with the remedy."""
+        host, port = self._settings.host, self._settings.port
+        try:
+            return await self._listener.start(host, port)
+        except OSError as error:
+            raise OSError(
+                f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}; "
+                "stop what uses it, or set [server] host and port (port 0 takes a free one)"
+            ) from error
+
+    async def until_told(self, load: Callable[[], ssl.SSLContext]) -> None:
+        """Return on SIGTERM or SIGINT. SIGHUP takes the certificates that ``load`` gives for connections to come."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        ending = (signal.SIGTERM, signal.SIGINT)
+        for number in ending:
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload, load)
+        await stop.wait()
+        for number in ending:  # a second one ends it at once
+            loop.remove_signal_handler(number)
+
+    async def drain(self) -> None:
+        """Accept no more, end the idle streams, and let the requests that are under way come to their end."""
+        self._health.draining = True
+        await self._listener.stop()
+        for session in self._sessions:
+            self._sessions.end(session)
+        self._server.pre_shutdown()
+        await self._server.shutdown(self._settings.drain)
+
+    def _reload(self, load: Callable[[], ssl.SSLContext]) -> None:
+        try:
+            self._listener.context = load()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the new state, the old one goes on
+            log.error("reload failed, the old certificates stay in force: %s", error)
+        else:
+            log.warning("certificates reloaded")

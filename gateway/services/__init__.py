@@ -1,0 +1,1 @@
+"""What is not MCP, behind the gateway."""

@@ -1,0 +1,201 @@
+"""HTTP services behind the gateway: forwarded as they are, but for what is the gateway's own business.
+
+The path and the query go on unchanged. The caller's credentials, hop-by-hop fields and whatever claims to speak for
+the connection (``X-Forwarded-*``, ``Client-Cert``, ``X-Client-*``) stay here. A change (POST, PUT, PATCH, DELETE)
+has its intent in the audit before it is forwarded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from gateway.audit import Audit, Pending
+from gateway.config import ServiceSettings
+from gateway.edge import BODY_SECONDS, GatewayRequest, Route
+from gateway.model import ADMINISTRATION, ClientContext, Deny, Inbound, Reason, Refused
+from gateway.outbound import HttpClient, OutboundError, Response
+from persistence.records import AuditStatus
+
+READS: Final = ("GET", "HEAD", "OPTIONS")
+WRITES: Final = ("POST", "PUT", "PATCH", "DELETE")
+MAX_BODY: Final = 64 * 1024 * 1024
+"""Bytes that a caller may send to a service."""
+
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""RFC 9110 section 7.6.1."""
+_OURS: Final = frozenset(
+    {"host", "content-length", "authorization", "x-api-key", "forwarded", "via", "x-real-ip", "x-request-id"}
+)
+_SPEAKS_FOR_US: Final = ("x-forwarded-", "x-client-", "client-cert")
+_AMBIGUOUS_PATH: Final = re.compile(r"%2e|%2f|%5c|%00|//|/\.{1,2}(?:/|$)|[^!-~]", re.IGNORECASE)
+
+
+class ServiceProxy:
+    """One service."""
+
+    def __init__(self, settings: ServiceSettings, client: HttpClient, audit: Audit) -> None:
+        self._settings = settings
+        self._client = client
+        self._audit = audit
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """What each method needs."""
+        read = Route(self.forward, self._settings.read or ADMINISTRATION)
+        write = Route(self.forward, self._settings.write or ADMINISTRATION)
+        return dict.fromkeys(READS, read) | dict.fromkeys(WRITES, write)
+
+    async def forward(
+        self, request: GatewayRequest, inbound: Inbound, context: ClientContext
+    ) -> web.StreamResponse:
+        """The service's answer. Raises Refused."""
+        if _AMBIGUOUS_PATH.search(inbound.path):
+            raise Refused(
+                Deny(Reason.AMBIGUOUS_REQUEST, "The path has encoded dots or slashes, or empty segments.")
+            )
+        if hdrs.UPGRADE in request.headers:
+            raise Refused(
+                Deny(Reason.NOT_IMPLEMENTED, "WebSocket is not forwarded: use an ordinary request.")
+            )
+        if (request.content_length or 0) > MAX_BODY:
+            raise Refused(Deny(Reason.BODY_TOO_LARGE, f"The body may have at most {MAX_BODY} bytes."))
+        if inbound.method in READS:
+            return await self._pass_on(request, inbound, None)
+        intent = self._audit.entry(
+            "data_mutation",
+            AuditStatus.OK,
+            inbound,
+            context,
+            upstream=self._settings.name,
+            target=inbound.path,
+        )
+        pending = await self._audit.begin(intent, inbound.started)
+        try:
+            return await self._pass_on(request, inbound, pending)
+        except Refused as refused:
+            timed_out = refused.deny.reason is Reason.UPSTREAM_TIMEOUT
+            pending.finish(AuditStatus.TIMEOUT if timed_out else AuditStatus.ERROR, refused.deny.reason)
+            raise
+        finally:
+            pending.finish(AuditStatus.CANCELLED, Reason.INTERRUPTED)
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._client.close()
+
+    async def _pass_on(
+        self, request: GatewayRequest, inbound: Inbound, pending: Pending | None
+    ) -> web.StreamResponse:
+        has_body = request.body_exists
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                answer = await self._client.send(
+                    inbound.method,
+                    request.raw_path,
+                    _request_headers(request, inbound),
+                    _body(request) if has_body else None,
+                )
+        except TimeoutError:
+            raise Refused(
+                Deny(Reason.UPSTREAM_TIMEOUT, f"{self._settings.name} did not answer in time.")
+            ) from None
+        except OutboundError:
+            raise Refused(
+                Deny(Reason.UPSTREAM_UNAVAILABLE, f"{self._settings.name} cannot be reached now.")
+            ) from None
+        try:
+            return await self._bring_back(request, answer, pending)
+        finally:
+            answer.close()
+
+    async def _bring_back(
+        self, request: GatewayRequest, answer: Response, pending: Pending | None
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(status=answer.status)
+        _response_headers(answer, response)
+        try:
+            await response.prepare(request)
+            async with asyncio.timeout(None) as deadline:
+                while True:
+                    deadline.reschedule(asyncio.get_running_loop().time() + self._settings.timeout)
+                    piece = await answer.chunk()
+                    if not piece:
+                        break
+                    await response.write(piece)
+        except (OutboundError, TimeoutError):
+            if pending is not None:
+                pending.finish(AuditStatus.ERROR, Reason.UPSTREAM_INVALID)
+            response.force_close()
+            if request.transport is not None:
+                request.transport.abort()  # half an answer must not look like a whole one
+            return response
+        if pending is not None:
+            ok = answer.status < 400
+            pending.finish(
+                AuditStatus.OK if ok else AuditStatus.ERROR, None if ok else f"status_{answer.status}"
+            )
+        await response.write_eof()
+        return response
+
+
+async def _body(request: GatewayRequest) -> AsyncIterator[bytes]:
+    """The caller's body as it comes, within the limits of size and time."""
+    size = 0
+    async with asyncio.timeout(BODY_SECONDS):
+        while piece := await request.content.readany():
+            size += len(piece)
+            if size > MAX_BODY:
+                raise Refused(Deny(Reason.BODY_TOO_LARGE, f"The body may have at most {MAX_BODY} bytes."))
+            yield piece
+
+
+def _request_headers(request: GatewayRequest, inbound: Inbound) -> list[tuple[str, str]]:
+    named = {
+        name.strip().lower()
+        for value in request.headers.getall(hdrs.CONNECTION, ())
+        for name in value.split(",")
+    }
+    headers = [
+        (name, value)
+        for name, value in request.headers.items()
+        if (lower := name.lower()) not in _HOP_BY_HOP
+        and lower not in _OURS
+        and lower not in named
+        and not lower.startswith(_SPEAKS_FOR_US)
+    ]
+    if request.content_length is not None:
+        headers.append(("Content-Length", str(request.content_length)))
+    headers += [("X-Request-ID", inbound.request_id), ("Via", "1.1 ostiary")]
+    return headers
+
+
+def _response_headers(answer: Response, response: web.StreamResponse) -> None:
+    fields = list(answer.headers.items())
+    named = {
+        name.strip().lower()
+        for key, value in fields
+        if key.lower() == "connection"
+        for name in value.split(",")
+    }
+    for name, value in fields:
+        lower = name.lower()
+        if lower in _HOP_BY_HOP or lower in named or lower in {"server", "x-request-id", "date"}:
+            continue
+        response.headers.add(name, value)

@@ -1,0 +1,66 @@
+"""What Ostiary keeps: clients, tokens and audit, crash-safe in JSON files.
+
+``records`` has the frozen records and the protocols of the stores; ``open_stores`` opens the json backend, whose promises
+are told in ``json_store``. From the bottom up:
+
+- ``files``: private folders and files, replaced as a whole or not at all; the lock.
+- ``frames``, ``journal``: where each change is made durable, many of them with one fdatasync.
+- ``changes``: what the journal holds.
+- ``clients``, ``tokens``, ``audit_log`` (and ``audit_segments``): the state in memory, and its queries.
+- ``checkpoint``, ``checkpointer``: the JSON files, and when they are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from persistence.json_store import JsonStores, StoreStats
+from persistence.records import (
+    DEFAULT_TENANT,
+    AuditEntry,
+    AuditPage,
+    AuditQuery,
+    AuditStatus,
+    AuditStore,
+    ClientRecord,
+    ClientStore,
+    Intent,
+    StoreError,
+    Stores,
+    TokenKind,
+    TokenRecord,
+    TokenStore,
+)
+
+__all__ = [
+    "DEFAULT_TENANT",
+    "AuditEntry",
+    "AuditPage",
+    "AuditQuery",
+    "AuditStatus",
+    "AuditStore",
+    "ClientRecord",
+    "ClientStore",
+    "Intent",
+    "JsonStores",
+    "StoreError",
+    "StoreStats",
+    "Stores",
+    "TokenKind",
+    "TokenRecord",
+    "TokenStore",
+    "open_stores",
+]
+
+
+async def open_stores(path: Path, *, now: Callable[[], float]) -> JsonStores:
+    """Open the json backend in the folder ``path``; a missing or empty folder becomes a new store.
+
+    ``now``: seconds since the epoch.
+
+    Raises:
+        StoreError: It is in use, damaged, of another version, not private, or cannot be read or written. The message
+            names the file and what to do.
+    """
+    return await JsonStores.open(path, now=now)

@@ -1,0 +1,177 @@
+"""The JSON files: what they look like, how they are read, and how their bytes are made without stopping the loop.
+
+Each has ``version``, ``journal`` (the generation from which on the journal is to be replayed over it) and one array with
+a record on each line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from persistence.changes import IntentBegun, Part
+from persistence.files import Folder
+from persistence.records import ClientRecord, StoreError, TokenRecord
+
+VERSION: Final = 1
+_END: Final = b"]}\n"
+
+SLICE: Final = 2000
+"""Records encoded at a time (about half a millisecond) before others get their turn."""
+
+encode_lines = msgspec.json.Encoder().encode_lines
+"""A sequence of records as newline-terminated JSON."""
+
+
+class CheckpointFile(Protocol):
+    """What every file has."""
+
+    @property
+    def version(self) -> int:
+        """Of the format."""
+
+    @property
+    def journal(self) -> int:
+        """The generation that follows it."""
+
+
+class ClientsFile(msgspec.Struct, frozen=True, kw_only=True):
+    """``clients.json``."""
+
+    version: int
+    journal: int
+    clients: list[ClientRecord]
+
+
+class TokensFile(msgspec.Struct, frozen=True, kw_only=True):
+    """``tokens.json``."""
+
+    version: int
+    journal: int
+    tokens: list[TokenRecord]
+
+
+class AuditFile(msgspec.Struct, frozen=True, kw_only=True):
+    """``audit.json``: the newest segment, and the intents that were under way."""
+
+    version: int
+    journal: int
+    segment: int
+    first_seq: int
+    intents: tuple[IntentBegun, ...]
+    entries: list[msgspec.Raw]
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+FileT = TypeVar("FileT", bound=CheckpointFile)
+
+
+def file_name(part: Part) -> str:
+    """The name of a part's file."""
+    return f"{part}.json"
+
+
+def decode(data: bytes, shape: type[FileT], path: object) -> FileT:
+    """Read a file. ``path`` is for messages.
+
+    Raises:
+        StoreError: It is not JSON, not of that shape, or of another version.
+    """
+    try:
+        found = msgspec.json.decode(data, type=shape)
+    except msgspec.MsgspecError as error:
+        _check_version(data, path)
+        raise StoreError(f"{path} is damaged ({error}): restore a backup of the whole folder") from error
+    if found.version != VERSION:
+        raise _other_version(path, found.version)
+    return found
+
+
+async def read_tokens(folder: Folder) -> tuple[int, list[TokenRecord]]:
+    """Read ``tokens.json``: the generation that follows it, and the tokens.
+
+    It is read piece by piece, so that its bytes are never in memory as a whole; one that is not laid out as ``encode``
+    does is.
+
+    Raises:
+        StoreError: As ``decode`` does, and where it cannot be read.
+    """
+    name = file_name(Part.TOKENS)
+    try:
+        return await _decode_by_lines(folder.pieces(name))
+    except msgspec.MsgspecError:
+        found = decode(await folder.read(name), TokensFile, folder.path / name)
+        return found.journal, found.tokens
+
+
+async def encode(head: dict[str, object], array: str, lines: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """A file's bytes: what ``head`` says, then ``array``, whose records come as newline-terminated lines.
+
+    Between two items of ``lines`` others get their turn.
+    """
+    yield msgspec.json.encode({"version": VERSION, **head})[:-1] + b',"' + array.encode() + b'":['
+    before = b"\n"
+    for some in lines:
+        if some:
+            yield before + some[:-1].replace(b"\n", b",\n")
+            before = b",\n"
+        await asyncio.sleep(0)
+    yield b"\n" + _END
+
+
+def in_lines(records: Sequence[object]) -> Iterator[bytes]:
+    """The records as newline-terminated JSON, a slice at a time."""
+    for start in range(0, len(records), SLICE):
+        yield encode_lines(records[start : start + SLICE])
+
+
+async def _decode_by_lines(pieces: AsyncIterator[bytes]) -> tuple[int, list[TokenRecord]]:
+    """Raises msgspec.MsgspecError where it is not one record a line."""
+    first, _, rest = (await anext(pieces, b"")).partition(b"[\n")
+    head = msgspec.json.decode(first + b"[]}", type=TokensFile)
+    decode_some = msgspec.json.Decoder(list[TokenRecord]).decode
+    tokens: list[TokenRecord] = []
+    texts: dict[str, str] = {}
+    async for piece in pieces:
+        whole, comma, begun = piece.rpartition(b",\n")
+        if comma:
+            tokens += _share(decode_some(b"[%b%b]" % (rest, whole)), texts)
+            rest = begun
+        else:
+            rest += begun
+    if head.version != VERSION or not rest.endswith(_END):
+        raise msgspec.DecodeError("not laid out as expected")
+    tokens += _share(decode_some(b"[%b]" % rest.removesuffix(_END)), texts)
+    return head.journal, tokens
+
+
+def _share(tokens: list[TokenRecord], texts: dict[str, str]) -> list[TokenRecord]:
+    """The same tokens, which nobody has seen yet, with equal texts held once: that is a third of their memory."""
+    share = texts.setdefault
+    change = msgspec.structs.force_setattr
+    for token in tokens:
+        change(token, "client_id", share(token.client_id, token.client_id))
+        change(token, "tenant_id", share(token.tenant_id, token.tenant_id))
+        thumbprint = token.certificate_thumbprint
+        if thumbprint is not None:
+            change(token, "certificate_thumbprint", share(thumbprint, thumbprint))
+    return tokens
+
+
+def _check_version(data: bytes, path: object) -> None:
+    try:
+        found = msgspec.json.decode(data, type=_Version)
+    except msgspec.MsgspecError:
+        return
+    if found.version != VERSION:
+        raise _other_version(path, found.version)
+
+
+def _other_version(path: object, version: int) -> StoreError:
+    return StoreError(f"{path} has version {version}; this version of Ostiary reads version {VERSION}")

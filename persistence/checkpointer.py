@@ -1,0 +1,223 @@
+"""When and how the state in memory is folded into the JSON files.
+
+A checkpoint goes over to a new journal generation, replaces the file of each part that changed, then removes the older
+generations. At no instant is a change in neither a file nor a journal that follows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
+
+from persistence.audit_log import AuditLog
+from persistence.audit_segments import Segment, seal, segment_name
+from persistence.changes import Bases, Part
+from persistence.checkpoint import encode, file_name, in_lines
+from persistence.clients import JsonClients
+from persistence.files import Folder
+from persistence.journal import Journal
+from persistence.records import StoreError
+from persistence.tokens import JsonTokens
+
+log = logging.getLogger("ostiary.storage")
+
+SEGMENT_BYTES: Final = 8 << 20
+"""Size of the newest audit segment's entries from which on it is sealed."""
+
+PAUSE: Final = 0.5
+"""Seconds between a write and its checkpoint."""
+
+_BUSY: Final = 10
+"""So many times PAUSE while writes keep coming: replacing files slows the journal's fdatasync down."""
+_BUSY_RECORDS: Final = 200
+"""More writes than this within a pause are busy."""
+_RETRY_PAUSE: Final = 5.0
+"""Seconds before a checkpoint that failed is tried again."""
+_REST: Final = 9
+"""So many times as long as the last checkpoint took, nothing is done before the next one."""
+
+
+class Checkpointer:
+    """Keeps the JSON files of a store up to date. Its owner calls ``start`` and ``stop``."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        audit_folder: Folder,
+        journal: Journal,
+        *,
+        clients: JsonClients,
+        tokens: JsonTokens,
+        audit: AuditLog,
+        segment_bytes: int,
+        pause: float,
+    ) -> None:
+        self._folder = folder
+        self._audit_folder = audit_folder
+        self._journal = journal
+        self._clients = clients
+        self._tokens = tokens
+        self._audit = audit
+        self._parts: dict[Part, JsonClients | JsonTokens | AuditLog] = {
+            Part.CLIENTS: clients,
+            Part.TOKENS: tokens,
+            Part.AUDIT: audit,
+        }
+        self._segment_bytes = segment_bytes
+        self._shortest_pause = pause
+        self._sealing = 0
+        """How many entries of the newest segment were being sealed when that failed."""
+        self._dirty = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.bases: dict[Part, int] = dict.fromkeys(Part, 1)
+        """The generation that each part's file names."""
+        self.count = 0
+        """Checkpoints written since the start."""
+        self.last_seconds = 0.0
+        """How long the last one took."""
+
+    async def write_first(self) -> None:
+        """Write the files of a new store. Raises OSError."""
+        for part in Part:
+            await self._write(part, 1, self._audit.segment())
+
+    def start(self) -> None:
+        """From now on write checkpoints."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="checkpointer")
+        if any(part.changed for part in self._parts.values()):
+            self._dirty.set()
+
+    def wake(self) -> None:
+        """Something changed."""
+        self._dirty.set()
+
+    async def stop(self) -> None:
+        """Write the last checkpoint. One that cannot be written is logged: the journals have everything."""
+        self._stopping.set()
+        self._dirty.set()
+        if self._task is not None:
+            await self._task
+        if self._task is not None and self._journal.working:
+            await self._try_write()
+
+    async def _run(self) -> None:
+        while True:
+            await self._until_due()
+            if self._stopping.is_set() or not self._journal.working:
+                return
+            self._dirty.clear()
+            if not await self._try_write():
+                await self._pause(_RETRY_PAUSE)
+                self._dirty.set()
+
+    async def _until_due(self) -> None:
+        """Wait for a change, then until it is quiet, but not for ever."""
+        await self._dirty.wait()
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + _BUSY * self._shortest_pause
+        pause = max(self._shortest_pause, _REST * self.last_seconds)
+        busy = True
+        while busy and not self._stopping.is_set():
+            records = self._journal.records
+            await self._pause(pause)
+            pause = self._shortest_pause
+            busy = (
+                self._journal.records - records > _BUSY_RECORDS
+                and self._audit.bytes < self._segment_bytes
+                and loop.time() < latest
+            )
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not beyond ``stop``."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    async def _try_write(self) -> bool:
+        """Whether a checkpoint could be written; if not, every journal stays."""
+        try:
+            await self._checkpoint()
+        except (OSError, StoreError) as error:
+            log.error("no checkpoint of %s could be written: %s", self._folder.path, error)
+            return False
+        return True
+
+    async def _checkpoint(self) -> None:
+        if not any(part.changed for part in self._parts.values()):
+            return
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        changed: list[Part] = []
+        segments: list[Segment] = []
+
+        def between_generations(generation: int) -> Bases:
+            changed.extend(part for part, state in self._parts.items() if state.changed)
+            for part in changed:
+                self._parts[part].changed = False
+            segments.append(self._audit.segment())
+            return Bases({part: generation if part in changed else self.bases[part] for part in Part})
+
+        try:
+            generation = await self._journal.rotate(between_generations)
+            for part in changed:
+                await self._write(part, generation, segments[0])
+                self.bases[part] = generation
+            await self._journal.forget(before=generation)
+        except BaseException:
+            for part in changed:
+                self._parts[part].changed = True
+            raise
+        self.count += 1
+        self.last_seconds = loop.time() - started
+
+    async def _write(self, part: Part, generation: int, segment: Segment) -> None:
+        """Replace the file of one part. The audit's is written as it was between the generations; the other two may
+        hold later changes already, for which it makes no difference that the journal is replayed over them.
+        """
+        if part is Part.CLIENTS:
+            await self._replace(part, {"journal": generation}, in_lines(list(self._clients)))
+        elif part is Part.TOKENS:
+            await self._replace(part, {"journal": generation}, self._tokens.lines())
+        else:
+            await self._write_audit(generation, segment)
+
+    async def _write_audit(self, generation: int, segment: Segment) -> None:
+        """Once the segment is large enough, seal it, then let ``audit.json`` name the next one.
+
+        A crash in between leaves a sealed file that nobody looks at, and that is written again. After an error it may
+        already count: then the same entries are sealed again, whatever has come meanwhile.
+        """
+        if not self._sealing and segment.size >= self._segment_bytes:
+            self._sealing = len(segment.lines)
+        if not self._sealing:
+            await self._replace_audit(generation, segment)
+            return
+        full, newest = segment.split(self._sealing)
+        parts = await asyncio.to_thread(list, seal(full))
+        await self._audit_folder.replace(segment_name(full.number), _each(parts))
+        await self._replace_audit(generation, newest)
+        self._audit.sealed(full)
+        self._sealing = 0
+
+    async def _replace_audit(self, generation: int, segment: Segment) -> None:
+        head = {
+            "journal": generation,
+            "segment": segment.number,
+            "first_seq": segment.first_seq,
+            "intents": segment.intents,
+        }
+        await self._replace(Part.AUDIT, head, segment.slices())
+
+    async def _replace(self, part: Part, head: dict[str, object], lines: Iterable[bytes]) -> None:
+        array = "entries" if part is Part.AUDIT else part
+        await self._folder.replace(file_name(part), encode(head, array, lines))
+
+
+async def _each(parts: list[bytes]) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part

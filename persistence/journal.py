@@ -1,0 +1,301 @@
+"""The journal: where every change is made durable before it is acknowledged and before anybody can read it.
+
+There is one journal for all parts of the store, a file for each generation (``journal-000000042.log``, its layout is in
+``frames``). One task writes it: it takes all changes that wait, writes them as one frame with one write and one
+fdatasync in one hop to a thread, has them applied to the state in memory, and acknowledges them.
+
+A write or fdatasync that fails ends the journal: the changes that waited get a StoreError and are not applied, and
+every later one is refused at once. The fdatasync is not repeated, because the kernel may already have dropped the pages
+that it could not write: that a second one succeeds says nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from persistence import frames
+from persistence.changes import Bases, Change
+from persistence.disk_thread import DiskThread
+from persistence.files import Folder, write_all
+from persistence.records import StoreError
+
+log = logging.getLogger("ostiary.storage")
+
+_NAME: Final = re.compile(r"journal-(\d{9})\.log")
+
+
+def journal_name(generation: int) -> str:
+    """The file name of that generation."""
+    return f"journal-{generation:09d}.log"
+
+
+def journal_generation(name: str) -> int | None:
+    """The generation of a journal's file name; None: that is no journal's name."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+class Journal:
+    """Replay it, start it, append to it, rotate it, close it: in this order."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._encode = msgspec.json.Encoder().encode
+        self._refusal: str | None = "the store is not open"
+        self._descriptor = -1
+        self._thread: DiskThread | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._closed = False
+        self._failed = False
+        self._work = asyncio.Event()
+        self._payloads: list[bytes] = []
+        self._changes: list[Change] = []
+        self._waiting: list[asyncio.Future[None]] = []
+        """Who waits for what was handed over; resolved with the batch that takes it."""
+        self._acknowledge: list[asyncio.Future[None]] = []
+        self._in_flight = False
+        self._switch: Callable[[], None] | None = None
+        self._next_number = 1
+        self.generation = 0
+        """The generation that is being written."""
+        self.bytes = 0
+        """Bytes in that generation's file."""
+        self.batches = 0
+        """Frames written since the start; one fdatasync each."""
+        self.records = 0
+        """Changes written since the start."""
+
+    # ---- reading, before the start ----------------------------------------------------------------------------
+
+    def generations(self) -> list[int]:
+        """The generations on disk. Raises StoreError where one is missing between others."""
+        found = sorted(g for name in self._folder.names() if (g := journal_generation(name)) is not None)
+        for before, after in itertools.pairwise(found):
+            if after != before + 1:
+                missing = self._folder.path / journal_name(before + 1)
+                raise StoreError(f"{missing} is missing: restore a backup of the whole folder")
+        return found
+
+    async def read(self, generations: Sequence[int]) -> tuple[list[list[Change]], bool]:
+        """The changes of each generation, and whether a torn tail was cut off the last one that holds any.
+
+        Raises:
+            StoreError: A journal is missing or damaged.
+            OSError: The torn tail could not be cut.
+        """
+        decoder = msgspec.json.Decoder(list[Change])
+        read: list[list[Change]] = []
+        torn: tuple[int, int] | None = None
+        for generation in generations:
+            path = self._folder.path / journal_name(generation)
+            found = frames.read(await self._folder.read(path.name), path, generation)
+            if torn is not None and found.payloads:
+                earlier = self._folder.path / journal_name(torn[0])
+                raise StoreError(
+                    f"{earlier} is damaged at byte {torn[1]}: restore a backup of the whole folder"
+                )
+            if found.torn:
+                torn = (generation, found.end)
+            try:
+                read.append([change for payload in found.payloads for change in decoder.decode(payload)])
+            except msgspec.MsgspecError as error:
+                raise StoreError(
+                    f"{path} holds what this version of Ostiary does not read: {error}"
+                ) from error
+            self.generation, self.bytes = generation, found.end
+            self._next_number = len(found.payloads) + 1
+        if torn is not None:
+            log.warning("a torn tail was cut off %s at byte %d", journal_name(torn[0]), torn[1])
+            self._folder.cut(journal_name(torn[0]), torn[1])
+        return read, torn is not None
+
+    def create_first(self) -> None:
+        """Make the first journal of a new store; blocks. Raises OSError."""
+        self._folder.create(journal_name(1), frames.header(1))
+
+    # ---- writing ----------------------------------------------------------------------------------------------
+
+    def start(self, on_durable: Callable[[list[Change]], None]) -> None:
+        """Go on writing the last journal that was read.
+
+        ``on_durable`` gets the changes of each batch, in order, once they are on disk and before they are acknowledged.
+
+        Raises:
+            StoreError: The file cannot be opened.
+        """
+        self._descriptor = self._folder.open_to_append(journal_name(self.generation))
+        self._refusal = None
+        self._thread = DiskThread("journal")
+        self._writer = asyncio.get_running_loop().create_task(
+            self._write_until_closed(self._thread, on_durable), name="journal"
+        )
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it takes changes."""
+        return self._refusal is None
+
+    @property
+    def working(self) -> bool:
+        """Whether it has been started, and has neither failed nor been closed; it may refuse changes all the same."""
+        return self._writer is not None and not (self._failed or self._closed)
+
+    def append(self, change: Change) -> asyncio.Future[None]:
+        """Hand over a change. The future is done once the change is durable and applied, or holds a StoreError.
+
+        Cancelling the future takes nothing back. Raises StoreError where no changes are taken.
+        """
+        self.append_soon(change)
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        return future
+
+    def append_soon(self, change: Change) -> None:
+        """Hand over a change without waiting. Raises StoreError where no changes are taken."""
+        if self._refusal is not None:
+            raise StoreError(self._refusal)
+        self._payloads.append(self._encode(change))
+        self._changes.append(change)
+        self._work.set()
+
+    async def settle(self) -> None:
+        """Wait until every change handed over so far is applied, or the journal has failed."""
+        if self._writer is None or not (self._in_flight or self._changes):
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._work.set()
+        with contextlib.suppress(StoreError):
+            await future
+
+    async def rotate(self, bases: Callable[[int], Bases]) -> int:
+        """Go over to a new generation, and say which.
+
+        ``bases`` is called with it at the instant between the two: all changes of the old generation are applied, and
+        none of the new one is. What it returns becomes the new journal's first change. Durable on return.
+
+        Raises:
+            OSError: The new file could not be made: the old one goes on.
+            StoreError: The journal has failed, or is closed.
+        """
+        generation = self.generation + 1
+        descriptor = await asyncio.to_thread(self._create, generation)
+        if not self.working:
+            os.close(descriptor)
+            raise StoreError(self._refusal)
+        switched: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def switch() -> None:
+            os.close(self._descriptor)
+            self._take_over(descriptor, generation)
+            change = bases(generation)
+            self._payloads.insert(0, self._encode(change))
+            self._changes.insert(0, change)
+
+        self._switch = switch
+        self._waiting.append(switched)
+        self._work.set()
+        try:
+            await switched
+        finally:
+            if self._switch is not None:
+                self._switch = None
+                os.close(descriptor)
+        return generation
+
+    async def forget(self, before: int) -> None:
+        """Remove the journals before that generation, the oldest first. Raises OSError."""
+        old = [journal_name(generation) for generation in self.generations() if generation < before]
+        await asyncio.to_thread(self._folder.remove, old)
+
+    def refuse(self) -> None:
+        """Take no more changes; those handed over are still written."""
+        self._refusal = self._refusal or "the store is closed"
+
+    async def close(self) -> None:
+        """Write what waits and let go of the file."""
+        self.refuse()
+        self._closed = True
+        self._work.set()
+        if self._writer is not None:
+            await self._writer
+        if self._thread is not None:
+            self._thread.close()
+            self._thread = None
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    async def _write_until_closed(
+        self, thread: DiskThread, on_durable: Callable[[list[Change]], None]
+    ) -> None:
+        try:
+            while not self._closed or self._waiting or self._changes:
+                await self._work.wait()
+                self._work.clear()
+                await self._write_batch(thread, on_durable)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
+            self._fail(error)
+
+    async def _write_batch(self, thread: DiskThread, on_durable: Callable[[list[Change]], None]) -> None:
+        """Everything that waits: written, made durable, applied, acknowledged."""
+        if self._switch is not None:
+            switch, self._switch = self._switch, None
+            switch()
+        payloads, self._payloads = self._payloads, []
+        changes, self._changes = self._changes, []
+        self._acknowledge, self._waiting = self._waiting, []
+        if payloads:
+            self._in_flight = True
+            await thread.run(partial(self._write, payloads))
+            self._in_flight = False
+            self.batches += 1
+            self.records += len(changes)
+            on_durable(changes)
+        for future in self._acknowledge:
+            if not future.done():
+                future.set_result(None)
+        self._acknowledge = []
+
+    def _write(self, payloads: Sequence[bytes]) -> None:
+        """In the journal's thread."""
+        data = frames.frame(self._next_number, payloads)
+        system = self._folder.system
+        write_all(system, self._descriptor, data)
+        system.fdatasync(self._descriptor)
+        self._next_number += 1
+        self.bytes += len(data)
+
+    def _fail(self, error: Exception) -> None:
+        path = self._folder.path / journal_name(self.generation)
+        self._failed = True
+        self._refusal = (
+            f"{path} could not be written ({error}), so the store takes no more writes: "
+            "see to the disk, then restart"
+        )
+        log.critical("%s", self._refusal, exc_info=None if isinstance(error, OSError) else error)
+        for future in (*self._acknowledge, *self._waiting):
+            if not future.done():
+                future.set_exception(StoreError(self._refusal))
+        self._payloads, self._changes, self._waiting, self._acknowledge = [], [], [], []
+        self._in_flight = False
+
+    def _create(self, generation: int) -> int:
+        self._folder.create(journal_name(generation), frames.header(generation))
+        return self._folder.open_to_append(journal_name(generation))
+
+    def _take_over(self, descriptor: int, generation: int) -> None:
+        self._descriptor = descriptor
+        self.generation = generation
+        self.bytes = len(frames.header(generation))
+        self._next_number = 1

@@ -1,0 +1,305 @@
+"""The json backend: three JSON files that are checkpoints, and the journal that follows them.
+
+The promises, and how they are kept:
+
+- A write is acknowledged, and seen by readers, once it is in the journal on disk; memory never shows what the disk does
+  not have.
+- A checkpoint goes over to a new journal generation, then replaces the files of the parts that changed, each naming that
+  generation, then removes the older generations. A crash at any instant leaves each file with all the journals that
+  follow it: a part is replayed from the generation that its file names. A part that did not change keeps its file; the
+  new journal's first change says so, so that a missing journal is still noticed.
+- Whatever is missing or does not check, but for a torn journal tail, stops the start. Only a folder with none of the
+  files in it is a new installation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from persistence import checkpoint
+from persistence.audit_log import AuditLog
+from persistence.audit_segments import SealedSegments
+from persistence.changes import Bases, Change, ClientPut, EntryAdded, IntentBegun, Part, TokensPut
+from persistence.checkpoint import AuditFile, ClientsFile, file_name
+from persistence.checkpointer import PAUSE, SEGMENT_BYTES, Checkpointer
+from persistence.clients import JsonClients
+from persistence.files import TEMPORARY, Folder, System
+from persistence.journal import Journal, journal_generation, journal_name
+from persistence.records import AuditEntry, AuditStatus, StoreError
+from persistence.tokens import JsonTokens
+
+log = logging.getLogger("ostiary.storage")
+
+_AUDIT_FOLDER: Final = "audit"
+_INITIALISING: Final = "initialising"
+"""A file that is there while a new store is being made, before anything can be acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """Figures of a running store."""
+
+    journal_generation: int
+    journal_bytes: int
+    journal_batches: int
+    """Since the start; one fdatasync each."""
+    journal_records: int
+    """Since the start."""
+    checkpoints: int
+    """Since the start."""
+    last_checkpoint_seconds: float
+    clients: int
+    tokens: int
+
+
+class JsonStores:
+    """``Stores`` of the json backend. Made by ``open``."""
+
+    def __init__(self, folder: Folder, *, now: Callable[[], float], segment_bytes: int, pause: float) -> None:
+        self._folder = folder
+        self._now = now
+        self._audit_folder = folder.subfolder(_AUDIT_FOLDER)
+        self._journal = Journal(folder)
+        self.clients = JsonClients(self._journal)
+        self.tokens = JsonTokens(self._journal, on_purge=self._wake)
+        self.audit = AuditLog(self._journal, SealedSegments(self._audit_folder))
+        self._checkpointer = Checkpointer(
+            folder,
+            self._audit_folder,
+            self._journal,
+            clients=self.clients,
+            tokens=self.tokens,
+            audit=self.audit,
+            segment_bytes=segment_bytes,
+            pause=pause,
+        )
+        self._closer: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        now: Callable[[], float],
+        system: System | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
+        pause: float = PAUSE,
+    ) -> JsonStores:
+        """Open the store in the folder ``path``; a missing or empty folder becomes a new one.
+
+        ``now``: seconds since the epoch. ``system``: the system calls that make bytes durable. ``segment_bytes``: size
+        of the newest audit segment from which on it is sealed. ``pause``: seconds between a write and its checkpoint.
+
+        Raises:
+            StoreError: It is in use, damaged, of another version, not private, or cannot be read or written.
+        """
+        folder = Folder(path, system=system or System())
+        try:
+            folder.lock()
+            stores = cls(folder, now=now, segment_bytes=segment_bytes, pause=pause)
+        except BaseException:
+            folder.close()
+            raise
+        try:
+            await stores._open()
+        except BaseException as error:
+            await stores._let_go()
+            if isinstance(error, OSError):
+                raise StoreError(f"the store {path} cannot be opened: {error}") from error
+            raise
+        return stores
+
+    @property
+    def healthy(self) -> bool:
+        """Whether writes are being taken."""
+        return self._journal.healthy
+
+    def stats(self) -> StoreStats:
+        """Figures for metrics."""
+        journal = self._journal
+        return StoreStats(
+            journal_generation=journal.generation,
+            journal_bytes=journal.bytes,
+            journal_batches=journal.batches,
+            journal_records=journal.records,
+            checkpoints=self._checkpointer.count,
+            last_checkpoint_seconds=self._checkpointer.last_seconds,
+            clients=len(self.clients),
+            tokens=len(self.tokens),
+        )
+
+    async def close(self) -> None:
+        """End open intents as ``interrupted``, write the last checkpoint and let go of the files.
+
+        May be called twice. A checkpoint that cannot be written is logged: the journal has everything. Reads still
+        answer afterwards; writes raise StoreError.
+        """
+        if self._closer is None:
+            self._closer = asyncio.get_running_loop().create_task(self._close(), name="store-close")
+        await asyncio.shield(self._closer)
+
+    async def _close(self) -> None:
+        await self._journal.settle()
+        if self._journal.healthy:
+            self.audit.interrupt()
+        self._journal.refuse()
+        await self._journal.settle()
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        await self._checkpointer.stop()
+        await self._journal.close()
+        self._audit_folder.close()
+        self._folder.close()
+
+    # ---- opening -----------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        await self._make_if_new()
+        await self._load()
+        torn = await self._replay()
+        self._journal.start(self._durable)
+        self.audit.replayed()
+        if torn:
+            self.audit.append_soon(self._recovered())
+        interrupted = self.audit.interrupt()
+        if interrupted:
+            log.warning("%d actions were interrupted when the store was last in use", interrupted)
+        await self._journal.settle()
+        if not self._journal.healthy:
+            raise StoreError(f"the store {self._folder.path} cannot be written")
+        self.tokens.purge(self._now())
+        self._checkpointer.start()
+
+    async def _make_if_new(self) -> None:
+        """The last thing made is what takes ``initialising`` away; before that, nothing can have been acknowledged."""
+        _remove_leftovers(self._folder)
+        _remove_leftovers(self._audit_folder)
+        names = self._folder.names()
+        if _INITIALISING in names:
+            self._check_nothing_there()
+        elif any(map(_is_ours, names)) or self._audit_folder.names():
+            return
+        self._folder.create(_INITIALISING, b"")
+        await self._checkpointer.write_first()
+        self._journal.create_first()
+        self._folder.remove([_INITIALISING])
+
+    def _check_nothing_there(self) -> None:
+        """Making the store was interrupted: then it holds nothing yet."""
+        generations = self._journal.generations()
+        if generations not in ([], [1]) or self._audit_folder.names():
+            path = self._folder.path / _INITIALISING
+            raise StoreError(f"{path} says that the store is new, but it is not: remove that file")
+
+    async def _load(self) -> None:
+        clients = await self._decode(Part.CLIENTS, ClientsFile)
+        path = self._folder.path / file_name(Part.CLIENTS)
+        for record in clients.clients:
+            if self.clients.get(record.client_id) is not None:
+                raise StoreError(f"{path} has client {record.client_id!r} twice: restore a backup")
+            try:
+                self.clients.check(record)
+            except StoreError as error:
+                raise StoreError(f"{path}: {error}: restore a backup") from error
+            self.clients.apply(ClientPut(record))
+        self._checkpointer.bases[Part.TOKENS], tokens = await checkpoint.read_tokens(self._folder)
+        self.tokens.load(tokens)
+        audit = await self._decode(Part.AUDIT, AuditFile)
+        try:
+            self.audit.load(audit.segment, audit.first_seq, audit.entries, audit.intents)
+        except msgspec.MsgspecError as error:
+            path = self._folder.path / file_name(Part.AUDIT)
+            raise StoreError(f"{path} is damaged ({error}): restore a backup of the whole folder") from error
+        for part in (self.clients, self.tokens, self.audit):
+            part.changed = False
+
+    async def _decode(self, part: Part, shape: type[checkpoint.FileT]) -> checkpoint.FileT:
+        name = file_name(part)
+        found = checkpoint.decode(await self._folder.read(name), shape, self._folder.path / name)
+        self._checkpointer.bases[part] = found.journal
+        return found
+
+    async def _replay(self) -> bool:
+        """Apply the journals to each part from the one that its file needs on; whether a torn tail was cut."""
+        generations = self._journal.generations()
+        journals, torn = await self._journal.read(generations)
+        first = {part: self._first_needed(part, generations, journals) for part in Part}
+        for generation, changes in zip(generations, journals, strict=True):
+            wanted = {part for part in Part if generation >= first[part]}
+            self._apply(change for change in changes if _part_of(change) in wanted)
+        return torn
+
+    def _first_needed(self, part: Part, generations: Sequence[int], journals: Sequence[list[Change]]) -> int:
+        named = self._checkpointer.bases[part]
+        if named in generations:
+            return named
+        for generation, changes in zip(generations, journals, strict=True):
+            if changes and isinstance(changes[0], Bases) and changes[0].generations.get(part) == named:
+                return generation
+        missing = self._folder.path / journal_name(named)
+        raise StoreError(
+            f"{missing} is missing, and {file_name(part)} needs it: restore a backup of the whole folder"
+        )
+
+    def _recovered(self) -> AuditEntry:
+        timestamp = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
+        return AuditEntry(
+            timestamp=timestamp.replace("+00:00", "Z"),
+            event="store_recovered",
+            status=AuditStatus.OK,
+            reason="torn_tail",
+        )
+
+    # ---- running -----------------------------------------------------------------------------------------------
+
+    def _durable(self, changes: list[Change]) -> None:
+        """The journal has these on disk."""
+        self._apply(changes)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._checkpointer.wake()
+
+    def _apply(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            if isinstance(change, EntryAdded):
+                self.audit.apply(change)
+            elif isinstance(change, IntentBegun):
+                self.audit.apply_intent(change)
+            elif isinstance(change, TokensPut):
+                self.tokens.apply(change)
+            elif isinstance(change, ClientPut):
+                self.clients.apply(change)
+
+
+_PARTS: Final[dict[type, Part | None]] = {
+    ClientPut: Part.CLIENTS,
+    TokensPut: Part.TOKENS,
+    EntryAdded: Part.AUDIT,
+    IntentBegun: Part.AUDIT,
+    Bases: None,
+}
+
+
+def _part_of(change: Change) -> Part | None:
+    return _PARTS[type(change)]
+
+
+def _is_ours(name: str) -> bool:
+    return any(name == file_name(part) for part in Part) or journal_generation(name) is not None
+
+
+def _remove_leftovers(folder: Folder) -> None:
+    """Temporary files that a crash left behind."""
+    left = [name for name in folder.names() if name.endswith(TEMPORARY)]
+    if left:
+        folder.remove(left)

@@ -1,0 +1,212 @@
+"""What Ostiary keeps: frozen records, and the protocols of the stores that hold them.
+
+Reads are synchronous: every store holds its live records in memory, because they are asked for on every request.
+Writes are coroutines: when one returns, the write is durable.
+
+Times called ``exp`` are whole seconds since the epoch; all other times are RFC 3339 in UTC, as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+DEFAULT_TENANT = "default"
+
+
+class StoreError(Exception):
+    """The store cannot be opened or cannot answer; the message names the file and the remedy."""
+
+
+class TokenKind(StrEnum):
+    """What a token is for."""
+
+    ACCESS = "access"
+    REFRESH = "refresh"
+
+
+class ClientRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A client (RFC 6749): a service, an agent or a person. ``client_id`` is also the username."""
+
+    client_id: str
+    tenant_id: str = DEFAULT_TENANT
+    username: str
+    user_id: str
+    password_hash: str | None = None
+    roles: tuple[str, ...] = ()
+    permissions: tuple[str, ...] = ()
+    certificate: str | None = None
+    """The client_id that the identity rules yield for its certificates; None: no certificate is accepted."""
+    require_certificate: bool = False
+    email: str | None = None
+    created_at: str
+    updated_at: str
+    disabled_at: str | None = None
+    erased_at: str | None = None
+
+
+class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A token that was issued. The token itself is never stored."""
+
+    token_id: str
+    """The JWT's ``jti`` (RFC 7519 section 4.1.7)."""
+    client_id: str
+    tenant_id: str = DEFAULT_TENANT
+    kind: TokenKind
+    exp: int
+    created_at: str
+    revoked_at: str | None = None
+    family_id: str | None = None
+    """Shared by a refresh token and every token that came from it."""
+    scope: str = ""
+    """Space-separated, as in RFC 6749 section 3.3; empty: all that the client may do."""
+    certificate_thumbprint: str | None = None
+    """``x5t#S256`` of the certificate that the token is bound to (RFC 8705 section 3.1)."""
+
+
+class AuditStatus(StrEnum):
+    """How an audited action ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    DENIED = "denied"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One line of the audit: who did what, from where, and how it ended. It never holds a secret or an argument."""
+
+    timestamp: str
+    event: str
+    status: AuditStatus
+    client_id: str | None = None
+    tenant_id: str | None = None
+    tool_name: str | None = None
+    duration_ms: float | None = None
+    reason: str | None = None
+    request_id: str | None = None
+    address: str | None = None
+    user_agent: str | None = None
+    upstream: str | None = None
+    method: str | None = None
+    """The MCP or HTTP method."""
+    target: str | None = None
+    """What was acted upon: a path, a resource URI, a prompt, a client, a token id."""
+    token_id: str | None = None
+    certificate_thumbprint: str | None = None
+    actor: str | None = None
+    """The operating-system user, where a command line did it."""
+    count: int = 1
+    """How many like entries this one sums up."""
+
+
+class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which audit entries are wanted; None matches all. ``since`` is inclusive, ``until`` exclusive (RFC 3339)."""
+
+    client_id: str | None = None
+    status: str | None = None
+    event: str | None = None
+    tool_name: str | None = None
+    tenant_id: str | None = None
+    since: str | None = None
+    until: str | None = None
+    limit: int = 100
+    cursor: str | None = None
+
+
+class AuditPage(msgspec.Struct, frozen=True):
+    """Entries, newest first, and the cursor of the next page (None at the end)."""
+
+    entries: tuple[AuditEntry, ...]
+    next_cursor: str | None
+
+
+class ClientStore(Protocol):
+    """The clients."""
+
+    def get(self, client_id: str) -> ClientRecord | None:
+        """The client of that name, disabled and erased ones included."""
+
+    def by_certificate(self, certificate_id: str) -> ClientRecord | None:
+        """The client whose certificates yield ``certificate_id``."""
+
+    def __iter__(self) -> Iterator[ClientRecord]:
+        """All clients, by client_id."""
+
+    async def put(self, record: ClientRecord) -> None:
+        """Insert or replace. Raises StoreError where the write is not durable, or the certificate id is taken."""
+
+
+class TokenStore(Protocol):
+    """The tokens that have not expired."""
+
+    def get(self, token_id: str) -> TokenRecord | None:
+        """The token with that id, revoked ones included; None: unknown or purged."""
+
+    def of_client(self, client_id: str) -> Sequence[TokenRecord]:
+        """Every token of that client."""
+
+    def of_family(self, family_id: str) -> Sequence[TokenRecord]:
+        """Every token of that family."""
+
+    def __iter__(self) -> Iterator[TokenRecord]:
+        """All tokens, in order of issue."""
+
+    async def put(self, *records: TokenRecord) -> None:
+        """Insert or replace all of them as one write."""
+
+    def purge(self, now: float) -> int:
+        """Forget those that expired before ``now``; how many. (Derivable from ``exp``: nothing to make durable.)"""
+
+
+class Intent(Protocol):
+    """An action about to be forwarded, already durable in the audit."""
+
+    def finish(
+        self, status: AuditStatus, *, timestamp: str, duration_ms: float, reason: str | None = None
+    ) -> None:
+        """Hand the outcome to the journal. Once only. Raises StoreError where the journal takes no more writes."""
+
+
+class AuditStore(Protocol):
+    """The audit: append-only."""
+
+    async def append(self, entry: AuditEntry) -> None:
+        """Add an entry; durable on return. Raises StoreError."""
+
+    def append_soon(self, entry: AuditEntry) -> None:
+        """Hand an entry to the journal without waiting for the disk. Raises StoreError."""
+
+    async def begin(self, entry: AuditEntry) -> Intent:
+        """Make the intent durable. If no outcome ever follows, it becomes an entry ``error``, ``interrupted``."""
+
+    async def query(self, query: AuditQuery) -> AuditPage:
+        """Entries, newest first. Raises ValueError for a cursor that this store did not give."""
+
+
+class Stores(Protocol):
+    """All stores of one gateway, opened together and closed together."""
+
+    @property
+    def clients(self) -> ClientStore:
+        """The clients."""
+
+    @property
+    def tokens(self) -> TokenStore:
+        """The tokens."""
+
+    @property
+    def audit(self) -> AuditStore:
+        """The audit."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether writes are being taken."""
+
+    async def close(self) -> None:
+        """Write the last checkpoint and let go of the files."""

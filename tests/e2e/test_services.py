@@ -1,0 +1,141 @@
+"""HTTP services behind the gateway: forwarded unchanged, permitted by method, changes audited."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+CONFIG = """
+[roles]
+reader = ["persons:read"]
+writer = ["persons:read", "persons:write"]
+
+[[services]]
+name = "persons"
+prefix = "/api/v1/"
+url = "{genealogy}"
+permissions = {{ read = ["persons:read"], write = ["persons:write"] }}
+
+[[services]]
+name = "mirror"
+prefix = "/mirror/"
+url = "{mirror}"
+permissions = {{ read = ["persons:read"], write = ["persons:read"] }}
+
+[[services]]
+name = "nowhere"
+prefix = "/nowhere/"
+url = "http://127.0.0.1:1"
+permissions = {{ read = ["persons:read"], write = ["persons:read"] }}
+
+[[services]]
+name = "closed"
+prefix = "/closed/"
+url = "{mirror}"
+"""
+
+
+@pytest.fixture
+def door(home: Any, start_script: Callable[..., Any]) -> Iterator[Any]:
+    genealogy = start_script("examples/genealogy/service.py", "--port", "0")
+    mirror = start_script("tests/servers/mirror.py")
+    home.configure(CONFIG.format(genealogy=genealogy.url.partition("/api")[0], mirror=mirror.url))
+    home.client("reader", "--role", "reader")
+    home.client("writer", "--role", "writer")
+    home.certificate("root")
+    yield home
+    for served in home.served:
+        assert "Traceback" not in served.log.read_text()
+
+
+@pytest.fixture
+def ask(door: Any, caller: Any) -> Callable[..., Any]:
+    """One request as somebody."""
+    served = door.serve()
+
+    def ask_as(name: str | None, method: str, path: str, *more: Any) -> Any:
+        return caller(served, door.folder / "clients" / name if name else None).ask(method, path, *more)
+
+    return ask_as
+
+
+def test_the_genealogy_service_is_read_by_readers_and_changed_by_writers(ask: Any) -> None:
+    assert ask(None, "GET", "/api/v1/persons").status == 401
+    persons = ask("reader", "GET", "/api/v1/persons")
+    assert persons.status == 200
+    assert persons.headers["x-content-type-options"] == "nosniff"
+    new = json.dumps({"first_name": "Ada", "surname": "Lovelace", "occurrence": 0})
+    assert ask("reader", "POST", "/api/v1/persons", new, {"Content-Type": "application/json"}).status == 403
+    made = ask("writer", "POST", "/api/v1/persons", new, {"Content-Type": "application/json"})
+    assert made.status in {200, 201}, made
+    assert ask("writer", "TRACE", "/api/v1/persons").status == 405
+    entries = ask("root", "GET", "/audit?event=data_mutation").json["entries"]
+    assert [(entry["client_id"], entry["status"], entry["target"]) for entry in entries] == [
+        ("writer", "ok", "/api/v1/persons")
+    ]
+    denied = ask("root", "GET", "/audit?event=access_denied").json["entries"]
+    assert [entry["client_id"] for entry in denied] == ["reader"]
+
+
+def test_what_is_forwarded_is_what_was_sent_but_for_what_is_ours(ask: Any) -> None:
+    answer = ask(
+        "reader", "POST", "/mirror/a%20b/c?x=1&y=%2F", "the body",
+        {
+            "Content-Type": "text/plain", "X-Mine": "kept", "X-Forwarded-For": "1.2.3.4", "X-Client-Id": "root",
+            "Client-Cert": ":AAA=:", "Forwarded": "for=1.2.3.4", "X-Real-IP": "1.2.3.4", "TE": "trailers",
+            "Connection": "x-hop", "X-Hop": "gone", "X-Request-ID": "abc-1", "Cookie": "a=b",
+        },
+    )  # fmt: skip
+    assert answer.status == 200, answer
+    seen = answer.json
+    assert (seen["method"], seen["target"], seen["body"]) == ("POST", "/mirror/a%20b/c?x=1&y=%2F", "the body")
+    headers = {name.lower(): value for name, value in seen["headers"]}
+    assert headers["x-mine"] == "kept"
+    assert headers["x-request-id"] == "abc-1"
+    assert headers["cookie"] == "a=b"
+    for name in ("x-forwarded-for", "x-client-id", "client-cert", "forwarded", "x-real-ip", "te", "x-hop",
+                 "authorization"):  # fmt: skip
+        assert name not in headers, name
+    assert answer.headers["x-from-service"] == "yes"
+    assert "server" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "path", ["/mirror/../closed/x", "/mirror/%2e%2e/x", "/mirror//x", "/mirror/a%2Fb", "/mirror/%5C"]
+)
+def test_a_path_that_two_hops_read_differently_goes_nowhere(ask: Any, path: str) -> None:
+    answer = ask("reader", "GET", path)
+    assert (answer.status, answer.json["reason"]) == (400, "ambiguous_request")
+
+
+def test_a_service_without_permissions_is_for_administrators(ask: Any) -> None:
+    assert ask("writer", "GET", "/closed/x").status == 403
+    assert ask("root", "GET", "/closed/x").status == 200
+
+
+def test_a_service_that_is_down_says_so_and_is_audited(ask: Any) -> None:
+    answer = ask("reader", "POST", "/nowhere/x", "y")
+    assert (answer.status, answer.json["reason"]) == (502, "upstream_unavailable")
+    entry = ask("root", "GET", "/audit?event=data_mutation").json["entries"][0]
+    assert (entry["status"], entry["reason"]) == ("error", "upstream_unavailable")
+
+
+def test_large_bodies_stream_both_ways(ask: Any) -> None:
+    body = b"0123456789" * 500_000
+    answer = ask("reader", "PUT", "/mirror/large", body, {"Content-Type": "application/octet-stream"})
+    assert answer.status == 200
+    assert answer.json["length"] == len(body)
+    assert len(ask("reader", "GET", "/mirror/large").body) == 5_000_000
+
+
+def test_half_an_answer_does_not_look_whole(ask: Any) -> None:
+    with pytest.raises((OSError, Exception), match=r"(?i)incomplete|reset|closed|remote"):
+        ask("reader", "GET", "/mirror/half")
+
+
+def test_websocket_is_refused_clearly(ask: Any) -> None:
+    answer = ask("reader", "GET", "/mirror/ws", None, {"Upgrade": "websocket", "Connection": "Upgrade"})
+    assert (answer.status, answer.json["reason"]) == (501, "not_implemented")

@@ -1,0 +1,150 @@
+"""An MCP server with one of each, made with the official SDK: ``everything.py http`` or ``everything.py stdio``."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from mcp.server.mcpserver import Context, MCPServer
+from pydantic import BaseModel
+from starlette.responses import JSONResponse
+
+server = MCPServer("everything", instructions="One of each.", log_level="CRITICAL")
+state: dict[str, Any] = {
+    "sessions": 0,
+    "cancelled": 0,
+    "finished": 0,
+    "authorization": None,
+    "sessions_seen": set(),
+}
+
+
+class Colour(BaseModel):
+    """What is asked for in the elicitation."""
+
+    colour: str
+
+
+@server.tool()
+async def echo(text: str, ctx: Context) -> str:
+    """Say it again."""
+    headers = ctx.headers or {}
+    state["authorization"] = headers.get("authorization")
+    return text
+
+
+@server.tool()
+async def fail() -> str:
+    """Always goes wrong."""
+    raise ValueError("as it was meant to")
+
+
+@server.tool()
+async def count(steps: int, seconds: float, ctx: Context) -> str:
+    """Takes its time, and says how far it is."""
+    try:
+        for step in range(steps):
+            await ctx.report_progress(step + 1, steps)
+            await asyncio.sleep(seconds / steps)
+    except asyncio.CancelledError:
+        state["cancelled"] += 1
+        raise
+    state["finished"] += 1
+    return f"counted to {steps}"
+
+
+@server.tool()
+async def favourite(ctx: Context) -> str:
+    """Asks the user."""
+    answer = await ctx.elicit("Which colour?", Colour)
+    return f"{answer.action}: {answer.data.colour if answer.action == 'accept' else '-'}"
+
+
+@server.tool()
+async def add_tool(name: str, ctx: Context) -> str:
+    """Adds a tool, and says that the list changed."""
+
+    async def added() -> str:
+        return "added"
+
+    server.add_tool(added, name=name)
+    await ctx.session.send_tool_list_changed()
+    return "done"
+
+
+@server.resource("everything://static")
+def static() -> str:
+    """A text that does not change."""
+    return "static text"
+
+
+@server.resource("everything://secret")
+def secret() -> str:
+    """A text for some."""
+    return "secret text"
+
+
+@server.resource("everything://item/{name}")
+def item(name: str) -> str:
+    """One item."""
+    return f"item {name}"
+
+
+@server.prompt()
+def greet(name: str) -> str:
+    """Greet someone."""
+    return f"Say hello to {name}."
+
+
+@server.custom_route("/state", methods=["GET"])
+async def show(_request: Any) -> JSONResponse:
+    return JSONResponse({key: value for key, value in state.items() if key != "sessions_seen"})
+
+
+class _Counter:
+    """Counts sessions by the ids that the server gave out."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def counting(message: Any) -> None:
+            for name, value in message.get("headers", ()):
+                if name.lower() == b"mcp-session-id" and value not in state["sessions_seen"]:
+                    state["sessions_seen"].add(value)
+                    state["sessions"] += 1
+            await send(message)
+
+        await self.app(scope, receive, counting)
+
+
+async def serve_http(port: int) -> None:
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", port))
+    app = server.streamable_http_app()
+    running = uvicorn.Server(uvicorn.Config(_Counter(app), log_level="critical", timeout_graceful_shutdown=1))
+
+    @asynccontextmanager
+    async def announced() -> AsyncIterator[None]:
+        task = asyncio.create_task(running.serve(sockets=[listening]))
+        while not running.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        print(f"listening on http://127.0.0.1:{listening.getsockname()[1]}/mcp", flush=True)
+        yield
+        await task
+
+    async with announced():
+        pass
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "stdio":
+        server.run("stdio")
+    else:
+        asyncio.run(serve_http(int(sys.argv[2]) if len(sys.argv) > 2 else 0))

@@ -1,0 +1,135 @@
+"""What becomes an entry, what a flood becomes, and what happens when the audit cannot be written."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.audit import FLOOD_BURST, MAX_FLOODS, Audit
+from gateway.config import OnAuditFailure
+from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Reason, Refused
+from persistence.records import AuditEntry, AuditPage, AuditQuery, AuditStatus, StoreError
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class BrokenDisk:
+    """An audit store whose every write fails: an injected fault."""
+
+    async def append(self, entry: AuditEntry) -> None:
+        raise StoreError("no space left")
+
+    def append_soon(self, entry: AuditEntry) -> None:
+        raise StoreError("no space left")
+
+    async def begin(self, entry: AuditEntry) -> Any:
+        raise StoreError("no space left")
+
+    async def query(self, query: AuditQuery) -> AuditPage:
+        return AuditPage((), None)
+
+
+class Written(BrokenDisk):
+    """Keeps what is handed to it."""
+
+    def __init__(self) -> None:
+        self.entries: list[AuditEntry] = []
+
+    def append_soon(self, entry: AuditEntry) -> None:
+        self.entries.append(entry)
+
+
+def _inbound(address: str = "192.0.2.1") -> Inbound:
+    return Inbound("r1", "POST", "/mcp", address, "curl/8", None, (), (), 1_000_000.0)
+
+
+def _audit(store: Any, on_failure: OnAuditFailure = OnAuditFailure.REFUSE) -> tuple[Audit, Clock]:
+    clock = Clock()
+    return Audit(store, on_failure, now=clock, monotonic=clock), clock
+
+
+async def test_a_flood_is_summed_up_and_nothing_is_lost() -> None:
+    store = Written()
+    audit, clock = _audit(store)
+    for _ in range(5000):
+        audit.refused(_inbound(), Deny(Reason.TOKEN_SIGNATURE, "no"))
+        clock.time += 0.001
+    await audit.close()
+    assert len(store.entries) <= FLOOD_BURST + 6
+    assert sum(entry.count for entry in store.entries) == 5000
+    assert {(entry.event, entry.reason) for entry in store.entries} == {("auth_failed", "token_signature")}
+
+
+async def test_a_flood_from_many_addresses_takes_no_more_memory_than_allowed() -> None:
+    store = Written()
+    audit, _ = _audit(store)
+    for number in range(3 * MAX_FLOODS):
+        audit.refused(_inbound(f"192.0.2.{number}"), Deny(Reason.TOKEN_SIGNATURE, "no"))
+    assert len(audit._floods) <= MAX_FLOODS + 1
+    await audit.close()
+    assert sum(entry.count for entry in store.entries) == 3 * MAX_FLOODS
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["a", "b"]), st.floats(0, 2)), max_size=60))
+def test_whatever_comes_the_counts_add_up(arrivals: list[tuple[int, str, float]]) -> None:
+    async def run() -> None:
+        store = Written()
+        audit, clock = _audit(store)
+        reasons = [Reason.TOKEN_EXPIRED, Reason.TOKEN_REVOKED, Reason.PERMISSION_DENIED, Reason.RATE_LIMITED]
+        for reason, client, pause in arrivals:
+            audit.refused(_inbound(), Deny(reasons[reason], "no", client_id=client))
+            clock.time += pause
+        await audit.close()
+        for number, reason in enumerate(reasons):
+            expected = sum(1 for arrival in arrivals if arrival[0] == number)
+            assert sum(entry.count for entry in store.entries if entry.reason == reason) == expected
+
+    asyncio.run(run())
+
+
+async def test_what_refuses_nobody_is_not_entered() -> None:
+    store = Written()
+    audit, _ = _audit(store)
+    audit.refused(_inbound(), Deny(Reason.NOT_FOUND, "nothing here"))
+    await audit.close()
+    assert store.entries == []
+
+
+async def test_without_audit_nothing_is_done() -> None:
+    audit, _ = _audit(BrokenDisk())
+    entry = audit.entry("tool_call", AuditStatus.OK, _inbound(), ANONYMOUS)
+    with pytest.raises(Refused) as refused:
+        await audit.begin(entry, 0.0)
+    assert refused.value.deny.reason is Reason.STORE_UNAVAILABLE
+    with pytest.raises(Refused):
+        await audit.record(entry)
+    audit.refused(_inbound(), Deny(Reason.TOKEN_SIGNATURE, "no"))
+
+
+async def test_unless_the_configuration_says_to_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    audit, _ = _audit(BrokenDisk(), OnAuditFailure.LOG)
+    entry = audit.entry("tool_call", AuditStatus.OK, _inbound(), ANONYMOUS)
+    await audit.record(entry)
+    pending = await audit.begin(entry, 0.0)
+    assert pending.finish(AuditStatus.OK)
+    assert {record.levelname for record in caplog.records} == {"CRITICAL"}
+
+
+def test_an_entry_has_the_facts_of_its_request_and_no_more_than_fits() -> None:
+    audit, _ = _audit(Written())
+    context = ClientContext(client_id="alice", tenant_id="t1", token_id="j1")
+    entry = audit.entry("tool_call", AuditStatus.OK, _inbound(), context, tool_name="x" * 10_000)
+    assert (entry.client_id, entry.tenant_id, entry.token_id) == ("alice", "t1", "j1")
+    assert (entry.address, entry.user_agent, entry.request_id) == ("192.0.2.1", "curl/8", "r1")
+    assert entry.timestamp == "1970-01-12T13:46:40.000Z"
+    assert len(entry.tool_name or "") == 512

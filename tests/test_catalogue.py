@@ -1,0 +1,200 @@
+"""One decision for everything: what is not listed is not found callable, whatever the policy and the offers."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.config import AccessRule
+from gateway.mcp.catalogue import Catalogue, Kind, Rules, decide
+from gateway.mcp.messages import Params, Reply, RequestId, encode
+from gateway.mcp.upstream import ServerInfo, SessionKey, UpstreamError
+from gateway.model import ALLOW, ANONYMOUS, ClientContext, Permissions, Reason
+
+
+class Scripted:
+    """An upstream that offers what it is told to; a fault can be injected."""
+
+    def __init__(self, name: str, tools: list[str], templates: list[str] | None = None) -> None:
+        self.name = name
+        self.tools = tools
+        self.templates = templates or []
+        self.fault: UpstreamError | None = None
+        self.asked = 0
+
+    async def describe(self) -> ServerInfo:
+        self.asked += 1
+        if self.fault is not None:
+            raise self.fault
+        return ServerInfo("2025-11-25", {"tools": {}, "resources": {}})
+
+    @asynccontextmanager
+    async def request(self, _key: SessionKey, method: str, params: Params) -> AsyncIterator[Any]:
+        result: dict[str, Any]
+        match method:
+            case "tools/list":
+                page = int(params.get("cursor", 0))
+                result = {
+                    "tools": [{"name": name, "inputSchema": {}} for name in self.tools[page : page + 2]]
+                }
+                if page + 2 < len(self.tools):
+                    result["nextCursor"] = str(page + 2)
+            case "resources/list":
+                result = {"resources": [{"uri": "data://fixed", "name": "fixed"}]}
+            case _:
+                result = {"resourceTemplates": [{"uriTemplate": t, "name": t} for t in self.templates]}
+
+        class Answer:
+            async def receive(self) -> Reply:
+                return Reply(1, result=msgspec.Raw(encode(result)))
+
+        yield Answer()
+
+    async def notify(self, key: SessionKey, method: str, params: Params) -> None: ...
+    async def respond(self, key: SessionKey, request_id: RequestId, reply: Reply) -> None: ...
+    def listen(self, key: SessionKey) -> None: ...
+    async def end(self, key: SessionKey) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Clock:
+    time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def _rule(match: str, *permissions: str) -> AccessRule:
+    return AccessRule(match, re.compile(fnmatch.translate(match)), permissions)
+
+
+def _catalogue(
+    *upstreams: tuple[Scripted, str], rules: Rules | None = None, clock: Clock | None = None
+) -> Catalogue:
+    return Catalogue(
+        [(u, prefix, 5.0) for u, prefix in upstreams], rules or Rules(), monotonic=clock or Clock()
+    )
+
+
+NAMES = st.lists(
+    st.sampled_from(["read", "write", "list", "list_all", "b_read", "x"]), unique=True, max_size=5
+)
+PREFIXES = st.sampled_from(["", "a_", "a_b_", "b_"])
+GRANTS = st.frozensets(st.sampled_from(["a:b", "a:*", "*:*", "c:d", "platform:x"]), max_size=3)
+RULES = st.lists(
+    st.builds(
+        lambda match, permissions: _rule(match, *permissions),
+        st.sampled_from(["*", "a_*", "*read", "b_*", "a_b_*", "x"]),
+        st.lists(st.sampled_from(["a:b", "c:d", "platform:x"]), max_size=2),
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(NAMES, PREFIXES), min_size=1, max_size=3), RULES, GRANTS, st.booleans())
+def test_not_listed_means_not_callable(
+    offers: list[tuple[list[str], str]], rules: list[AccessRule], grants: frozenset[str], anonymous: bool
+) -> None:
+    context = ANONYMOUS if anonymous else ClientContext(client_id="c", permissions=Permissions(grants))
+
+    async def run() -> None:
+        upstreams = [(Scripted(f"u{n}", names), prefix) for n, (names, prefix) in enumerate(offers)]
+        catalogue = _catalogue(*upstreams, rules=Rules(tools=tuple(rules)))
+        await catalogue.refresh(None)
+        for scope in (None, *(upstream.name for upstream, _ in upstreams)):
+            listed = {
+                entry.name if scope is None else entry.original
+                for entry in catalogue.visible(Kind.TOOL, scope, context)
+            }
+            candidates = {name for names, _ in offers for name in names}
+            candidates |= {prefix + name for names, prefix in offers for name in names} | {"nothing"}
+            for name in candidates:
+                entry = catalogue.find(Kind.TOOL, name, scope)
+                callable_ = entry is not None and decide(entry, context) is ALLOW
+                assert callable_ == (name in listed), (scope, name)
+        await catalogue.close()
+
+    asyncio.run(run())
+
+
+async def test_lists_are_gathered_page_by_page_in_the_order_of_the_configuration() -> None:
+    catalogue = _catalogue((Scripted("one", ["c", "a", "b"]), "1_"), (Scripted("two", ["z"]), "2_"))
+    await catalogue.refresh(None)
+    assert [entry.name for entry in catalogue.entries(Kind.TOOL, None)] == ["1_c", "1_a", "1_b", "2_z"]
+    assert catalogue.prefixed("z", "two") == "2_z"
+
+
+async def test_a_dead_upstream_costs_only_its_own_and_comes_back() -> None:
+    clock = Clock()
+    good, bad = Scripted("good", ["g"]), Scripted("bad", ["b"])
+    catalogue = _catalogue((good, ""), (bad, ""), clock=clock)
+    bad.fault = UpstreamError(Reason.UPSTREAM_UNAVAILABLE, "gone")
+    await catalogue.refresh(None)
+    assert [entry.name for entry in catalogue.entries(Kind.TOOL, None)] == ["g"]
+    assert catalogue.down() == ("bad",)
+    asked = bad.asked
+    await catalogue.refresh(None)
+    assert bad.asked == asked, "it is not asked again before its pause is over"
+    bad.fault = None
+    clock.time += 10
+    await catalogue.refresh(None)
+    assert [entry.name for entry in catalogue.entries(Kind.TOOL, None)] == ["g", "b"]
+    assert catalogue.down() == ()
+
+
+async def test_a_changed_list_is_noticed_once() -> None:
+    changed: list[str] = []
+    upstream = Scripted("u", ["a"])
+    catalogue = Catalogue([(upstream, "", 5.0)], Rules(), monotonic=Clock(), on_change=changed.append)
+    await catalogue.refresh(None)
+    generation = catalogue.generation
+    catalogue.invalidate("u")
+    await catalogue.refresh(None)
+    assert catalogue.generation == generation
+    upstream.tools.append("b")
+    catalogue.invalidate("u")
+    await catalogue.refresh(None)
+    assert catalogue.generation == generation + 1
+    assert changed == ["u", "u"]
+
+
+@pytest.mark.parametrize(
+    ("template", "uri", "fits"),
+    [
+        ("data://item/{name}", "data://item/7", True),
+        ("data://item/{name}", "data://item/7/8", False),
+        ("data://item/{name}", "data://item/../secret", False),
+        ("data://item/{name}", "data://other/7", False),
+        ("file:///{+path}", "file:///a/b/c", True),
+        ("data://q{?x,y}", "data://q?x=1&y=2", True),
+        ("data://{unclosed", "data://x", False),
+    ],
+)
+async def test_a_template_stands_for_what_it_expands_to(template: str, uri: str, *, fits: bool) -> None:
+    catalogue = _catalogue((Scripted("u", [], [template]), ""))
+    await catalogue.refresh(None)
+    assert (catalogue.find_resource(uri, None) is not None) is fits
+
+
+async def test_a_uri_under_a_template_needs_what_its_own_rule_says() -> None:
+    rules = Rules(
+        resources=(_rule("data://item/secret", "secret:read"), _rule("data://item/*", "items:read"))
+    )
+    catalogue = _catalogue((Scripted("u", [], ["data://item/{name}"]), ""), rules=rules)
+    await catalogue.refresh(None)
+    caller = ClientContext(client_id="c", permissions=Permissions(frozenset({"items:read"})))
+    allowed, refused = (catalogue.find_resource(f"data://item/{name}", None) for name in ("open", "secret"))
+    assert allowed is not None
+    assert refused is not None
+    assert decide(allowed, caller) is ALLOW
+    assert decide(refused, caller) is not ALLOW

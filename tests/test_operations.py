@@ -1,0 +1,385 @@
+"""The administrative operations on a real store: what they change, what they refuse, and what the audit keeps of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.administration import Administration, OperationError
+from gateway.clock import rfc3339
+from gateway.operations import OPERATIONS, perform
+from gateway.parameters import AddClient, SetPassword
+from persistence import open_stores
+from persistence.records import (
+    AuditEntry,
+    AuditQuery,
+    AuditStatus,
+    StoreError,
+    Stores,
+    TokenKind,
+    TokenRecord,
+)
+
+NOW = 1_800_000_000.0
+ROLES = {"admin": ("*:*",), "analyst": ("files:read",)}
+
+
+async def hash_password(password: str) -> str:
+    if len(password) < 8:
+        raise ValueError("the password must have 8 to 128 characters")
+    return f"hash of {len(password)} characters"
+
+
+@pytest.fixture
+async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
+    stores = await open_stores(tmp_path / "persistence", now=lambda: NOW)
+    yield stores
+    await stores.close()
+
+
+@pytest.fixture
+def admin(stores: Stores) -> Administration:
+    return Administration(stores=stores, roles=lambda: ROLES, now=lambda: NOW, hash_password=hash_password)
+
+
+async def do(admin: Administration, operation: str, **parameters: object) -> dict[str, Any]:
+    """The answer of an operation as it goes over the control socket."""
+    answer: dict[str, Any] = msgspec.json.decode(
+        msgspec.json.encode(await perform(admin, operation, parameters, "alice"))
+    )
+    return answer
+
+
+async def audit_of(admin: Administration) -> list[AuditEntry]:
+    """Every entry, oldest first."""
+    return list(reversed((await admin.stores.audit.query(AuditQuery(limit=1000))).entries))
+
+
+def token(token_id: str, client_id: str = "bob", **more: Any) -> TokenRecord:
+    facts = {"kind": TokenKind.ACCESS, "exp": int(NOW) + 60, "created_at": rfc3339(NOW), **more}
+    return TokenRecord(token_id=token_id, client_id=client_id, **facts)
+
+
+async def test_a_client_is_added_shown_and_listed_without_its_hash(admin: Administration) -> None:
+    added = await do(
+        admin,
+        "clients.add",
+        client_id="bob",
+        roles=["analyst", "analyst"],
+        permissions=["platform:*"],
+        tenant_id="acme",
+        password="Correct-horse-1",
+    )
+    client = added["client"]
+    assert (client["client_id"], client["username"], client["tenant_id"]) == ("bob", "bob", "acme")
+    assert (client["roles"], client["permissions"]) == (["analyst"], ["platform:*"])
+    assert (client["certificate"], client["require_certificate"], client["has_password"]) == (
+        "bob",
+        False,
+        True,
+    )
+    assert await do(admin, "clients.show", client_id="bob") == added
+    assert await do(admin, "clients.list") == {"clients": [client], "next_cursor": None}
+    assert "hash" not in str(added).replace("has_password", "")
+    record = admin.stores.clients.get("bob")
+    assert record is not None
+    assert record.password_hash == "hash of 15 characters"
+
+
+async def test_every_change_is_one_entry_with_its_actor(admin: Administration) -> None:
+    await do(admin, "clients.add", client_id="bob", tenant_id="acme")
+    await do(admin, "clients.disable", client_id="bob")
+    await do(admin, "clients.enable", client_id="bob")
+    await do(admin, "clients.set_password", client_id="bob", password="Correct-horse-1")
+    await do(admin, "clients.roles", client_id="bob", add_roles=["analyst"])
+    await admin.stores.tokens.put(token("t1", tenant_id="acme"))
+    await do(admin, "tokens.revoke", token_id="t1")
+    await do(admin, "clients.erase", client_id="bob")
+    entries = await audit_of(admin)
+    assert [(entry.event, entry.method, entry.target) for entry in entries] == [
+        ("admin_change", "clients.add", "bob"),
+        ("admin_change", "clients.disable", "bob"),
+        ("admin_change", "clients.enable", "bob"),
+        ("admin_change", "clients.set_password", "bob"),
+        ("admin_change", "clients.roles", "bob"),
+        ("token_revoked", "tokens.revoke", "t1"),
+        ("erased", "clients.erase", "bob"),
+    ]
+    for entry in entries:
+        assert (entry.actor, entry.client_id, entry.tenant_id) == ("alice", "bob", "acme")
+        assert (entry.status, entry.timestamp) == (AuditStatus.OK, rfc3339(NOW))
+
+
+async def test_what_changes_nothing_leaves_no_entry(admin: Administration) -> None:
+    await do(admin, "clients.add", client_id="bob", roles=["analyst"])
+    await do(admin, "clients.enable", client_id="bob")
+    await do(admin, "clients.roles", client_id="bob", add_roles=["analyst"])
+    await do(admin, "clients.roles", client_id="bob")
+    await do(admin, "tokens.revoke", client_id="bob")
+    await do(admin, "clients.unlock", client_id="bob")
+    with pytest.raises(OperationError):
+        await do(admin, "clients.add", client_id="bob")
+    assert len(await audit_of(admin)) == 1
+
+
+async def test_no_audit_no_action(admin: Administration, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(_entry: AuditEntry) -> None:
+        raise StoreError("audit.json: the disk is full; make room")
+
+    monkeypatch.setattr(admin.stores.audit, "append", full)
+    with pytest.raises(StoreError):
+        await do(admin, "clients.add", client_id="bob")
+    assert admin.stores.clients.get("bob") is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "why"),
+    [
+        ({"client_id": ""}, "1 to 128 letters"),
+        ({"client_id": "-bob"}, "a letter or digit first"),
+        ({"client_id": "b" * 129}, "1 to 128 letters"),
+        ({"client_id": "bob\n"}, "1 to 128 letters"),
+        ({"client_id": "bob", "tenant_id": "A C"}, "tenant"),
+        ({"client_id": "bob", "roles": ["analist"]}, 'did you mean "analyst"?'),
+        ({"client_id": "bob", "permissions": ["read"]}, 'write "resource:action"'),
+        ({"client_id": "bob", "password": "short"}, "8 to 128 characters"),
+        ({"client_id": "bob", "certificate": "taken"}, "belong to holder"),
+        ({"client_id": "taken"}, "belong to holder"),
+        ({"client_id": "bob", "certificate": "a,b"}, "no certificate can yield"),
+        ({"client_id": "bob", "certificate": "none", "require_certificate": True}, "cannot require one"),
+        ({"client_id": "holder"}, "is taken"),
+        ({"client_id": 7}, "wrong parameters"),
+        ({"client_id": "bob", "is_admin": True}, "wrong parameters"),
+        ({}, "wrong parameters"),
+    ],
+)
+async def test_a_client_that_cannot_be_added(
+    admin: Administration, parameters: dict[str, object], why: str
+) -> None:
+    await do(admin, "clients.add", client_id="holder", certificate="taken")
+    with pytest.raises(OperationError) as caught:
+        await do(admin, "clients.add", **parameters)
+    assert why in str(caught.value)
+    assert [client.client_id for client in admin.stores.clients] == ["holder"]
+
+
+async def test_names_as_people_and_workloads_have_them(admin: Administration) -> None:
+    for name in ("bob@example.org", "spiffe://example.org/ns/a", "7", "a.b_c-d+e:f"):
+        await do(admin, "clients.add", client_id=name)
+    await do(admin, "clients.add", client_id="no-certificate", certificate="none")
+    assert (await do(admin, "clients.show", client_id="no-certificate"))["client"]["certificate"] is None
+
+
+async def test_an_unknown_client_gets_the_name_that_was_meant(admin: Administration) -> None:
+    await do(admin, "clients.add", client_id="reporting")
+    for operation in sorted(OPERATIONS):
+        if operation.startswith("clients.") and operation not in {"clients.add", "clients.list"}:
+            password = {"password": "Correct-horse-1"} if operation == "clients.set_password" else {}
+            with pytest.raises(OperationError, match='did you mean "reporting"'):
+                await do(admin, operation, client_id="reportin", **password)
+    with pytest.raises(OperationError, match="`ostiary clients list`"):
+        await do(admin, "clients.show", client_id="xyz")
+    with pytest.raises(OperationError, match="no such operation"):
+        await do(admin, "clients.ad")
+
+
+async def test_roles_and_permissions_are_replaced_added_and_removed(admin: Administration) -> None:
+    await do(admin, "clients.add", client_id="bob", roles=["admin"], permissions=["a:b"])
+    changed = await do(admin, "clients.roles", client_id="bob", add_roles=["analyst"], remove_roles=["admin"])
+    assert changed["client"]["roles"] == ["analyst"]
+    changed = await do(admin, "clients.roles", client_id="bob", roles=["admin"], permissions=[])
+    assert (changed["client"]["roles"], changed["client"]["permissions"]) == (["admin"], [])
+    with pytest.raises(OperationError, match="has no role 'analyst'"):
+        await do(admin, "clients.roles", client_id="bob", remove_roles=["analyst"])
+    with pytest.raises(OperationError, match="not a permission"):
+        await do(admin, "clients.roles", client_id="bob", add_permissions=["x"])
+    with pytest.raises(OperationError, match="no such role"):
+        await do(admin, "clients.roles", client_id="bob", roles=["nobody"])
+
+
+async def test_an_erased_client_leaves_only_what_keeps_its_names_from_others(admin: Administration) -> None:
+    await do(
+        admin,
+        "clients.add",
+        client_id="bob",
+        certificate="bob-7",
+        password="Correct-horse-1",
+        roles=["admin"],
+    )
+    await admin.stores.tokens.put(token("t1"), token("t2"), token("of carl", "carl"))
+    erased = await do(admin, "clients.erase", client_id="bob")
+    assert erased["revoked"] == 2
+    record = admin.stores.clients.get("bob")
+    assert record is not None
+    assert (record.client_id, record.certificate, record.erased_at) == ("bob", "bob-7", rfc3339(NOW))
+    kept = {key for key, value in msgspec.structs.asdict(record).items() if value}
+    assert kept == {"client_id", "tenant_id", "certificate", "created_at", "updated_at", "erased_at"}
+    assert [t.token_id for t in admin.stores.tokens if t.revoked_at is None] == ["of carl"]
+    for operation in ("clients.enable", "clients.erase", "clients.roles"):
+        with pytest.raises(OperationError, match="was erased"):
+            await do(admin, operation, client_id="bob")
+    with pytest.raises(OperationError, match="names are not given twice"):
+        await do(admin, "clients.add", client_id="bob")
+    with pytest.raises(OperationError, match="belong to bob"):
+        await do(admin, "clients.add", client_id="carl", certificate="bob-7")
+    assert (await do(admin, "clients.show", client_id="bob"))["client"]["erased_at"] == rfc3339(NOW)
+
+
+async def test_unlock_says_where_there_is_nothing_to_unlock(stores: Stores, admin: Administration) -> None:
+    await do(admin, "clients.add", client_id="bob")
+    assert (await do(admin, "clients.unlock", client_id="bob"))["server_running"] is False
+    locked = {"bob"}
+
+    def unlock(name: str) -> bool:
+        was = name in locked
+        locked.discard(name)
+        return was
+
+    running = Administration(
+        stores=stores, roles=lambda: ROLES, now=lambda: NOW, hash_password=hash_password, unlock=unlock
+    )
+    assert (await do(running, "clients.unlock", client_id="bob"))["unlocked"] is True
+    assert (await do(running, "clients.unlock", client_id="bob"))["unlocked"] is False
+    assert (await audit_of(admin))[-1].method == "clients.unlock"
+
+
+async def test_revoking_an_access_token_ends_it_alone_and_a_refresh_token_its_family(
+    admin: Administration,
+) -> None:
+    await do(admin, "clients.add", client_id="bob")
+    family = {"family_id": "f"}
+    await admin.stores.tokens.put(
+        token("a1", **family),
+        token("a2", **family),
+        token("r1", kind=TokenKind.REFRESH, **family),
+        token("other"),
+    )
+    answer = await do(admin, "tokens.revoke", token_id="a1")
+    assert (answer["revoked"], answer["client_id"], answer["certificate"]) == (1, "bob", "bob")
+    assert (await do(admin, "tokens.revoke", token_id="a1"))["revoked"] == 0
+    assert (await do(admin, "tokens.revoke", token_id="r1"))["revoked"] == 2
+    live = [t.token_id for t in admin.stores.tokens if t.revoked_at is None]
+    assert live == ["other"]
+
+
+async def test_revoking_by_client_says_whether_its_certificate_still_works(admin: Administration) -> None:
+    await do(admin, "clients.add", client_id="bob", certificate="bob-7")
+    await do(admin, "clients.add", client_id="carl", certificate="none")
+    await admin.stores.tokens.put(
+        token("t1"), token("t2"), token("old", exp=int(NOW) - 1), token("c", "carl")
+    )
+    answer = await do(admin, "tokens.revoke", client_id="bob")
+    assert (answer["revoked"], answer["certificate"]) == (2, "bob-7")
+    assert (await do(admin, "tokens.revoke", client_id="carl"))["certificate"] is None
+    await do(admin, "clients.disable", client_id="bob")
+    assert (await do(admin, "tokens.revoke", client_id="bob"))["certificate"] is None
+    with pytest.raises(OperationError, match="did you mean"):
+        await do(admin, "tokens.revoke", client_id="bobb")
+    with pytest.raises(OperationError, match="no such token"):
+        await do(admin, "tokens.revoke", token_id="t9")
+    with pytest.raises(OperationError, match="one token, or one client"):
+        await do(admin, "tokens.revoke")
+    with pytest.raises(OperationError, match="one token, or one client"):
+        await do(admin, "tokens.revoke", token_id="t1", client_id="bob")
+
+
+async def test_listings_come_in_pages(admin: Administration) -> None:
+    for name in ("c", "a", "b"):
+        await do(admin, "clients.add", client_id=name)
+    await admin.stores.tokens.put(*(token(f"t{number}", "a") for number in range(5)), token("other", "b"))
+    first = await do(admin, "clients.list", limit=2)
+    assert [client["client_id"] for client in first["clients"]] == ["a", "b"]
+    rest = await do(admin, "clients.list", limit=2, cursor=first["next_cursor"])
+    assert ([client["client_id"] for client in rest["clients"]], rest["next_cursor"]) == (["c"], None)
+    page = await do(admin, "tokens.list", limit=2)
+    listed = [t["token_id"] for t in page["tokens"]]
+    while page["next_cursor"] is not None:
+        page = await do(admin, "tokens.list", limit=2, cursor=page["next_cursor"])
+        listed += [t["token_id"] for t in page["tokens"]]
+    assert listed == ["t0", "t1", "t2", "t3", "t4", "other"]
+    assert len((await do(admin, "tokens.list", client_id="a"))["tokens"]) == 5
+    with pytest.raises(OperationError, match="there is no client"):
+        await do(admin, "tokens.list", client_id="zoe")
+    with pytest.raises(OperationError, match="1 to 1000"):
+        await do(admin, "clients.list", limit=0)
+
+
+async def test_the_audit_is_queried_by_its_filters(admin: Administration) -> None:
+    await do(admin, "clients.add", client_id="bob")
+    await do(admin, "clients.add", client_id="carl")
+    page = await do(admin, "audit.query", client_id="bob", event="admin_change", status="ok")
+    assert [entry["target"] for entry in page["entries"]] == ["bob"]
+    assert page["next_cursor"] is None
+    page = await do(admin, "audit.query", limit=1)
+    assert [entry["target"] for entry in page["entries"]] == ["carl"]
+    page = await do(admin, "audit.query", limit=1, cursor=page["next_cursor"])
+    assert [entry["target"] for entry in page["entries"]] == ["bob"]
+    for since, count in (("2027-01-15", 2), ("2027-01-15T09:00:01+01:00", 0), ("2027-01-15T08:00:00Z", 2)):
+        assert len((await do(admin, "audit.query", since=since))["entries"]) == count
+    assert (await do(admin, "audit.query", until="2027-01-15T08:00:00Z"))["entries"] == []
+    for wrong in (
+        {"status": "okay"},
+        {"since": "yesterday"},
+        {"until": "9999-12-31T23:59:59-23:59"},
+        {"limit": 1001},
+        {"cursor": "x"},
+    ):
+        with pytest.raises(OperationError):
+            await do(admin, "audit.query", **wrong)
+
+
+async def test_changes_at_once_do_not_undo_each_other(admin: Administration) -> None:
+    await do(admin, "clients.add", client_id="bob", permissions=["a:b"])
+    await asyncio.gather(
+        *(
+            do(admin, "clients.roles", client_id="bob", add_permissions=[f"p{number}:x"])
+            for number in range(20)
+        ),
+        do(admin, "clients.disable", client_id="bob"),
+        do(admin, "clients.set_password", client_id="bob", password="Correct-horse-1"),
+    )
+    client = (await do(admin, "clients.show", client_id="bob"))["client"]
+    assert len(client["permissions"]) == 21
+    assert client["disabled_at"] is not None
+    assert client["has_password"]
+
+
+def test_no_repr_shows_a_password() -> None:
+    assert "hunter2" not in repr(AddClient(client_id="bob", password="hunter2"))
+    assert "hunter2" not in repr(SetPassword(client_id="bob", password="hunter2"))
+
+
+values = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=9)
+    | st.lists(st.text(max_size=5), max_size=2)
+)
+
+
+@given(
+    operation=st.sampled_from(sorted(OPERATIONS)),
+    parameters=st.dictionaries(
+        st.sampled_from(
+            ["client_id", "roles", "add_roles", "password", "limit", "cursor", "since", "token_id"]
+        ),
+        values,
+    ),
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_random_parameters_are_performed_or_refused(
+    admin: Administration, operation: str, parameters: dict[str, object]
+) -> None:
+    try:
+        answer = await perform(admin, operation, parameters, "alice")
+    except OperationError as error:
+        answer = {"error": str(error)}
+    msgspec.json.encode(answer)

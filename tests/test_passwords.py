@@ -1,0 +1,393 @@
+"""Passwords: stored, verified, and guarded against guessing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+import bcrypt
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import AccountSettings, LimitSettings
+from gateway.identity.clients import (
+    MAX_PASSWORD_BYTES,
+    Hasher,
+    OverloadedError,
+    Passwords,
+    hash_password,
+    password_problems,
+)
+from gateway.model import Deny, Reason
+from persistence.records import ClientRecord
+
+GOOD = "Correct-Horse-7"
+CREATED = "2026-01-01T00:00:00.000Z"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class CountingHasher(Hasher):
+    """bcrypt at its lowest cost, which notes each comparison."""
+
+    def __init__(self) -> None:
+        super().__init__(rounds=4)
+        self.compared = 0
+
+    async def matches(self, password: bytes, stored: str | None) -> bool:
+        self.compared += 1
+        return await super().matches(password, stored)
+
+
+@dataclass
+class Clients:
+    """The least that a ClientStore is."""
+
+    records: dict[str, ClientRecord] = field(default_factory=dict)
+
+    def get(self, client_id: str) -> ClientRecord | None:
+        return self.records.get(client_id)
+
+    def by_certificate(self, certificate_id: str) -> ClientRecord | None:
+        return None
+
+    def __iter__(self) -> Iterator[ClientRecord]:
+        return iter(self.records.values())
+
+    async def put(self, record: ClientRecord) -> None:
+        self.records[record.client_id] = record
+
+
+class World:
+    def __init__(self, *, lockout_after: int = 3, login_per_minute: int = 1000) -> None:
+        self.clock = Clock()
+        self.hasher = CountingHasher()
+        self.clients = Clients()
+        self.passwords = Passwords(
+            AccountSettings(lockout_after=lockout_after),
+            LimitSettings(login_per_minute=login_per_minute),
+            monotonic=self.clock,
+            hasher=self.hasher,
+        )
+
+    async def add(self, name: str, password: str | None = GOOD, disabled_at: str | None = None) -> None:
+        await self.clients.put(
+            ClientRecord(
+                client_id=name,
+                username=name,
+                user_id=f"id-{name}",
+                password_hash=None if password is None else await self.hasher.hash(password.encode()),
+                created_at=CREATED,
+                updated_at=CREATED,
+                disabled_at=disabled_at,
+            )
+        )
+
+    async def verify(self, name: str, *readings: str, address: str = "192.0.2.1") -> ClientRecord | Deny:
+        return await self.passwords.verify(self.clients, name, readings, address)
+
+    async def reason(self, name: str, *readings: str, address: str = "192.0.2.1") -> Reason | None:
+        answer = await self.verify(name, *readings, address=address)
+        return answer.reason if isinstance(answer, Deny) else None
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    made = World()
+    await made.add("alice")
+    yield made
+    await made.passwords.close()
+
+
+# What is stored
+
+
+async def test_a_stored_password_names_its_scheme_and_costs_twelve() -> None:
+    stored = await hash_password(GOOD)
+    assert stored.startswith("hmac-sha256-v1$2b$12$")
+    assert GOOD not in stored
+
+
+async def test_the_same_password_is_stored_differently_each_time() -> None:
+    hasher = Hasher(rounds=4)
+    try:
+        assert await hasher.hash(b"x") != await hasher.hash(b"x")
+    finally:
+        await hasher.close()
+
+
+async def test_what_lies_beyond_72_bytes_and_after_a_nul_counts() -> None:
+    hasher = Hasher(rounds=4)
+    try:
+        for one, other in ((b"a" * 72 + b"b", b"a" * 72 + b"c"), (b"a\0b", b"a\0c")):
+            stored = await hasher.hash(one)
+            assert await hasher.matches(one, stored)
+            assert not await hasher.matches(other, stored)
+    finally:
+        await hasher.close()
+
+
+@pytest.mark.parametrize("stored", [None, "", "plain", "$2b$04$", "md5$2b$04$abc"])
+async def test_what_is_not_a_hash_of_ours_matches_nothing(stored: str | None) -> None:
+    hasher = Hasher(rounds=4)
+    try:
+        assert not await hasher.matches(b"", stored)
+        assert not await hasher.matches(b"plain", stored)
+    finally:
+        await hasher.close()
+
+
+async def test_a_bare_bcrypt_hash_is_not_accepted() -> None:
+    hasher = Hasher(rounds=4)
+    try:
+        assert not await hasher.matches(b"x", bcrypt.hashpw(b"x", bcrypt.gensalt(4)).decode())
+    finally:
+        await hasher.close()
+
+
+# What is right and what is wrong
+
+
+async def test_the_right_password_gives_the_client(world: World) -> None:
+    assert await world.verify("alice", GOOD) is world.clients.get("alice")
+
+
+async def test_any_reading_of_the_password_may_be_right(world: World) -> None:
+    assert isinstance(await world.verify("alice", "Correct%2DHorse-7", GOOD), ClientRecord)
+
+
+async def test_wrong_and_unknown_get_the_same_answer_and_the_same_work(world: World) -> None:
+    await world.add("off", disabled_at=CREATED)
+    await world.add("machine", password=None)
+    await world.clients.put(
+        ClientRecord(
+            client_id="gone",
+            username="gone",
+            user_id="id-gone",
+            password_hash=await world.hasher.hash(GOOD.encode()),
+            created_at=CREATED,
+            updated_at=CREATED,
+            erased_at=CREATED,
+        )
+    )
+    answers = []
+    for name, password in (
+        ("alice", "wrong"),
+        ("nobody", GOOD),
+        ("off", GOOD),
+        ("machine", GOOD),
+        ("machine", ""),
+        ("gone", GOOD),
+        ("alice", "x" * (MAX_PASSWORD_BYTES + 1)),
+        ("alice", "\ud800"),
+    ):
+        before = world.hasher.compared
+        answer = await world.verify(name, password)
+        assert isinstance(answer, Deny)
+        assert answer.client_id == name
+        assert world.hasher.compared == before + 1, name
+        answers.append((answer.reason, answer.detail, answer.retry_after))
+    assert set(answers) == {(Reason.INVALID_CREDENTIALS, "The name or the password is wrong.", None)}
+
+
+async def test_the_longest_password_that_is_looked_at(world: World) -> None:
+    longest = "é" * (MAX_PASSWORD_BYTES // 2)
+    await world.add("bob", password=longest)
+    assert isinstance(await world.verify("bob", longest), ClientRecord)
+    assert await world.reason("bob", longest[:-1]) is Reason.INVALID_CREDENTIALS
+
+
+async def test_a_client_disabled_while_its_password_is_hashed_is_refused(world: World) -> None:
+    verifying = asyncio.create_task(world.verify("alice", GOOD))
+    await asyncio.sleep(0)
+    world.clients.records["alice"] = msgspec.structs.replace(
+        world.clients.records["alice"], disabled_at=CREATED
+    )
+    answer = await verifying
+    assert isinstance(answer, Deny)
+    assert answer.reason is Reason.INVALID_CREDENTIALS
+
+
+# Guessing
+
+
+async def test_too_many_wrong_ones_lock_the_name_for_half_a_minute(world: World) -> None:
+    for _ in range(3):
+        assert await world.reason("alice", "wrong") is Reason.INVALID_CREDENTIALS
+    compared = world.hasher.compared
+    answer = await world.verify("alice", GOOD)
+    assert isinstance(answer, Deny)
+    assert answer.reason is Reason.RATE_LIMITED
+    assert answer.retry_after == pytest.approx(30.0)
+    assert world.hasher.compared == compared
+    world.clock.now += 30.0
+    assert isinstance(await world.verify("alice", GOOD), ClientRecord)
+
+
+async def test_unknown_names_are_locked_just_the_same(world: World) -> None:
+    for name in ("alice", "nobody"):
+        answers = [await world.verify(name, "wrong") for _ in range(4)]
+        last = answers[-1]
+        assert isinstance(last, Deny)
+        assert (last.reason, last.retry_after) == (Reason.RATE_LIMITED, pytest.approx(30.0))
+
+
+async def test_the_lock_doubles_up_to_an_hour(world: World) -> None:
+    for _ in range(2):
+        await world.verify("alice", "wrong")
+    waits = []
+    for _ in range(10):
+        assert await world.reason("alice", "wrong") is Reason.INVALID_CREDENTIALS
+        locked = await world.verify("alice", GOOD)
+        assert isinstance(locked, Deny)
+        assert locked.retry_after is not None
+        waits.append(round(locked.retry_after))
+        world.clock.now += locked.retry_after
+    assert waits == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+
+
+async def test_a_right_one_begins_the_count_anew(world: World) -> None:
+    for _ in range(4):
+        for _ in range(2):
+            await world.verify("alice", "wrong")
+        assert isinstance(await world.verify("alice", GOOD), ClientRecord)
+
+
+async def test_wrong_ones_are_forgotten_after_a_day(world: World) -> None:
+    for _ in range(2):
+        await world.verify("alice", "wrong")
+    world.clock.now += 86_401
+    await world.verify("alice", "wrong")
+    assert isinstance(await world.verify("alice", GOOD), ClientRecord)
+
+
+async def test_guessing_side_by_side_does_not_get_round_the_lock(world: World) -> None:
+    guesses = [world.reason("alice", "wrong") for _ in range(8)]
+    answers = await asyncio.gather(*guesses, world.reason("alice", GOOD))
+    assert answers.count(Reason.INVALID_CREDENTIALS) == 3
+    assert answers[-1] is Reason.RATE_LIMITED
+
+
+async def test_unlock_ends_a_lock(world: World) -> None:
+    assert not world.passwords.unlock("alice")
+    for _ in range(3):
+        await world.verify("alice", "wrong")
+    assert world.passwords.unlock("alice")
+    assert not world.passwords.unlock("alice")
+    assert isinstance(await world.verify("alice", GOOD), ClientRecord)
+
+
+async def test_attempts_are_limited_by_address_and_by_name_before_anything_is_hashed() -> None:
+    world = World(lockout_after=1000, login_per_minute=5)
+    await world.add("alice")
+    try:
+        for number in range(5):
+            assert await world.reason(f"name{number}", "wrong") is Reason.INVALID_CREDENTIALS
+        compared = world.hasher.compared
+        assert await world.reason("alice", GOOD) is Reason.RATE_LIMITED
+        assert world.hasher.compared == compared
+        for number in range(5):
+            address = f"198.51.100.{number}"
+            assert await world.reason("alice", "wrong", address=address) is Reason.INVALID_CREDENTIALS
+        answer = await world.verify("alice", GOOD, address="198.51.100.99")
+        assert isinstance(answer, Deny)
+        assert answer.reason is Reason.RATE_LIMITED
+        assert answer.retry_after == pytest.approx(12.0)
+    finally:
+        await world.passwords.close()
+
+
+# The threads
+
+
+async def test_a_full_queue_refuses_instead_of_waiting(world: World) -> None:
+    hasher = Hasher(rounds=4, threads=1, queue=1)
+    passwords = Passwords(
+        AccountSettings(), LimitSettings(login_per_minute=1000), monotonic=world.clock, hasher=hasher
+    )
+    try:
+        attempts = [passwords.verify(world.clients, "alice", [GOOD], "192.0.2.1") for _ in range(3)]
+        answers = await asyncio.gather(*attempts)
+        assert [isinstance(answer, ClientRecord) for answer in answers] == [True, True, False]
+        refused = answers[2]
+        assert isinstance(refused, Deny)
+        assert (refused.reason, refused.retry_after) == (Reason.RATE_LIMITED, 1.0)
+        hashing = asyncio.gather(*(hasher.hash(b"x") for _ in range(3)), return_exceptions=True)
+        assert isinstance((await hashing)[2], OverloadedError)
+    finally:
+        await passwords.close()
+
+
+async def test_places_are_free_again_after_cancellation() -> None:
+    hasher = Hasher(rounds=4, threads=1, queue=1)
+    try:
+        for _ in range(10):
+            task = asyncio.create_task(hasher.hash(b"x"))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert await hasher.hash(b"x")
+    finally:
+        await hasher.close()
+
+
+# New passwords
+
+
+@pytest.mark.parametrize(
+    ("password", "missing"),
+    [
+        ("Aa1!aaa", "8 to 128"),
+        ("Aa1!" + "a" * 125, "8 to 128"),
+        ("correct-horse-7", "upper-case"),
+        ("CORRECT-HORSE-7", "lower-case"),
+        ("Correct-Horse", "digit"),
+        ("CorrectHorse 7", "special"),
+        ("Correct\x00Horse-7", "printable"),
+    ],
+)
+def test_rules_for_new_passwords(password: str, missing: str) -> None:
+    problems = password_problems(password, "alice")
+    assert len(problems) == 1
+    assert missing in problems[0]
+
+
+def test_every_broken_rule_is_named() -> None:
+    assert len(password_problems("", "alice")) == 5
+
+
+def test_the_name_is_no_password() -> None:
+    assert password_problems("aLICE-doe-1", "Alice-Doe-1") == ["the password must not be the name"]
+
+
+@pytest.mark.parametrize("password", [GOOD, "Aa1!aaaa", "Grüße-Ähre-1", "Aa1!" + "a" * 124])
+def test_good_passwords(password: str) -> None:
+    assert password_problems(password, "alice") == []
+
+
+async def test_a_bad_password_is_not_hashed(world: World) -> None:
+    with pytest.raises(ValueError, match=r"upper-case.*; .*digit"):
+        await world.passwords.hash_password("only-lower")
+    with pytest.raises(ValueError, match="special"):
+        await hash_password("NothingSpecial1")
+
+
+async def test_a_new_password_can_be_verified(world: World) -> None:
+    stored = await world.passwords.hash_password("Another-Horse-8")
+    assert await world.hasher.matches(b"Another-Horse-8", stored)
+
+
+@given(st.text(max_size=200), st.text(max_size=20))
+def test_password_problems_never_fails(password: str, name: str) -> None:
+    for problem in password_problems(password, name):
+        assert problem.startswith("the password must")
