@@ -24,6 +24,7 @@ from persistence.audit_segments import (
     NumberedEntry,
     SealedSegments,
     Segment,
+    encodable,
     entry_line,
     search,
 )
@@ -99,7 +100,11 @@ class AuditLog:
         A caller that is cancelled while it waits has not acted: its intent ends as ``cancelled``. Raises StoreError.
         """
         begun = IntentBegun(self._next_intent, entry)
-        future = self._journal.append(begun)
+        try:
+            future = self._journal.append(begun)
+        except UnicodeEncodeError:
+            begun = IntentBegun(self._next_intent, encodable(entry))
+            future = self._journal.append(begun)
         self._next_intent += 1
         try:
             await future
@@ -220,7 +225,11 @@ class AuditLog:
 
     def _added(self, entry: AuditEntry, intent: int | None = None) -> EntryAdded:
         seq = self._next_seq
-        return EntryAdded(seq, msgspec.Raw(entry_line(seq, entry)), intent)
+        try:
+            line = entry_line(seq, entry)
+        except UnicodeEncodeError:
+            line = entry_line(seq, encodable(entry))
+        return EntryAdded(seq, msgspec.Raw(line), intent)
 
 
 def _to_cursor(seq: int) -> str:

@@ -22,6 +22,7 @@ VERSION: Final = 1
 
 _HEAD_BYTES: Final = 4096
 _END: Final = b"\n]}\n"
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 _encode_entry = msgspec.json.Encoder().encode
 _decode_entry = msgspec.json.Decoder(AuditEntry).decode
@@ -80,6 +81,16 @@ def entry_line(seq: int, entry: AuditEntry) -> bytes:
     return b'{"seq":%d,%b' % (seq, _encode_entry(entry)[1:])
 
 
+def encodable(entry: AuditEntry) -> AuditEntry:
+    """The entry with a question mark for whatever is not Unicode text, as in headers that are not UTF-8."""
+    texts = {
+        name: value.encode("utf-8", "replace").decode()
+        for name, value in msgspec.structs.asdict(entry).items()
+        if type(value) is str
+    }
+    return msgspec.structs.replace(entry, **texts)
+
+
 def segment_name(number: int) -> str:
     """The file name of a sealed segment."""
     return f"{number:06d}.json"
@@ -90,12 +101,20 @@ def instant(timestamp: str) -> datetime:
     parsed = datetime.fromisoformat(timestamp)
     if parsed.tzinfo is None or "T" not in timestamp.upper():
         raise ValueError(f"{timestamp!r} is not an RFC 3339 timestamp with an offset")
-    return parsed.astimezone(UTC)
+    return parsed
+
+
+def _when(timestamp: str) -> datetime:
+    """The instant of an entry; one whose timestamp is not RFC 3339 counts as older than all others."""
+    try:
+        return instant(timestamp)
+    except ValueError:
+        return _LONG_AGO
 
 
 def seal(segment: Segment) -> Iterator[bytes]:
     """The file of a sealed segment, in parts; takes CPU time: for use in a thread."""
-    times = sorted((_decode_entry(line).timestamp for line in segment.lines), key=instant)
+    times = sorted((_decode_entry(line).timestamp for line in segment.lines), key=_when)
     head = SealedHead(
         version=VERSION,
         segment=segment.number,
@@ -140,9 +159,9 @@ class EntryFilter:
 
     def overlaps(self, oldest: str, newest: str) -> bool:
         """Whether anything between these two times can be wanted."""
-        if self._since is not None and instant(newest) < self._since:
+        if self._since is not None and _when(newest) < self._since:
             return False
-        return self._until is None or instant(oldest) < self._until
+        return self._until is None or _when(oldest) < self._until
 
 
 class SealedSegments:

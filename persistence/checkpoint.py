@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -104,7 +105,8 @@ async def read_tokens(folder: Folder) -> tuple[int, list[TokenRecord]]:
     """
     name = file_name(Part.TOKENS)
     try:
-        return await _decode_by_lines(folder.pieces(name))
+        async with aclosing(folder.pieces(name)) as pieces:
+            return await _decode_by_lines(pieces)
     except msgspec.MsgspecError:
         found = decode(await folder.read(name), TokensFile, folder.path / name)
         return found.journal, found.tokens

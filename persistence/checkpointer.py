@@ -145,6 +145,9 @@ class Checkpointer:
         except (OSError, StoreError) as error:
             log.error("no checkpoint of %s could be written: %s", self._folder.path, error)
             return False
+        except Exception:  # a fault in the program must not end the checkpoints for good
+            log.exception("no checkpoint of %s could be written", self._folder.path)
+            return False
         return True
 
     async def _checkpoint(self) -> None:

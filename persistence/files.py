@@ -16,7 +16,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -121,7 +121,7 @@ class Folder:
         """The folder ``name`` in this one, made if it is missing. Raises StoreError."""
         return Folder(self.path / name, system=self.system)
 
-    async def pieces(self, name: str) -> AsyncIterator[bytes]:
+    async def pieces(self, name: str) -> AsyncGenerator[bytes, None]:
         """The file's bytes in large pieces. Raises StoreError where it is missing, unreadable or not private."""
         async with aiofiles.open(self._open(name, os.O_RDONLY), "rb", buffering=0) as file:
             while piece := await file.read(PIECE):

@@ -66,6 +66,8 @@ class Journal:
         self._in_flight = False
         self._switch: Callable[[], None] | None = None
         self._next_number = 1
+        self._torn: tuple[int, int] | None = None
+        """Generation and length of the journal that has a torn tail."""
         self.generation = 0
         """The generation that is being written."""
         self.bytes = 0
@@ -87,11 +89,10 @@ class Journal:
         return found
 
     async def read(self, generations: Sequence[int]) -> tuple[list[list[Change]], bool]:
-        """The changes of each generation, and whether a torn tail was cut off the last one that holds any.
+        """The changes of each generation, and whether the last one that holds any has a torn tail; ``start`` cuts it.
 
         Raises:
             StoreError: A journal is missing or damaged.
-            OSError: The torn tail could not be cut.
         """
         decoder = msgspec.json.Decoder(list[Change])
         read: list[list[Change]] = []
@@ -114,10 +115,14 @@ class Journal:
                 ) from error
             self.generation, self.bytes = generation, found.end
             self._next_number = len(found.payloads) + 1
-        if torn is not None:
-            log.warning("a torn tail was cut off %s at byte %d", journal_name(torn[0]), torn[1])
-            self._folder.cut(journal_name(torn[0]), torn[1])
+        self._torn = torn
         return read, torn is not None
+
+    def unused(self) -> bool:
+        """Whether there is no journal, or the first one without a change."""
+        found = self.generations()
+        name = journal_name(1)
+        return not found or (found == [1] and self._folder.read_now(name) == frames.header(1))
 
     def create_first(self) -> None:
         """Make the first journal of a new store; blocks. Raises OSError."""
@@ -132,7 +137,12 @@ class Journal:
 
         Raises:
             StoreError: The file cannot be opened.
+            OSError: The torn tail cannot be cut.
         """
+        if self._torn is not None:
+            generation, end = self._torn
+            self._folder.cut(journal_name(generation), end)
+            log.warning("a torn tail was cut off %s at byte %d", journal_name(generation), end)
         self._descriptor = self._folder.open_to_append(journal_name(self.generation))
         self._refusal = None
         self._thread = DiskThread("journal")

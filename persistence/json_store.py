@@ -195,8 +195,7 @@ class JsonStores:
 
     def _check_nothing_there(self) -> None:
         """Making the store was interrupted: then it holds nothing yet."""
-        generations = self._journal.generations()
-        if generations not in ([], [1]) or self._audit_folder.names():
+        if not self._journal.unused() or self._audit_folder.names():
             path = self._folder.path / _INITIALISING
             raise StoreError(f"{path} says that the store is new, but it is not: remove that file")
 
@@ -229,7 +228,7 @@ class JsonStores:
         return found
 
     async def _replay(self) -> bool:
-        """Apply the journals to each part from the one that its file needs on; whether a torn tail was cut."""
+        """Apply the journals to each part from the one that its file needs on; whether there is a torn tail."""
         generations = self._journal.generations()
         journals, torn = await self._journal.read(generations)
         first = {part: self._first_needed(part, generations, journals) for part in Part}

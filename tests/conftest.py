@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import select
+import shutil
 import signal
 import ssl
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -160,12 +162,12 @@ def wait_until() -> Callable[..., Any]:
     return wait
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    """A new gateway folder; what was served from it is stopped."""
-    made = Home(tmp_path / "gateway")
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``ostiary init`` makes; to be copied, never used."""
+    folder = tmp_path_factory.mktemp("pristine") / "gateway"
     done = subprocess.run(
-        [sys.executable, "-m", "gateway", "init", str(made.folder), "--admin", "root", "--password-stdin"],
+        [sys.executable, "-m", "gateway", "init", str(folder), "--admin", "root", "--password-stdin"],
         input=f"{ADMIN_PASSWORD}\n",
         capture_output=True,
         text=True,
@@ -174,12 +176,34 @@ def home(tmp_path: Path) -> Iterator[Home]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    request: pytest.FixtureRequest, pristine: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A gateway's folder as the module's ``prepare(home)`` leaves it; made once, copied for each test."""
+    made = Home(tmp_path_factory.mktemp("prepared") / "gateway")
+    shutil.copytree(pristine, made.folder)
+    prepare = getattr(request.module, "prepare", None)
+    if prepare is not None:
+        prepare(made)
+    return made.folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, prepared: Path) -> Iterator[Home]:
+    """A gateway folder of the test's own; what was served from it is stopped."""
+    made = Home(tmp_path / "gateway")
+    shutil.copytree(prepared, made.folder)
     yield made
     for served in made.served:
         if served.process.poll() is None:
             served.kill()
         if served.process.stdout is not None:
             served.process.stdout.close()
+        assert "Traceback" not in served.log.read_text()
 
 
 @dataclass
@@ -190,9 +214,8 @@ class Started:
     url: str
 
 
-@pytest.fixture
-def start_script() -> Iterator[Callable[..., Started]]:
-    """Starts a script that prints ``listening on URL``; ends it afterwards."""
+@contextmanager
+def _scripts() -> Iterator[Callable[..., Started]]:
     running: list[subprocess.Popen[str]] = []
 
     def start(*command: str) -> Started:
@@ -202,16 +225,28 @@ def start_script() -> Iterator[Callable[..., Started]]:
         assert line.startswith("listening on "), f"{command}: {line!r}"
         return Started(process, line.split()[-1])
 
-    yield start
-    for process in running:
-        process.terminate()
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
+    try:
+        yield start
+    finally:
+        for process in running:
             process.kill()
             process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+@pytest.fixture
+def start_script() -> Iterator[Callable[..., Started]]:
+    """Starts a script that prints ``listening on URL``; ends it after the test."""
+    with _scripts() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared() -> Iterator[Callable[..., Started]]:
+    """The same, for all tests of the module."""
+    with _scripts() as start:
+        yield start
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def ostiary(
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        env={**os.environ, **env},
         timeout=60,
         check=False,
     )
@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "gateway"))
+    return Path(shutil.copytree(made, tmp_path / "door"))
 
 
 @pytest.fixture
@@ -368,6 +368,13 @@ def test_the_configuration_is_found_by_option_variable_or_folder(folder: Path, t
         "admin"
         in ostiary("clients", "list", OSTIARY_CONFIG=str(folder / "ostiary.toml"), cwd=tmp_path).stdout
     )
+
+
+def test_a_gateways_folder_does_not_stand_in_for_our_packages(folder: Path) -> None:
+    (folder / "certs" / "__init__.py").write_text("raise SystemExit('not ours')")
+    (folder / "json.py").write_text("raise SystemExit('not ours')")
+    assert "admin" in ostiary("clients", "list", cwd=folder).stdout
+    assert "nothing to mend" in ostiary("check", cwd=folder).stdout
 
 
 def test_every_mistake_of_the_configuration_is_a_line_on_stderr(folder: Path, run: Run) -> None:

@@ -382,6 +382,15 @@ class TestAtomicity:
                 await stores.tokens.put(token("t"))
             assert not (copy / "initialising").exists()
 
+    async def test_a_store_in_use_is_not_made_anew(self, tmp_path):
+        await seeded(tmp_path / "s", *BATCHES)
+        (tmp_path / "s" / "initialising").touch(mode=0o600)
+        with pytest.raises(StoreError, match="initialising"):
+            await opened(tmp_path / "s")
+        (tmp_path / "s" / "initialising").unlink()
+        async with store(tmp_path / "s") as stores:
+            assert state(stores) == after(4)
+
 
 class TestCheckpoints:
     async def test_an_idle_store_shows_a_write_in_its_file(self, tmp_path):
@@ -508,6 +517,15 @@ class TestSegments:
             await stores.audit.append(entry("last"))
             assert [e.target for e in await entries(stores)][-2:] == ["89", "last"]
             assert {path: path.read_bytes() for path in sealed} == content
+
+    async def test_a_timestamp_that_is_none_counts_as_old(self, tmp_path):
+        async with store(tmp_path / "s", segment_bytes=10) as stores:
+            await stores.audit.append(msgspec.structs.replace(entry("x"), timestamp="?"))
+            await stores.audit.append(entry("y"))
+        async with store(tmp_path / "s") as stores:
+            assert [e.target for e in await entries(stores)] == ["x", "y"]
+            assert [e.target for e in await entries(stores, since=TIME)] == ["y"]
+            assert [e.target for e in await entries(stores, until=TIME)] == ["x"]
 
     async def test_a_sealed_segment_that_is_gone_is_damage(self, tmp_path):
         folder = tmp_path / "s"

@@ -525,7 +525,7 @@ class TestBrokenConnections:
             (
                 (
                     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-                    b"9\r\ndata: {}\r\n"
+                    b"8\r\ndata: {}\r\n"
                 ),
                 Reason.UPSTREAM_UNAVAILABLE,
             ),

@@ -266,30 +266,39 @@ class Catalogue:
         return shelf.gathering
 
     async def _fill(self, shelf: _Shelf) -> None:
-        name = shelf.upstream.name
-        shelf.stale = False
+        """Gather until nothing changed meanwhile, or the upstream does not answer."""
+        shelf.stale = True
         try:
-            async with asyncio.timeout(shelf.patience):
-                offer = await self._ask(shelf)
-        except (UpstreamError, TimeoutError) as error:
-            detail = error.detail if isinstance(error, UpstreamError) else "it did not list in time"
-            if not shelf.down:
-                log.warning("upstream %s is left out: %s", name, detail)
-                self.generation += 1
-            shelf.down = shelf.stale = True
-            shelf.ask_again_at = self._monotonic() + shelf.pause
-            shelf.pause = min(2 * shelf.pause, LONGEST_PAUSE)
-        else:
-            if shelf.down:
-                log.warning("upstream %s is back", name)
-            changed = shelf.down or shelf.offer is None or shelf.offer.digest != offer.digest
-            shelf.offer, shelf.down, shelf.pause = offer, False, FIRST_PAUSE
-            shelf.gathered_at = self._monotonic()
-            if changed:
-                self.generation += 1
-                self._on_change(name)
+            while shelf.stale:
+                shelf.stale = False
+                try:
+                    async with asyncio.timeout(shelf.patience):
+                        offer = await self._ask(shelf)
+                except UpstreamError as error:
+                    return self._missed(shelf, error.detail)
+                except TimeoutError:
+                    return self._missed(shelf, "it did not list in time")
+                self._took(shelf, offer)
         finally:
             shelf.gathering = None
+
+    def _missed(self, shelf: _Shelf, detail: str) -> None:
+        if not shelf.down:
+            log.warning("upstream %s is left out: %s", shelf.upstream.name, detail)
+            self.generation += 1
+        shelf.down = shelf.stale = True
+        shelf.ask_again_at = self._monotonic() + shelf.pause
+        shelf.pause = min(2 * shelf.pause, LONGEST_PAUSE)
+
+    def _took(self, shelf: _Shelf, offer: Offer) -> None:
+        if shelf.down:
+            log.warning("upstream %s is back", shelf.upstream.name)
+        changed = shelf.down or shelf.offer is None or shelf.offer.digest != offer.digest
+        shelf.offer, shelf.down, shelf.pause = offer, False, FIRST_PAUSE
+        shelf.gathered_at = self._monotonic()
+        if changed:
+            self.generation += 1
+            self._on_change(shelf.upstream.name)
 
     async def _ask(self, shelf: _Shelf) -> Offer:
         info = await shelf.upstream.describe()

@@ -20,6 +20,8 @@ from gateway.mcp.sandbox import CANNOT_CONFINE, CANNOT_EXECUTE, NOT_FOUND, confi
 MAX_LOGGED: Final = 2000
 """Characters of one line of a child's in the log."""
 MAX_LINES_A_SECOND: Final = 100
+MAX_UNREAD: Final = 4 * MAX_MESSAGE
+"""Bytes that may wait for a child to read them."""
 LAST_WORDS_SECONDS: Final = 0.5
 """How long to wait for the end of the output after the exit, or for the exit after the end of the output."""
 _STDIN: Final = 0
@@ -83,12 +85,19 @@ class ChildProcess(asyncio.SubprocessProtocol):
         """Whether its output is closed."""
         self._over = False
 
-    async def write(self, line: bytes) -> None:
-        """Send a line; waits while the child reads too slowly. What is sent to a dead one is lost."""
-        if not self._stdin.is_closing():
-            self._stdin.write(line + b"\n")
-            if self._writable is not None:
-                await self._writable
+    def write(self, line: bytes) -> None:
+        """Send a line; never waits. What is sent to a dead child is lost, and one that does not read is ended."""
+        if self._stdin.is_closing():
+            return
+        self._stdin.write(line + b"\n")
+        if self._stdin.get_write_buffer_size() > MAX_UNREAD + len(line):
+            self._log.line("stdin", b"nothing is read: the process is ended")
+            self._signal_group(signal.SIGKILL)
+
+    async def drained(self) -> None:
+        """Wait while the child reads too slowly."""
+        if self._writable is not None:
+            await self._writable
 
     async def end(self, grace: float) -> None:
         """See it off with its group: at most three times ``grace`` seconds."""

@@ -16,7 +16,6 @@ from typing import Final, Protocol, Self
 from gateway.mcp.exchange import (
     INITIALIZED,
     PROGRESS,
-    Errands,
     Ticket,
     initialize_request,
     late,
@@ -63,7 +62,6 @@ class StdioSession:
         key: SessionKey,
         *,
         log: LineLog,
-        errands: Errands,
         unsolicited: Unsolicited,
         shared: bool,
     ) -> None:
@@ -76,7 +74,6 @@ class StdioSession:
         self.tickets: dict[int, Ticket] = {}
         self._exchanges: dict[int, StdioExchange] = {}
         self._log = log
-        self._errands = errands
         self._unsolicited = unsolicited
         self._shared = shared
         self._asked: dict[RequestId, SessionKey] = {}
@@ -95,9 +92,9 @@ class StdioSession:
         """Shake hands. Raises UpstreamError."""
         self.process = process
         self._handshake, self._handshake_id = asyncio.get_running_loop().create_future(), request_id
-        await process.write(initialize_request(request_id, self.key))
+        process.write(initialize_request(request_id, self.key))
         self.info = server_info(self.name, await self._handshake)
-        await process.write(INITIALIZED)
+        process.write(INITIALIZED)
 
     def begin(self, exchange: StdioExchange, ticket: Ticket) -> None:
         """From now on take what belongs to that request. Raises UpstreamError where the child is gone."""
@@ -111,11 +108,11 @@ class StdioSession:
         self.tickets.pop(ticket.id, None)
         self._exchanges.pop(ticket.id, None)
 
-    async def respond(self, key: SessionKey, request_id: RequestId, reply: Reply) -> None:
+    def respond(self, key: SessionKey, request_id: RequestId, reply: Reply) -> None:
         """Answer what the child asked ``key``; anything else it did not ask."""
         if self._asked.get(request_id) == key:
             del self._asked[request_id]
-            await self.process.write(encode_reply(request_id, reply))
+            self.process.write(encode_reply(request_id, reply))
 
     def ended(self, fate: str) -> None:
         """The child is gone: so is everything that waited for it."""
@@ -161,7 +158,7 @@ class StdioSession:
 
     def _was_asked(self, request: Request, size: int) -> None:
         if request.method == "ping":
-            self._errands.run(self.process.write(encode_result(request.id, {})))
+            self.process.write(encode_result(request.id, {}))
             return
         if len(self._exchanges) == 1:
             ((request_id, exchange),) = self._exchanges.items()
@@ -173,13 +170,11 @@ class StdioSession:
         else:
             log.warning("upstream %s: nobody can be asked for %s", self.name, ascii(request.method[:80]))
             refusal = encode_error(request.id, INTERNAL_ERROR, "There is nobody who could be asked.")
-            self._errands.run(self.process.write(refusal))
+            self.process.write(refusal)
 
 
 class Source(Protocol):
     """Where an exchange finds its session."""
-
-    errands: Errands
 
     async def session(self, key: SessionKey) -> StdioSession:
         """The session of ``key``, opened where there is none. Raises UpstreamError."""
@@ -216,7 +211,8 @@ class StdioExchange:
                 session = self._session = await self._source.session(self._ticket.key)
                 session.begin(self, self._ticket)
                 self._under_way = True
-                await session.process.write(self._ticket.encode())
+                session.process.write(self._ticket.encode())
+                await session.process.drained()
         except TimeoutError:
             self._leave("timed out")
             raise late(self._name, self._timeout) from None
@@ -253,7 +249,7 @@ class StdioExchange:
             return
         self._messages.clear()
         self.fail(CancelledByCaller())
-        await self._session.process.write(self._ticket.encode_cancellation(reason))
+        self._session.process.write(self._ticket.encode_cancellation(reason))
 
     def put(self, message: Message, size: int) -> None:
         """What belongs to it. Never waits: what nobody reads is dropped in the end, but for replies and requests."""
@@ -289,4 +285,4 @@ class StdioExchange:
         session.last_used = self._loop.time()
         if self._under_way:
             self._under_way = False
-            self._source.errands.run(session.process.write(self._ticket.encode_cancellation(reason)))
+            session.process.write(self._ticket.encode_cancellation(reason))

@@ -7,14 +7,13 @@ dying only after a pause that grows, during which requests fail at once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.config import Sessions, StdioUpstream
-from gateway.mcp.exchange import NOTIFY_SECONDS, Errands, Ticket, late, unavailable
+from gateway.mcp.exchange import Errands, Ticket, late, unavailable
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
 from gateway.mcp.stdio_process import LineLog, start
 from gateway.mcp.stdio_session import StdioExchange, StdioSession
@@ -68,7 +67,7 @@ class StdioUpstreamServer:
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         """``unsolicited`` gets what comes outside any request."""
-        self.errands = Errands()
+        self._starts = Errands()
         self._ends = Errands()
         """Ends of processes: they are never broken off."""
         self._settings = settings
@@ -104,17 +103,13 @@ class StdioUpstreamServer:
         """Send a notification to the process of ``key``, if it runs."""
         session = self._running(key)
         if session is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(NOTIFY_SECONDS):
-                    await session.process.write(encode_notification(method, params))
+            session.process.write(encode_notification(method, params))
 
     async def respond(self, key: SessionKey, request_id: RequestId, reply: Reply) -> None:
         """Answer a Request that the upstream sent."""
         session = self._running(key)
         if session is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(NOTIFY_SECONDS):
-                    await session.respond(key, request_id, reply)
+            session.respond(key, request_id, reply)
 
     def listen(self, key: SessionKey) -> None:
         """Pass on what the process of ``key`` asks outside any request, too."""
@@ -137,7 +132,7 @@ class StdioUpstreamServer:
         if self._sweeper is not None:
             self._sweeper.cancel()
         await asyncio.gather(*(self._end(slot) for slot in self._slots.values()))
-        await self.errands.close()
+        await self._starts.close()
         await self._ends.finish()
 
     async def session(self, key: SessionKey) -> StdioSession:
@@ -151,7 +146,7 @@ class StdioUpstreamServer:
             if slot.closed_until > asyncio.get_running_loop().time():
                 raise unavailable(self.name, "keeps ending, and is started again in a while")
             self._make_room()
-            slot.opening = self.errands.run(self._start(self._whose(key), slot))
+            slot.opening = self._starts.run(self._start(self._whose(key), slot))
         opening = slot.opening
         try:
             return await asyncio.shield(opening)
@@ -184,7 +179,6 @@ class StdioUpstreamServer:
             self.name,
             key,
             log=self._log,
-            errands=self.errands,
             unsolicited=self._unsolicited,
             shared=self._shared,
         )

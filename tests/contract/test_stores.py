@@ -264,6 +264,7 @@ class TestAudit:
             (None, "2027-01-15T08:00:03.0001Z", [0, 1, 2, 3]),
             ("2027-01-15T10:00:01+02:00", "2027-01-15T03:00:03-05:00", [1, 2]),
             ("2027-01-15T08:00:03Z", "2027-01-15T08:00:03Z", []),
+            ("0001-01-01T00:00:00+23:00", "9999-12-31T23:59:59-23:00", [0, 1, 2, 3, 4, 5]),
             ("2026-01-15T08:00:03Z", "2028-01-15T08:00:03Z", [0, 1, 2, 3, 4, 5]),
         ],
     )
@@ -279,6 +280,7 @@ class TestAudit:
             AuditQuery(since="yesterday"),
             AuditQuery(until="2027-01-15"),
             AuditQuery(until="2027-01-15T08:00:00"),
+            AuditQuery(since="0001-01-01T00:00:00+99:00"),
             AuditQuery(cursor="rubbish"),
             AuditQuery(cursor=""),
             AuditQuery(cursor="é"),
@@ -307,6 +309,16 @@ class TestAudit:
             tool_name="files_read", second=9, status=AuditStatus.TIMEOUT, duration_ms=12.5, reason="slow"
         )
         assert await everything(stores) == [done]
+
+    async def test_text_that_is_not_unicode_is_audited_all_the_same(self, stores):
+        odd = entry(user_agent="a\udcff\n\0b")
+        await stores.audit.append(odd)
+        stores.audit.append_soon(odd)
+        intent = await stores.audit.begin(odd)
+        intent.finish(AuditStatus.OK, timestamp=odd.timestamp, duration_ms=1.0, reason="\ud800")
+        found = await everything(stores)
+        assert [one.user_agent for one in found] == ["a?\n\0b"] * 3
+        assert found[2].reason == "?"
 
     async def test_an_intent_is_finished_once(self, stores):
         intent = await stores.audit.begin(entry())

@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,24 @@ access = "public"
 """
 
 
-@pytest.fixture
-def door(home: Any, start_script: Callable[..., Any]) -> Iterator[Any]:
-    good = start_script("tests/servers/everything.py", "http")
-    bad = start_script("tests/servers/misbehaving.py")
-    home.configure(CONFIG.format(good=good.url, bad=bad.url))
-    home.client("alice")
+def prepare(home: Any) -> None:
+    """The administrator's certificate."""
     home.certificate("root")
-    home.bad_upstream = bad
-    yield home
-    for served in home.served:
-        assert "Traceback" not in served.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def upstreams(start_shared: Callable[..., Any]) -> dict[str, str]:
+    return {
+        "good": start_shared("tests/servers/everything.py", "http").url,
+        "bad": start_shared("tests/servers/misbehaving.py").url,
+    }
+
+
+@pytest.fixture
+def door(home: Any, upstreams: dict[str, str]) -> Any:
+    """A gateway with a good and a bad upstream."""
+    home.configure(CONFIG.format(**upstreams))
+    return home
 
 
 def _raw(door: Any, served: Any, request: bytes) -> bytes:

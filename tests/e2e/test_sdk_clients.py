@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import ElicitResult, PromptReference
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CONFIG = """
+ROLES = """
 [roles]
 user = ["all:use"]
-
+"""
+CONFIG = """
 [[upstreams]]
 name = "far"
 transport = "http"
@@ -63,15 +64,20 @@ def upstream(start_script: Callable[..., Any]) -> Any:
     return start_script("tests/servers/everything.py", "http")
 
 
-@pytest.fixture
-def door(home: Any, upstream: Any) -> Iterator[Any]:
-    script = ROOT / "tests" / "servers" / "everything.py"
-    home.configure(CONFIG.format(url=upstream.url, python=sys.executable, script=script))
+def prepare(home: Any) -> None:
+    """Clients and their certificates."""
+    home.configure(ROLES)
     home.client("alice", "--role", "user")
     home.client("bob", "--role", "user")
-    yield home
-    for served in home.served:
-        assert "Traceback" not in served.log.read_text()
+    home.certificate("root")
+
+
+@pytest.fixture
+def door(home: Any, upstream: Any) -> Any:
+    """A gateway with one server over HTTP and one over stdio."""
+    script = ROOT / "tests" / "servers" / "everything.py"
+    home.configure(CONFIG.format(url=upstream.url, python=sys.executable, script=script))
+    return home
 
 
 @asynccontextmanager
@@ -180,7 +186,7 @@ async def test_cancelling_reaches_the_upstream(door: Any, upstream: Any, caller:
         with pytest.raises(asyncio.CancelledError):
             await call
         assert _text(await client.call_tool(f"{prefix}_echo", {"text": "still here"})) == "still here"
-    root = caller(served, door.certificate("root"))
+    root = caller(served, door.folder / "clients" / "root")
     for _attempt in range(100):
         ended = root.ask("GET", f"/audit?tool_name={prefix}_count").json["entries"]
         if ended:
@@ -214,7 +220,6 @@ async def test_a_thousand_calls_open_one_upstream_session(door: Any, upstream: A
 async def test_a_changed_list_is_told_to_whom_it_changed_for(door: Any) -> None:
     served = door.serve()
     told: dict[str, int] = {"alice": 0, "root": 0}
-    door.certificate("root")
 
     def hear(name: str) -> Any:
         async def handler(message: Any) -> None:

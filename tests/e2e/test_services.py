@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-CONFIG = """
+ROLES = """
 [roles]
 reader = ["persons:read"]
 writer = ["persons:read", "persons:write"]
-
+"""
+CONFIG = """
 [[services]]
 name = "persons"
 prefix = "/api/v1/"
@@ -38,17 +39,25 @@ url = "{mirror}"
 """
 
 
-@pytest.fixture
-def door(home: Any, start_script: Callable[..., Any]) -> Iterator[Any]:
-    genealogy = start_script("examples/genealogy/service.py", "--port", "0")
-    mirror = start_script("tests/servers/mirror.py")
-    home.configure(CONFIG.format(genealogy=genealogy.url.partition("/api")[0], mirror=mirror.url))
+def prepare(home: Any) -> None:
+    """Clients and their certificates."""
+    home.configure(ROLES)
     home.client("reader", "--role", "reader")
     home.client("writer", "--role", "writer")
     home.certificate("root")
-    yield home
-    for served in home.served:
-        assert "Traceback" not in served.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def mirror(start_shared: Callable[..., Any]) -> Any:
+    return start_shared("tests/servers/mirror.py")
+
+
+@pytest.fixture
+def door(home: Any, start_script: Callable[..., Any], mirror: Any) -> Any:
+    """A gateway with services behind it."""
+    genealogy = start_script("examples/genealogy/service.py", "--port", "0")
+    home.configure(CONFIG.format(genealogy=genealogy.url.partition("/api")[0], mirror=mirror.url))
+    return home
 
 
 @pytest.fixture

@@ -6,18 +6,19 @@ import base64
 import json
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 PASSWORD = "Correct-Horse-7-Battery"
-CONFIG = """
+ROLES = """
 [roles]
 reader = ["genealogy:read"]
 auditor = ["audit:read"]
-
+"""
+CONFIG = """
 [[upstreams]]
 name = "genealogy"
 transport = "http"
@@ -34,19 +35,26 @@ permissions = ["genealogy:read"]
 """
 
 
-@pytest.fixture
-def door(home: Any, start_script: Callable[..., Any]) -> Iterator[Any]:
-    """A gateway with the genealogy server behind it, and three clients."""
-    upstream = start_script("examples/genealogy/mcp_server.py", "--port", "0")
-    home.configure(CONFIG.format(url=upstream.url))
+def prepare(home: Any) -> None:
+    """Clients and their certificates."""
+    home.configure(ROLES)
     home.client("alice", "--role", "reader", password=PASSWORD)
-    home.client("bob", "--role", "reader", password=PASSWORD)
+    home.client("bob", "--role", "reader")
     home.client("carol", "--role", "reader", "--require-certificate", password=PASSWORD)
     home.client("olga", "--role", "auditor")
     home.certificate("nobody")
-    yield home
-    for served in home.served:
-        assert "Traceback" not in served.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def upstream(start_shared: Callable[..., Any]) -> Any:
+    return start_shared("examples/genealogy/mcp_server.py", "--port", "0")
+
+
+@pytest.fixture
+def door(home: Any, upstream: Any) -> Any:
+    """A gateway with the genealogy server behind it."""
+    home.configure(CONFIG.format(url=upstream.url))
+    return home
 
 
 def _certificate(home: Any, name: str) -> Path:
