@@ -7,6 +7,7 @@ answer leaves with the security headers and the request id.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import secrets
@@ -168,6 +169,8 @@ class Edge:
         self._problems = problems
         self._allowed_hosts = allowed_hosts
         self._monotonic = monotonic
+        self._process = secrets.token_hex(8)
+        self._requests = itertools.count(1)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -242,7 +245,7 @@ class Edge:
         given = headers.get("X-Request-ID")
         user_agent = headers.get(hdrs.USER_AGENT)
         return Inbound(
-            request_id=given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(12),
+            request_id=given if given and _REQUEST_ID.fullmatch(given) else self._new_request_id(),
             method=request.method,
             path=_text(request.raw_path.partition("?")[0]),
             address=connection.address,
@@ -252,6 +255,10 @@ class Edge:
             api_keys=tuple(headers.getall("X-API-Key", ())),
             started=self._monotonic(),
         )
+
+    def _new_request_id(self) -> str:
+        """Unique, not secret: which process, and its how-manieth request."""
+        return f"{self._process}{next(self._requests):08x}"
 
     def _well_formed(self, request: GatewayRequest) -> Deny | None:
         """Refuse what another hop might read differently (RFC 9112 sections 3.2, 6.1 and 11.2)."""

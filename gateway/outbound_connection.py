@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import Final, cast
 
 import httptools
@@ -86,7 +86,11 @@ class Connection(asyncio.Protocol):
             if body is None or isinstance(body, bytes):
                 self._transport.write(head + body if body else head)
             else:
-                await self._send_stream(head, body, length, waiter)
+                try:
+                    await self._send_stream(head, body, length, waiter)
+                finally:
+                    if isinstance(body, AsyncGenerator):
+                        await body.aclose()  # it may not have come to its end
             return await waiter
         except BaseException:
             if self._waiter is waiter or waiter.cancelled():

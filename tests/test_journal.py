@@ -1,17 +1,12 @@
-"""The json backend under its files: what is on disk when, and what a start makes of it."""
+"""The journal: frames on disk, and what a start makes of them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import itertools
 import json
 import os
-import shutil
-import stat
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,22 +14,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persistence import JsonStores, StoreError, open_stores
+from persistence import JsonStores, StoreError
 from persistence import frames as journal_frames
 from persistence.changes import Bases, Change, ClientPut, Part, TokensPut
-from persistence.files import System
 from persistence.records import (
     AuditEntry,
     AuditQuery,
-    AuditStatus,
     ClientRecord,
     TokenKind,
     TokenRecord,
 )
 
 NOW = 1_800_000_000.0
+
+
 NEVER = 3600.0
 """A pause before checkpoints that no test waits for."""
+
+
 TIME = "2027-01-15T08:00:00.000Z"
 
 
@@ -47,10 +44,6 @@ def client(client_id: str, **more) -> ClientRecord:
 def token(token_id: str, **more) -> TokenRecord:
     fields = {"client_id": "a", "kind": TokenKind.ACCESS, "exp": int(NOW) + 60, "created_at": TIME}
     return TokenRecord(token_id=token_id, **(fields | more))
-
-
-def entry(target: str, **more) -> AuditEntry:
-    return AuditEntry(timestamp=TIME, event="tool_call", status=AuditStatus.OK, target=target, **more)
 
 
 async def opened(folder: Path, *, pause: float = NEVER, **more) -> JsonStores:
@@ -68,23 +61,6 @@ async def store(folder: Path, **more):
 
 async def entries(stores: JsonStores, **query) -> list[AuditEntry]:
     return list((await stores.audit.query(AuditQuery(limit=1000, **query))).entries)[::-1]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for is on disk
-            await asyncio.sleep(0.01)
-
-
-async def next_checkpoint(stores: JsonStores) -> None:
-    before = stores.stats().checkpoints
-    await until(lambda: stores.stats().checkpoints > before)
-
-
-def crashed(folder: Path, copy: Path) -> Path:
-    """What a crash at this instant would leave."""
-    shutil.copytree(folder, copy, symlinks=True)
-    return copy
 
 
 def journals(folder: Path) -> list[Path]:
@@ -277,111 +253,6 @@ class TestReplay:
         async with store(tmp_path / "s") as stores:
             assert stores.tokens.get("t9") == token("t9")
 
-
-class TestAtomicity:
-    async def test_what_is_acknowledged_survives_a_crash(self, tmp_path):
-        async with store(tmp_path / "s") as stores:
-            await stores.clients.put(client("a"))
-            await stores.tokens.put(token("t1"), token("t2"))
-            await stores.audit.append(entry("one"))
-            begun = await stores.audit.begin(entry("open"))
-            done = await stores.audit.begin(entry("done"))
-            done.finish(AuditStatus.OK, timestamp=TIME, duration_ms=1.0)
-            await stores.audit.append(entry("two"))
-            copy = crashed(tmp_path / "s", tmp_path / "copy")
-            begun.finish(AuditStatus.OK, timestamp=TIME, duration_ms=1.0)
-        async with store(copy) as stores:
-            assert state(stores) == ({"a": client("a")}, {"t1": token("t1"), "t2": token("t2")})
-            found = [(e.target, e.status, e.reason) for e in await entries(stores)]
-            assert found == [
-                ("one", "ok", None),
-                ("done", "ok", None),
-                ("two", "ok", None),
-                ("open", "error", "interrupted"),
-            ]
-            again = crashed(copy, tmp_path / "again")
-        async with store(again) as stores:
-            assert [e.target for e in await entries(stores)] == ["one", "done", "two", "open"]
-
-    async def test_a_crash_at_any_instant_while_checkpoints_are_written(self, tmp_path):
-        """Before each rename, removal and fsync of a folder, a copy is taken; each copy opens with what was acknowledged."""
-        folder = tmp_path / "s"
-        acknowledged: list[str] = []
-        copies: list[tuple[Path, list[str]]] = []
-        numbers = itertools.count()
-
-        class Copying(System):
-            def copy(self) -> None:
-                known = list(acknowledged)
-                target = tmp_path / f"copy{next(numbers)}"
-                with contextlib.suppress(shutil.Error):  # a temporary file may go while it is copied
-                    copies.append((crashed(folder, target), known))
-
-            def rename(self, source: str, target: str, folder: int) -> None:
-                self.copy()
-                super().rename(source, target, folder)
-                self.copy()
-
-            def unlink(self, name: str, folder: int) -> None:
-                self.copy()
-                super().unlink(name, folder)
-                self.copy()
-
-        async with store(folder, system=Copying(), pause=0.001, segment_bytes=1500) as stores:
-            copies.clear()
-            for number in range(24):
-                await stores.audit.append(entry(str(number)))
-                acknowledged.append(str(number))
-                if number % 3 == 0:
-                    await stores.tokens.put(token(f"t{number}"))
-                if number % 8 == 0:
-                    await stores.clients.put(client(f"c{number}"))
-                    await next_checkpoint(stores)
-        assert len(copies) > 20
-        for copy, known in copies:
-            async with store(copy) as stores:
-                targets = [e.target for e in await entries(stores)]
-                assert targets[: len(known)] == known
-                assert targets == [str(n) for n in range(len(targets))]
-                for number in range(0, len(known), 3):
-                    if number + 1 < len(known):
-                        assert stores.tokens.get(f"t{number}") is not None
-                    if number % 8 == 0 and number + 1 < len(known):
-                        assert stores.clients.get(f"c{number}") is not None
-
-    async def test_an_intent_outlives_checkpoints(self, tmp_path):
-        async with store(tmp_path / "s", pause=0.001) as stores:
-            begun = await stores.audit.begin(entry("open"))
-            for number in range(3):
-                await stores.audit.append(entry(str(number)))
-                await next_checkpoint(stores)
-            copy = crashed(tmp_path / "s", tmp_path / "copy")
-            begun.finish(AuditStatus.OK, timestamp=TIME, duration_ms=1.0)
-            assert [e.target for e in await entries(stores)] == ["0", "1", "2", "open"]
-        async with store(copy) as stores:
-            assert [(e.target, e.reason) for e in await entries(stores)][-1] == ("open", "interrupted")
-
-    async def test_making_a_store_may_be_interrupted_anywhere(self, tmp_path):
-        folder = tmp_path / "s"
-        copies: list[Path] = []
-
-        class Copying(System):
-            def rename(self, source: str, target: str, descriptor: int) -> None:
-                copies.append(crashed(folder, tmp_path / f"copy{len(copies)}"))
-                super().rename(source, target, descriptor)
-
-            def unlink(self, name: str, descriptor: int) -> None:
-                copies.append(crashed(folder, tmp_path / f"copy{len(copies)}"))
-                super().unlink(name, descriptor)
-
-        async with store(folder, system=Copying()):
-            pass
-        assert len(copies) >= 6
-        for copy in copies:
-            async with store(copy) as stores:
-                await stores.tokens.put(token("t"))
-            assert not (copy / "initialising").exists()
-
     async def test_a_store_in_use_is_not_made_anew(self, tmp_path):
         await seeded(tmp_path / "s", *BATCHES)
         (tmp_path / "s" / "initialising").touch(mode=0o600)
@@ -390,367 +261,3 @@ class TestAtomicity:
         (tmp_path / "s" / "initialising").unlink()
         async with store(tmp_path / "s") as stores:
             assert state(stores) == after(4)
-
-
-class TestCheckpoints:
-    async def test_an_idle_store_shows_a_write_in_its_file(self, tmp_path):
-        stores = await open_stores(tmp_path / "s", now=lambda: NOW)
-        await stores.tokens.put(token("t1"))
-        await until(lambda: read(tmp_path / "s" / "tokens.json")["tokens"])
-        await stores.close()
-
-    async def test_the_files_have_their_promised_shape(self, tmp_path):
-        async with store(tmp_path / "s") as stores:
-            await stores.clients.put(client("a"))
-            await stores.tokens.put(token("t1"))
-            await stores.audit.append(entry("x"))
-        tokens, clients, audit = (
-            read(tmp_path / "s" / f"{name}.json") for name in ("tokens", "clients", "audit")
-        )
-        assert tokens["version"] == clients["version"] == audit["version"] == 1
-        assert tokens["journal"] == clients["journal"] == audit["journal"] == 2
-        assert tokens["tokens"] == [json.loads(msgspec.json.encode(token("t1")))]
-        assert clients["clients"] == [json.loads(msgspec.json.encode(client("a")))]
-        assert audit["entries"] == [{"seq": 1} | msgspec.to_builtins(entry("x"))]
-        assert [path.name for path in journals(tmp_path / "s")] == ["journal-000000002.log"]
-        assert len((tmp_path / "s" / "tokens.json").read_text().splitlines()) == 3
-
-    async def test_nothing_is_written_where_nothing_changed(self, tmp_path):
-        async with store(tmp_path / "s") as stores:
-            await stores.tokens.put(token("t1"))
-        before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s").glob("*.json")}
-        names = journals(tmp_path / "s")
-        async with store(tmp_path / "s"):
-            pass
-        assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s").glob("*.json")} == before
-        assert journals(tmp_path / "s") == names
-
-    async def test_a_part_that_did_not_change_keeps_its_file(self, tmp_path):
-        folder = tmp_path / "s"
-        async with store(folder) as stores:
-            await stores.tokens.put(token("t1"))
-        inode = (folder / "tokens.json").stat().st_ino
-        for number in range(3):
-            async with store(folder) as stores:
-                await stores.audit.append(entry(str(number)))
-        assert (folder / "tokens.json").stat().st_ino == inode
-        assert (read(folder / "tokens.json")["journal"], read(folder / "audit.json")["journal"]) == (2, 5)
-        async with store(folder) as stores:
-            assert stores.tokens.get("t1") == token("t1")
-            assert len(await entries(stores)) == 3
-
-    async def test_an_older_copy_of_one_file_is_noticed(self, tmp_path):
-        folder = tmp_path / "s"
-        async with store(folder) as stores:
-            await stores.tokens.put(token("t1"))
-        shutil.copy(folder / "tokens.json", tmp_path / "old.json")
-        async with store(folder) as stores:
-            await stores.tokens.put(token("t1", revoked_at=TIME))
-        shutil.copy(tmp_path / "old.json", folder / "tokens.json")
-        with pytest.raises(StoreError, match=r"journal-000000002\.log is missing, and tokens\.json needs it"):
-            await opened(folder)
-
-    async def test_purged_tokens_leave_the_file(self, tmp_path):
-        async with store(tmp_path / "s", pause=0.001) as stores:
-            await stores.tokens.put(token("t1", exp=int(NOW) + 1), token("t2"))
-            assert stores.tokens.purge(NOW + 5) == 1
-            await until(
-                lambda: [t["token_id"] for t in read(tmp_path / "s" / "tokens.json")["tokens"]] == ["t2"]
-            )
-
-    async def test_many_tokens_keep_their_order(self, tmp_path):
-        many = [token(f"t{n}", exp=int(NOW) + 1 + n % 7) for n in range(5000)]
-        async with store(tmp_path / "s") as stores:
-            await stores.tokens.put(*many)
-        async with store(tmp_path / "s") as stores:
-            assert list(stores.tokens) == many
-
-    async def test_a_file_that_was_written_otherwise_is_read(self, tmp_path):
-        folder = tmp_path / "s"
-        async with store(folder) as stores:
-            await stores.clients.put(client("a", email="é"))
-            await stores.tokens.put(token("t1"))
-            await stores.audit.append(entry("x"))
-        for name in ("clients.json", "tokens.json", "audit.json"):
-            (folder / name).write_text(json.dumps(read(folder / name), indent=4))
-        async with store(folder) as stores:
-            assert state(stores) == ({"a": client("a", email="é")}, {"t1": token("t1")})
-            await stores.audit.append(entry("y"))
-        async with store(folder) as stores:
-            assert await entries(stores) == [entry("x"), entry("y")]
-
-
-class TestSegments:
-    async def test_a_large_segment_is_sealed_and_still_found(self, tmp_path):
-        folder = tmp_path / "s"
-        times = [f"2027-01-15T08:{n // 60:02d}:{n % 60:02d}.000Z" for n in range(90)]
-        async with store(folder, pause=0.001, segment_bytes=4000) as stores:
-            for number, time in enumerate(times):
-                await stores.audit.append(
-                    msgspec.structs.replace(entry(str(number), client_id=f"c{number % 3}"), timestamp=time)
-                )
-                if number % 30 == 29:
-                    await until(lambda n=number // 30 + 1: len(list((folder / "audit").glob("*.json"))) >= n)
-            await until(lambda: not read(folder / "audit.json")["entries"])
-            sealed = sorted((folder / "audit").glob("*.json"))
-            assert [path.name for path in sealed] == [f"{n + 1:06d}.json" for n in range(len(sealed))]
-            sealed_entries = [one for path in sealed for one in read(path)["entries"]]
-            assert [one["seq"] for one in sealed_entries] == list(range(1, 91))
-            content = {path: path.read_bytes() for path in sealed}
-            assert [e.target for e in await entries(stores)] == [str(n) for n in range(90)]
-            assert [e.target for e in await entries(stores, client_id="c1")] == [
-                str(n) for n in range(1, 90, 3)
-            ]
-            assert [e.target for e in await entries(stores, since=times[85])] == [
-                "85",
-                "86",
-                "87",
-                "88",
-                "89",
-            ]
-            assert [e.target for e in await entries(stores, until=times[2])] == ["0", "1"]
-            page = await stores.audit.query(AuditQuery(limit=50))
-            rest = await stores.audit.query(AuditQuery(limit=50, cursor=page.next_cursor))
-            assert [e.target for e in (*page.entries, *rest.entries)] == [str(n) for n in range(89, -1, -1)]
-            assert rest.next_cursor is None
-        async with store(folder) as stores:
-            await stores.audit.append(entry("last"))
-            assert [e.target for e in await entries(stores)][-2:] == ["89", "last"]
-            assert {path: path.read_bytes() for path in sealed} == content
-
-    async def test_a_timestamp_that_is_none_counts_as_old(self, tmp_path):
-        async with store(tmp_path / "s", segment_bytes=10) as stores:
-            await stores.audit.append(msgspec.structs.replace(entry("x"), timestamp="?"))
-            await stores.audit.append(entry("y"))
-        async with store(tmp_path / "s") as stores:
-            assert [e.target for e in await entries(stores)] == ["x", "y"]
-            assert [e.target for e in await entries(stores, since=TIME)] == ["y"]
-            assert [e.target for e in await entries(stores, until=TIME)] == ["x"]
-
-    async def test_a_sealed_segment_that_is_gone_is_damage(self, tmp_path):
-        folder = tmp_path / "s"
-        async with store(folder, segment_bytes=10) as stores:
-            await stores.audit.append(entry("x"))
-        (folder / "audit" / "000001.json").unlink()
-        with pytest.raises(StoreError, match=r"000001\.json is missing"):
-            await opened(folder)
-
-    async def test_a_sealed_segment_that_is_damaged_is_named(self, tmp_path):
-        folder = tmp_path / "s"
-        async with store(folder, segment_bytes=10) as stores:
-            await stores.audit.append(entry("x"))
-        (folder / "audit" / "000001.json").write_text('{"version":1}')
-        async with store(folder) as stores:
-            with pytest.raises(StoreError, match=r"000001\.json"):
-                await stores.audit.query(AuditQuery())
-
-
-class TestDamage:
-    @pytest.fixture
-    async def folder(self, tmp_path) -> Path:
-        async with store(tmp_path / "s") as stores:
-            await stores.clients.put(client("a"))
-            await stores.tokens.put(token("t1"))
-            await stores.audit.append(entry("x"))
-        return tmp_path / "s"
-
-    @pytest.mark.parametrize("name", ["clients.json", "tokens.json", "audit.json", "journal-000000002.log"])
-    async def test_a_missing_file_is_never_a_new_installation(self, folder, name):
-        (folder / name).unlink()
-        with pytest.raises(StoreError, match=name):
-            await opened(folder)
-
-    async def test_all_but_sealed_segments_missing(self, tmp_path):
-        async with store(tmp_path / "s", segment_bytes=10) as stores:
-            await stores.audit.append(entry("x"))
-        for path in (tmp_path / "s").iterdir():
-            if path.is_file():
-                path.unlink()
-        with pytest.raises(StoreError, match=r"clients\.json"):
-            await opened(tmp_path / "s")
-
-    @pytest.mark.parametrize("name", ["clients.json", "tokens.json", "audit.json"])
-    @pytest.mark.parametrize(
-        "content",
-        ["", "{", "[]", '{"version": 1}', '{"version": 1, "journal": 2, "clients": [{}]}', "\0" * 50],
-    )
-    async def test_a_file_that_is_not_one(self, folder, name, content):
-        (folder / name).write_text(content)
-        with pytest.raises(StoreError, match=f"{name} is damaged"):
-            await opened(folder)
-
-    @pytest.mark.parametrize("name", ["clients.json", "tokens.json", "audit.json"])
-    async def test_another_version(self, folder, name):
-        (folder / name).write_text('{"version": 2, "all": "else"}')
-        with pytest.raises(StoreError, match=f"{name} has version 2"):
-            await opened(folder)
-
-    @pytest.mark.parametrize("seqs", [[2], [1, 1], [1, 3]])
-    async def test_audit_entries_out_of_order(self, folder, seqs):
-        audit = read(folder / "audit.json")
-        audit["entries"] = [audit["entries"][0] | {"seq": seq} for seq in seqs]
-        (folder / "audit.json").write_text(json.dumps(audit))
-        with pytest.raises(StoreError, match="audit"):
-            await opened(folder)
-
-    async def test_a_client_twice_and_a_certificate_twice(self, folder):
-        path = folder / "clients.json"
-        clients = read(path)
-        one = msgspec.to_builtins(client("b", certificate="x"))
-        path.write_text(json.dumps(clients | {"clients": [one, one]}))
-        with pytest.raises(StoreError, match=r"clients\.json has client 'b' twice"):
-            await opened(folder)
-        path.write_text(json.dumps(clients | {"clients": [one, one | {"client_id": "c"}]}))
-        with pytest.raises(StoreError, match=r"clients\.json: the certificate id 'x'"):
-            await opened(folder)
-
-    async def test_a_refused_start_lets_go_of_the_lock(self, folder):
-        content = (folder / "tokens.json").read_bytes()
-        (folder / "tokens.json").write_text("{")
-        with pytest.raises(StoreError):
-            await opened(folder)
-        (folder / "tokens.json").write_bytes(content)
-        async with store(folder) as stores:
-            assert stores.tokens.get("t1") == token("t1")
-
-    async def test_it_is_all_private(self, folder):
-        for path in folder.rglob("*"):
-            assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
-        (folder / "clients.json").chmod(0o640)
-        with pytest.raises(StoreError, match=r"clients\.json has mode 0640.*chmod 600"):
-            await opened(folder)
-
-
-class Faulty(System):
-    """Fails the named call once, as often as asked; then goes on."""
-
-    def __init__(self) -> None:
-        self.failing: dict[str, int] = {}
-        self.calls: dict[str, int] = {}
-        self.short = 0
-        """At most so many bytes are taken by a write; 0: all."""
-
-    def fail(self, call: str, error: int = errno.EIO) -> None:
-        self.failing[call] = error
-
-    def _enter(self, call: str) -> None:
-        self.calls[call] = self.calls.get(call, 0) + 1
-        error = self.failing.pop(call, None)
-        if error is not None:
-            raise OSError(error, os.strerror(error))
-
-    def write(self, descriptor: int, data: memoryview) -> int:
-        if self.short and len(data) > self.short:
-            return super().write(descriptor, data[: self.short])
-        self._enter("write")
-        return super().write(descriptor, data)
-
-    def fdatasync(self, descriptor: int) -> None:
-        self._enter("fdatasync")
-        super().fdatasync(descriptor)
-
-    def fsync(self, descriptor: int) -> None:
-        self._enter("fsync")
-        super().fsync(descriptor)
-
-    def rename(self, source: str, target: str, folder: int) -> None:
-        self._enter("rename")
-        super().rename(source, target, folder)
-
-    def unlink(self, name: str, folder: int) -> None:
-        self._enter("unlink")
-        super().unlink(name, folder)
-
-
-class TestFaults:
-    @pytest.mark.parametrize(
-        ("call", "error"), [("write", errno.ENOSPC), ("write", errno.EIO), ("fdatasync", errno.EIO)]
-    )
-    async def test_a_write_that_fails_is_not_acknowledged_and_nothing_more_is_taken(
-        self, tmp_path, call, error
-    ):
-        system = Faulty()
-        stores = await opened(tmp_path / "s", system=system)
-        await stores.tokens.put(token("t1"))
-        begun = await stores.audit.begin(entry("open"))
-        synced = system.calls["fdatasync"]
-        system.fail(call, error)
-        waiting = [
-            asyncio.create_task(stores.tokens.put(token("t1", revoked_at=TIME))),
-            asyncio.create_task(stores.clients.put(client("a"))),
-            asyncio.create_task(stores.audit.append(entry("lost"))),
-        ]
-        for answer in await asyncio.gather(*waiting, return_exceptions=True):
-            assert isinstance(answer, StoreError)
-            assert "journal-000000001.log" in str(answer)
-        assert not stores.healthy
-        assert stores.tokens.get("t1") == token("t1")
-        assert stores.clients.get("a") is None
-        assert await entries(stores) == []
-        for write in (
-            stores.tokens.put(token("t2")),
-            stores.audit.append(entry("x")),
-            stores.clients.put(client("b")),
-        ):
-            with pytest.raises(StoreError):
-                await write
-        with pytest.raises(StoreError):
-            begun.finish(AuditStatus.OK, timestamp=TIME, duration_ms=1.0)
-        assert system.calls["fdatasync"] == synced + (call == "fdatasync")
-        await stores.close()
-        async with store(tmp_path / "s") as stores:
-            assert stores.healthy
-            if call == "write":
-                assert stores.tokens.get("t1") == token("t1")
-                assert [(e.target, e.reason) for e in await entries(stores)] == [("open", "interrupted")]
-            assert stores.tokens.get("t1") is not None
-
-    async def test_short_writes(self, tmp_path):
-        system = Faulty()
-        system.short = 7
-        async with store(tmp_path / "s", system=system) as stores:
-            await stores.tokens.put(token("t1"))
-            copy = crashed(tmp_path / "s", tmp_path / "copy")
-        async with store(copy) as stores:
-            assert stores.tokens.get("t1") == token("t1")
-
-    async def test_a_disk_that_fills_in_the_middle_of_a_frame(self, tmp_path):
-        system = Faulty()
-        async with store(tmp_path / "s", system=system) as stores:
-            await stores.tokens.put(token("t1"))
-            system.short = 20
-            system.fail("write", errno.ENOSPC)
-            with pytest.raises(StoreError, match="No space left"):
-                await stores.tokens.put(token("t2"))
-        async with store(tmp_path / "s") as stores:
-            assert state(stores) == ({}, {"t1": token("t1")})
-            assert [e.event for e in await entries(stores)] == ["store_recovered"]
-
-    @pytest.mark.parametrize("call", ["fsync", "rename", "unlink"])
-    async def test_a_checkpoint_that_fails_loses_nothing(self, tmp_path, call, caplog):
-        system = Faulty()
-        stores = await opened(tmp_path / "s", system=system, pause=0.001, segment_bytes=1000)
-        for number in range(5):
-            stores.audit.append_soon(entry(str(number)))
-        system.fail(call)
-        await stores.tokens.put(token("t1"))
-        await until(lambda: call not in system.failing)
-        await stores.tokens.put(token("t2"))
-        assert stores.healthy
-        copy = crashed(tmp_path / "s", tmp_path / "copy")
-        await stores.close()
-        assert "no checkpoint" in caplog.text
-        for folder in (copy, tmp_path / "s"):
-            async with store(folder) as again:
-                assert state(again)[1] == {"t1": token("t1"), "t2": token("t2")}
-                assert [e.target for e in await entries(again)] == ["0", "1", "2", "3", "4"]
-        assert list(tmp_path.rglob("*.tmp")) == []
-
-    @pytest.mark.parametrize("call", ["fsync", "rename"])
-    async def test_a_store_that_cannot_be_made_says_so(self, tmp_path, call):
-        system = Faulty()
-        system.fail(call)
-        with pytest.raises(StoreError, match="Input/output error"):
-            await opened(tmp_path / "s", system=system)
-        async with store(tmp_path / "s") as stores:
-            assert state(stores) == ({}, {})

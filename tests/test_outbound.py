@@ -455,13 +455,21 @@ class TestTheResponse:
             await reader.read()
             peer.closed.set()
 
+        ended = False
+
         async def endless() -> AsyncIterator[bytes]:
-            while True:
-                yield b"x" * 1000
-                await asyncio.sleep(0)
+            nonlocal ended
+            try:
+                while True:
+                    yield b"x" * 1000
+                    await asyncio.sleep(0)
+            finally:
+                ended = True
 
         async with serving(script) as peer, client_of(peer) as client:
-            assert (await client.send("POST", "/", (), endless())).status == 413
+            body = endless()
+            assert (await client.send("POST", "/", (), body)).status == 413
+            assert ended
             await peer.closed.wait()
             assert "idle=0" in repr(client)
 

@@ -28,7 +28,7 @@ ALICE = SessionKey(("t", "alice"))
 BOB = SessionKey(("t", "bob"))
 PING = {"jsonrpc": "2.0", "id": "p", "method": "ping"}
 
-Handler = Callable[[dict[str, Any], web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[dict[str, Any], web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 def reply(message: dict[str, Any], result: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def event(message: Any, *fields: str) -> bytes:
     return "\n".join([*lines, "", ""]).encode()
 
 
-async def stream(http: web.Request, *events: bytes) -> web.StreamResponse:
+async def stream(http: web.BaseRequest, *events: bytes) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
     await response.prepare(http)
     for each in events:
@@ -62,9 +62,9 @@ class Server:
     headers: list[dict[str, str]] = field(default_factory=list)
     calls: int = 0
     handlers: dict[str, Handler] = field(default_factory=dict)
-    get: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
+    get: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] | None = None
 
-    async def handle(self, http: web.Request) -> web.StreamResponse:
+    async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
         session = http.headers.get("Mcp-Session-Id")
         self.headers.append({name.lower(): value for name, value in http.headers.items()})
         if http.method == "GET":
@@ -204,7 +204,7 @@ class TestSessions:
     async def test_each_key_has_its_own(self, server: Server) -> None:
         seen: dict[str, set[str]] = {}
 
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             seen.setdefault(message["params"]["who"], set()).add(http.headers["Mcp-Session-Id"])
             return web.json_response(reply(message, {}))
 
@@ -255,7 +255,7 @@ class TestSessions:
         assert server.calls == 31
 
     async def test_some_servers_say_400_instead_of_404(self, server: Server) -> None:
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             if http.headers["Mcp-Session-Id"] == "session-1":
                 error = {"code": -32000, "message": "Bad Request: No valid session ID provided"}
                 return web.json_response({"jsonrpc": "2.0", "error": error, "id": None}, status=400)
@@ -267,7 +267,7 @@ class TestSessions:
         assert len(server.opened) == 2
 
     async def test_one_that_is_forgotten_at_once_is_an_error(self, server: Server) -> None:
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             return web.Response(status=404)
 
         server.handlers["tools/call"] = call
@@ -298,7 +298,7 @@ class TestSessions:
     async def test_opening_survives_the_caller_who_began_it(self, server: Server) -> None:
         begun, go_on = asyncio.Event(), asyncio.Event()
 
-        async def initialize(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def initialize(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             begun.set()
             await go_on.wait()
             return server.initialize(message)
@@ -327,7 +327,7 @@ class TestSessions:
     ) -> None:
         monkeypatch.setattr("gateway.mcp.http_sessions.CLOSE_SECONDS", 0.05)
 
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             return web.json_response(reply(message, {}))
 
         server.handlers["tools/call"] = call
@@ -345,7 +345,7 @@ def upstream_version() -> str:
 
 class TestAnswers:
     async def test_an_error_is_an_answer(self, server: Server) -> None:
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             error = {"code": -32602, "message": "no"}
             return web.json_response({"jsonrpc": "2.0", "id": message["id"], "error": error})
 
@@ -354,7 +354,7 @@ class TestAnswers:
             assert (await ask(upstream))[0] == {"code": -32602, "message": "no"}
 
     async def test_an_error_with_an_http_status_is_an_answer_too(self, server: Server) -> None:
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             error = {"code": -32602, "message": "no"}
             body = {"jsonrpc": "2.0", "id": message["id"], "error": error}
             return web.json_response(body, status=400)
@@ -366,7 +366,7 @@ class TestAnswers:
     async def test_a_stream_gives_its_messages_as_they_come(self, server: Server) -> None:
         go_on = asyncio.Event()
 
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             log = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "hi"}}
             question = {"jsonrpc": "2.0", "id": "q1", "method": "elicitation/create", "params": {}}
             response = await stream(http, b": hello\n\n", event("", "id: 1"), event(log), event(question))
@@ -388,7 +388,7 @@ class TestAnswers:
             assert loads(done) == {"done": True}
 
     async def test_a_ping_is_answered_by_the_gateway(self, server: Server) -> None:
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             response = await stream(http, event(PING))
             async with server.news:
                 await server.news.wait_for(lambda: {"jsonrpc": "2.0", "id": "p", "result": {}} in server.told)
@@ -402,7 +402,7 @@ class TestAnswers:
     async def test_a_connection_is_used_again_after_a_stream(self, server: Server) -> None:
         ports: set[int] = set()
 
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             assert http.transport is not None
             ports.add(http.transport.get_extra_info("peername")[1])
             return await stream(http, event(reply(message, {})))
@@ -417,8 +417,8 @@ class TestAnswers:
     async def test_a_stream_that_breaks_off_is_taken_up_again(self, server: Server) -> None:
         asked: list[str | None] = []
 
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
-            async def rest(again: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
+            async def rest(again: web.BaseRequest) -> web.StreamResponse:
                 asked.append(again.headers.get("Last-Event-ID"))
                 if len(asked) == 1:
                     return await stream(again)
@@ -463,7 +463,7 @@ class TestAnswers:
     async def test_what_is_no_answer_is_an_error_and_the_next_call_works(
         self, server: Server, status: int, content_type: str, body: bytes, reason: Reason
     ) -> None:
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             return web.Response(status=status, content_type=content_type, body=body)
 
         server.handlers["tools/call"] = call
@@ -481,7 +481,7 @@ class TestAnswers:
     ) -> None:
         monkeypatch.setattr("gateway.mcp.sse.EventParser.__init__.__defaults__", (1000,))
 
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             return await stream(http, event(reply(message, "x" * 2000)))
 
         server.handlers["tools/call"] = call
@@ -490,7 +490,7 @@ class TestAnswers:
 
     @pytest.mark.parametrize("version", ["1999-12-31", 7, None])
     async def test_a_revision_that_nobody_knows_is_an_error(self, server: Server, version: object) -> None:
-        async def initialize(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def initialize(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             return web.json_response(reply(message, {"protocolVersion": version, "capabilities": {}}))
 
         server.handlers["initialize"] = initialize
@@ -533,7 +533,7 @@ class TestBrokenConnections:
         ],
     )
     async def test_in_the_middle_of_an_answer(self, server: Server, answer: bytes, reason: Reason) -> None:
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             assert http.transport is not None
             http.transport.write(answer)
             http.transport.close()
@@ -553,7 +553,7 @@ class TestLimits:
     async def test_the_deadline_reaches_the_server(self, server: Server, begin_stream: bool) -> None:
         wire: list[int] = []
 
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             wire.append(message["id"])
             if begin_stream:
                 await stream(http, b": wait\n\n")
@@ -567,7 +567,7 @@ class TestLimits:
         assert told["params"]["requestId"] == wire[0]
 
     async def test_opening_a_session_counts(self, server: Server) -> None:
-        async def initialize(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def initialize(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             await asyncio.Event().wait()
             raise AssertionError
 
@@ -582,7 +582,7 @@ class TestLimits:
     async def test_no_more_at_once_than_allowed_and_waiting_counts(self, server: Server) -> None:
         busy, most = 0, 0
 
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             nonlocal busy, most
             busy += 1
             most = max(most, busy)
@@ -604,7 +604,7 @@ class TestLimits:
     async def test_leaving_early_reaches_the_server(self, server: Server, begin_stream: bool) -> None:
         asked = asyncio.Event()
 
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             asked.set()
             if begin_stream:
                 await stream(http, b": wait\n\n")
@@ -625,7 +625,7 @@ class TestLimits:
     async def test_cancelling_reaches_the_server_and_the_reader(self, server: Server) -> None:
         wire: list[int] = []
 
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             wire.append(message["id"])
             await stream(http, b": wait\n\n")
             await asyncio.Event().wait()
@@ -659,7 +659,7 @@ class TestLimits:
 class TestProgress:
     @pytest.mark.parametrize("token", ["abc", 5, 0, ""])
     async def test_comes_back_under_the_callers_own_token(self, server: Server, token: int | str) -> None:
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             wire = message["params"]["_meta"]["progressToken"]
             assert wire == message["id"]
             notes = [
@@ -687,7 +687,7 @@ class TestProgress:
         both = asyncio.Event()
         heard = Unsolicited()
 
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             who = message["params"]["who"]
             wire[who] = message["id"]
             if len(wire) == 2:
@@ -718,7 +718,7 @@ class TestListening:
         question = {"jsonrpc": "2.0", "id": 5, "method": "sampling/createMessage", "params": {"x": 1}}
         heard = Unsolicited()
 
-        async def get(http: web.Request) -> web.StreamResponse:
+        async def get(http: web.BaseRequest) -> web.StreamResponse:
             assert http.headers["Mcp-Session-Id"] == "session-1"
             assert http.headers["MCP-Protocol-Version"] == "2025-06-18"
             assert http.headers["Accept"] == "text/event-stream"
@@ -739,14 +739,14 @@ class TestListening:
         heard = Unsolicited()
         wire: asyncio.Queue[int] = asyncio.Queue()
 
-        async def get(http: web.Request) -> web.StreamResponse:
+        async def get(http: web.BaseRequest) -> web.StreamResponse:
             params = {"progressToken": await wire.get(), "progress": 1}
             note = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
             response = await stream(http, event(note))
             await asyncio.Event().wait()
             return response
 
-        async def call(message: dict[str, Any], http: web.Request) -> web.StreamResponse:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             wire.put_nowait(message["id"])
             await asyncio.Event().wait()
             raise AssertionError
@@ -763,7 +763,7 @@ class TestListening:
     async def test_a_server_that_has_none_is_not_asked_again(self, server: Server) -> None:
         asked = asyncio.Event()
 
-        async def get(http: web.Request) -> web.StreamResponse:
+        async def get(http: web.BaseRequest) -> web.StreamResponse:
             assert not asked.is_set()
             asked.set()
             return web.Response(status=405)
@@ -781,7 +781,7 @@ class TestListening:
         heard = Unsolicited()
         ids: list[str | None] = []
 
-        async def get(http: web.Request) -> web.StreamResponse:
+        async def get(http: web.BaseRequest) -> web.StreamResponse:
             ids.append(http.headers.get("Last-Event-ID"))
             note = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"n": len(ids)}}
             return await stream(http, event(note, f"id: {len(ids)}", "retry: 1"))
@@ -799,7 +799,7 @@ class TestListening:
         monkeypatch.setattr(upstream_http, "FIRST_PAUSE", 0.01)
         listening: asyncio.Queue[str] = asyncio.Queue()
 
-        async def get(http: web.Request) -> web.StreamResponse:
+        async def get(http: web.BaseRequest) -> web.StreamResponse:
             if http.headers["Mcp-Session-Id"] not in server.sessions:
                 return web.Response(status=404)
             listening.put_nowait(http.headers["Mcp-Session-Id"])
@@ -819,7 +819,7 @@ class TestListening:
     async def test_ending_the_session_ends_it(self, server: Server) -> None:
         listening, gone = asyncio.Event(), asyncio.Event()
 
-        async def get(http: web.Request) -> web.StreamResponse:
+        async def get(http: web.BaseRequest) -> web.StreamResponse:
             response = await stream(http, b": hello\n\n")
             listening.set()
             try:
@@ -839,7 +839,7 @@ class TestListening:
         assert len(server.opened) == 1
 
     async def test_who_listens_is_not_idle(self, server: Server) -> None:
-        async def get(http: web.Request) -> web.StreamResponse:
+        async def get(http: web.BaseRequest) -> web.StreamResponse:
             response = await stream(http, b": hello\n\n")
             await asyncio.Event().wait()
             return response
@@ -858,7 +858,7 @@ class Answer(BaseModel):
 
 
 @asynccontextmanager
-async def official_server(*, json_response: bool) -> AsyncIterator[str]:
+async def official_server(*, json_response: bool, port: int = 0) -> AsyncIterator[str]:
     sdk = MCPServer("official")
 
     @sdk.tool()
@@ -873,7 +873,7 @@ async def official_server(*, json_response: bool) -> AsyncIterator[str]:
         return f"{result.action} {result.data.name if result.action == 'accept' else ''}"
 
     app = sdk.streamable_http_app(json_response=json_response)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", ws="none"))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
@@ -894,6 +894,15 @@ class TestTheOfficialServer:
             params = {"name": "work", "arguments": {"steps": 2}}
             results = await asyncio.gather(*(ask(upstream, ALICE, params) for _ in range(20)))
             assert all(result["content"][0]["text"] == "did 2" for result, _ in results)
+
+    async def test_is_found_again_after_a_restart(self, unused_tcp_port: int) -> None:
+        params = {"name": "work", "arguments": {"steps": 1}}
+        async with upstream_at(f"http://127.0.0.1:{unused_tcp_port}/mcp") as upstream:
+            for _ in range(2):
+                async with official_server(json_response=True, port=unused_tcp_port):
+                    results = await asyncio.gather(*(ask(upstream, ALICE, params) for _ in range(10)))
+                    assert all(result["content"][0]["text"] == "did 1" for result, _ in results)
+                assert (await failure(upstream)).reason is Reason.UPSTREAM_UNAVAILABLE
 
     async def test_its_progress_comes_back(self) -> None:
         async with official_server(json_response=False) as url, upstream_at(url) as upstream:

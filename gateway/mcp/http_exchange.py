@@ -44,7 +44,7 @@ class HttpExchange:
         self._places = places
         self._ticket = ticket
         self._timeout = timeout
-        self._loop = asyncio.get_running_loop()
+        self._loop = sessions.loop
         self._deadline = 0.0
         self._placed = False
         self._session: HttpSession | None = None

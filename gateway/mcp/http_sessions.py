@@ -76,6 +76,7 @@ class HttpSessions:
     def __init__(self, settings: HttpUpstream, unsolicited: Unsolicited, idle_seconds: float) -> None:
         parts = urlsplit(settings.url)
         self.name = settings.name
+        self.loop = asyncio.get_running_loop()
         self.errands = Errands()
         self.streamed: set[SessionKey] = set()
         """Those with a listener; they are never idle."""
@@ -244,7 +245,7 @@ class HttpSessions:
             self._opening.pop(key, None)
         self._sessions[key] = session
         if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(self._idle_seconds / 2, self._sweep)
+            self._sweeper = self.loop.call_later(self._idle_seconds / 2, self._sweep)
         return session
 
     async def _initialize(self, key: SessionKey) -> HttpSession:
@@ -265,17 +266,16 @@ class HttpSessions:
         if session_id is not None and not _SESSION_ID.fullmatch(session_id):
             raise invalid(self.name, "gave a session id that is none")
         info = server_info(self.name, message)
-        session = HttpSession(key, session_id, info, asyncio.get_running_loop().time())
+        session = HttpSession(key, session_id, info, self.loop.time())
         (await self._client.send("POST", self._target, session.post_headers, INITIALIZED)).drain()
         return session
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        limit = loop.time() - self._idle_seconds
+        limit = self.loop.time() - self._idle_seconds
         for session in tuple(self._sessions.values()):
             if session.last_used < limit and not session.in_flight and session.key not in self.streamed:
                 self.errands.run(self.end(session))
-        self._sweeper = loop.call_later(self._idle_seconds / 2, self._sweep)
+        self._sweeper = self.loop.call_later(self._idle_seconds / 2, self._sweep)
 
 
 def forgotten(session: HttpSession, status: int, body: bytes) -> bool:

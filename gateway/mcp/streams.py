@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -72,17 +71,9 @@ class Watch:
         self._still_valid = still_valid
         self._guarded: dict[asyncio.Task[object], tuple[ClientContext, PeerIdentity | None]] = {}
 
-    @contextmanager
-    def guard(self, context: ClientContext, peer: PeerIdentity | None) -> Iterator[None]:
+    def guard(self, context: ClientContext, peer: PeerIdentity | None) -> _Guard:
         """While inside, the current task is cancelled once the caller is no longer valid."""
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a stream is served by a task")
-        self._guarded[task] = (context, peer)
-        try:
-            yield
-        finally:
-            del self._guarded[task]
+        return _Guard(self._guarded, context, peer)
 
     def sweep(self) -> None:
         """Check every open stream once."""
@@ -90,7 +81,29 @@ class Watch:
             if not self._still_valid(context, peer):
                 task.cancel()
 
-    def end_all(self) -> None:
-        """End every stream: the gateway stops."""
-        for task in tuple(self._guarded):
-            task.cancel()
+
+
+class _Guard:
+    """One entry of the watch. A class, for it is on the path of every call."""
+
+    __slots__ = ("_caller", "_guarded", "_task")
+
+    def __init__(
+        self,
+        guarded: dict[asyncio.Task[object], tuple[ClientContext, PeerIdentity | None]],
+        context: ClientContext,
+        peer: PeerIdentity | None,
+    ) -> None:
+        self._guarded = guarded
+        self._caller = (context, peer)
+        self._task: asyncio.Task[object] | None = None
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        if self._task is None:
+            raise RuntimeError("a stream is served by a task")
+        self._guarded[self._task] = self._caller
+
+    def __exit__(self, *_error: object) -> None:
+        if self._task is not None:
+            del self._guarded[self._task]

@@ -33,7 +33,10 @@ class HttpUpstreamServer:
     def __init__(
         self, settings: HttpUpstream, unsolicited: Unsolicited, *, idle_seconds: float = IDLE_SECONDS
     ) -> None:
-        """``unsolicited`` gets what comes outside any request. Raises ValueError where the URL is none."""
+        """``unsolicited`` gets what comes outside any request. Raises ValueError where the URL is none.
+
+        Made within a running event loop, and used within that one.
+        """
         self._settings = settings
         self._sessions = HttpSessions(settings, unsolicited, idle_seconds)
         self._places = asyncio.Semaphore(settings.max_concurrency)

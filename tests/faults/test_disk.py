@@ -1,0 +1,216 @@
+"""System calls that fail: what is acknowledged stays, what is not is said not to be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from persistence import JsonStores, StoreError
+from persistence.files import System
+from persistence.records import (
+    AuditEntry,
+    AuditQuery,
+    AuditStatus,
+    ClientRecord,
+    TokenKind,
+    TokenRecord,
+)
+
+NOW = 1_800_000_000.0
+
+
+NEVER = 3600.0
+"""A pause before checkpoints that no test waits for."""
+
+
+TIME = "2027-01-15T08:00:00.000Z"
+
+
+def client(client_id: str, **more) -> ClientRecord:
+    return ClientRecord(
+        client_id=client_id, username=client_id, user_id="u", created_at=TIME, updated_at=TIME, **more
+    )
+
+
+def token(token_id: str, **more) -> TokenRecord:
+    fields = {"client_id": "a", "kind": TokenKind.ACCESS, "exp": int(NOW) + 60, "created_at": TIME}
+    return TokenRecord(token_id=token_id, **(fields | more))
+
+
+def entry(target: str, **more) -> AuditEntry:
+    return AuditEntry(timestamp=TIME, event="tool_call", status=AuditStatus.OK, target=target, **more)
+
+
+async def opened(folder: Path, *, pause: float = NEVER, **more) -> JsonStores:
+    return await JsonStores.open(folder, now=lambda: NOW, pause=pause, **more)
+
+
+@contextlib.asynccontextmanager
+async def store(folder: Path, **more):
+    stores = await opened(folder, **more)
+    try:
+        yield stores
+    finally:
+        await stores.close()
+
+
+async def entries(stores: JsonStores, **query) -> list[AuditEntry]:
+    return list((await stores.audit.query(AuditQuery(limit=1000, **query))).entries)[::-1]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for is on disk
+            await asyncio.sleep(0.01)
+
+
+def crashed(folder: Path, copy: Path) -> Path:
+    """What a crash at this instant would leave."""
+    shutil.copytree(folder, copy, symlinks=True)
+    return copy
+
+
+def state(stores: JsonStores) -> tuple[dict, dict]:
+    return {c.client_id: c for c in stores.clients}, {t.token_id: t for t in stores.tokens}
+
+
+class Faulty(System):
+    """Fails the named call once, as often as asked; then goes on."""
+
+    def __init__(self) -> None:
+        self.failing: dict[str, int] = {}
+        self.calls: dict[str, int] = {}
+        self.short = 0
+        """At most so many bytes are taken by a write; 0: all."""
+
+    def fail(self, call: str, error: int = errno.EIO) -> None:
+        self.failing[call] = error
+
+    def _enter(self, call: str) -> None:
+        self.calls[call] = self.calls.get(call, 0) + 1
+        error = self.failing.pop(call, None)
+        if error is not None:
+            raise OSError(error, os.strerror(error))
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        if self.short and len(data) > self.short:
+            return super().write(descriptor, data[: self.short])
+        self._enter("write")
+        return super().write(descriptor, data)
+
+    def fdatasync(self, descriptor: int) -> None:
+        self._enter("fdatasync")
+        super().fdatasync(descriptor)
+
+    def fsync(self, descriptor: int) -> None:
+        self._enter("fsync")
+        super().fsync(descriptor)
+
+    def rename(self, source: str, target: str, folder: int) -> None:
+        self._enter("rename")
+        super().rename(source, target, folder)
+
+    def unlink(self, name: str, folder: int) -> None:
+        self._enter("unlink")
+        super().unlink(name, folder)
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("call", "error"), [("write", errno.ENOSPC), ("write", errno.EIO), ("fdatasync", errno.EIO)]
+    )
+    async def test_a_write_that_fails_is_not_acknowledged_and_nothing_more_is_taken(
+        self, tmp_path, call, error
+    ):
+        system = Faulty()
+        stores = await opened(tmp_path / "s", system=system)
+        await stores.tokens.put(token("t1"))
+        begun = await stores.audit.begin(entry("open"))
+        synced = system.calls["fdatasync"]
+        system.fail(call, error)
+        waiting = [
+            asyncio.create_task(stores.tokens.put(token("t1", revoked_at=TIME))),
+            asyncio.create_task(stores.clients.put(client("a"))),
+            asyncio.create_task(stores.audit.append(entry("lost"))),
+        ]
+        for answer in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(answer, StoreError)
+            assert "journal-000000001.log" in str(answer)
+        assert not stores.healthy
+        assert stores.tokens.get("t1") == token("t1")
+        assert stores.clients.get("a") is None
+        assert await entries(stores) == []
+        for write in (
+            stores.tokens.put(token("t2")),
+            stores.audit.append(entry("x")),
+            stores.clients.put(client("b")),
+        ):
+            with pytest.raises(StoreError):
+                await write
+        with pytest.raises(StoreError):
+            begun.finish(AuditStatus.OK, timestamp=TIME, duration_ms=1.0)
+        assert system.calls["fdatasync"] == synced + (call == "fdatasync")
+        await stores.close()
+        async with store(tmp_path / "s") as stores:
+            assert stores.healthy
+            if call == "write":
+                assert stores.tokens.get("t1") == token("t1")
+                assert [(e.target, e.reason) for e in await entries(stores)] == [("open", "interrupted")]
+            assert stores.tokens.get("t1") is not None
+
+    async def test_short_writes(self, tmp_path):
+        system = Faulty()
+        system.short = 7
+        async with store(tmp_path / "s", system=system) as stores:
+            await stores.tokens.put(token("t1"))
+            copy = crashed(tmp_path / "s", tmp_path / "copy")
+        async with store(copy) as stores:
+            assert stores.tokens.get("t1") == token("t1")
+
+    async def test_a_disk_that_fills_in_the_middle_of_a_frame(self, tmp_path):
+        system = Faulty()
+        async with store(tmp_path / "s", system=system) as stores:
+            await stores.tokens.put(token("t1"))
+            system.short = 20
+            system.fail("write", errno.ENOSPC)
+            with pytest.raises(StoreError, match="No space left"):
+                await stores.tokens.put(token("t2"))
+        async with store(tmp_path / "s") as stores:
+            assert state(stores) == ({}, {"t1": token("t1")})
+            assert [e.event for e in await entries(stores)] == ["store_recovered"]
+
+    @pytest.mark.parametrize("call", ["fsync", "rename", "unlink"])
+    async def test_a_checkpoint_that_fails_loses_nothing(self, tmp_path, call, caplog):
+        system = Faulty()
+        stores = await opened(tmp_path / "s", system=system, pause=0.001, segment_bytes=1000)
+        for number in range(5):
+            stores.audit.append_soon(entry(str(number)))
+        system.fail(call)
+        await stores.tokens.put(token("t1"))
+        await until(lambda: call not in system.failing)
+        await stores.tokens.put(token("t2"))
+        assert stores.healthy
+        copy = crashed(tmp_path / "s", tmp_path / "copy")
+        await stores.close()
+        assert "no checkpoint" in caplog.text
+        for folder in (copy, tmp_path / "s"):
+            async with store(folder) as again:
+                assert state(again)[1] == {"t1": token("t1"), "t2": token("t2")}
+                assert [e.target for e in await entries(again)] == ["0", "1", "2", "3", "4"]
+        assert list(tmp_path.rglob("*.tmp")) == []
+
+    @pytest.mark.parametrize("call", ["fsync", "rename"])
+    async def test_a_store_that_cannot_be_made_says_so(self, tmp_path, call):
+        system = Faulty()
+        system.fail(call)
+        with pytest.raises(StoreError, match="Input/output error"):
+            await opened(tmp_path / "s", system=system)
+        async with store(tmp_path / "s") as stores:
+            assert state(stores) == ({}, {})
