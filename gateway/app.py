@@ -42,9 +42,11 @@ from gateway.identity.keyring import Keyring
 from gateway.identity.tokens import Tokens
 from gateway.limits import TokenBuckets
 from gateway.listener import TlsListener
+from gateway.mcp.announcements import Announcements
 from gateway.mcp.catalogue import Catalogue, Rules
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.forwarding import Forwarder
+from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Notification, Request
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import WATCH_SECONDS, Watch
@@ -116,10 +118,9 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             tokens, stores.clients, config.roles, config.tls.client_id, now=time.time
         )
         watch = Watch(authenticator.still_valid)
-        sessions = Sessions(monotonic=time.monotonic)
         problems = Problems(config.server.public_url)
 
-        mcp = _open_mcp(stack, _Shared(config, audit, problems, watch, sessions))
+        mcp = _open_mcp(stack, _Shared(config, audit, problems, watch))
         services = [_open_service(stack, settings, audit) for settings in config.services]
         token_endpoint = TokenEndpoint(
             config=config,
@@ -150,9 +151,11 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
 
         server = web.Server(edge.handle, request_factory=_request)
         listener = TlsListener(context, _connection_factory(edge, server), tls_refused)
-        gateway = Gateway(config.server, server, listener, sessions, health)
+        gateway = Gateway(config.server, server, listener, mcp.sessions, health)
         stack.push_async_callback(gateway.drain)
-        housekeeping = asyncio.get_running_loop().create_task(_keep_house(watch, sessions, stores, config.tokens.leeway))
+        housekeeping = asyncio.get_running_loop().create_task(
+            _keep_house(watch, mcp.sessions, stores, config.tokens.leeway)
+        )
         stack.push_async_callback(_cancel, housekeeping)
         yield gateway
 
@@ -165,7 +168,6 @@ class _Shared:
     audit: Audit
     problems: Problems
     watch: Watch
-    sessions: Sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +175,16 @@ class _Mcp:
     """The rooms of MCP, put together."""
 
     catalogue: Catalogue
+    sessions: Sessions
     endpoint: McpEndpoint
 
 
 def _open_mcp(stack: AsyncExitStack, shared: _Shared) -> _Mcp:
     config = shared.config
-    endpoint: McpEndpoint
+    announcements: Announcements
 
     def unsolicited(name: str) -> Callable[[SessionKey, Notification | Request], None]:
-        return lambda key, message: endpoint.unsolicited(name, key, message)
+        return lambda key, message: announcements.unsolicited(name, key, message)
 
     upstreams: list[tuple[Upstream, str, float]] = []
     for settings in config.upstreams:
@@ -192,12 +195,16 @@ def _open_mcp(stack: AsyncExitStack, shared: _Shared) -> _Mcp:
         upstreams,
         Rules(config.tools, config.prompts, config.resources),
         monotonic=time.monotonic,
-        on_change=lambda name: endpoint.changed(name),  # noqa: PLW0108 - it is made below
+        on_change=lambda name: announcements.changed(name),  # noqa: PLW0108 - it is made below
     )
     stack.push_async_callback(catalogue.close)
+    sessions = Sessions(monotonic=time.monotonic, on_departure=catalogue.unlisten)
+    lists = Lists(catalogue)
+    announcements = Announcements(catalogue, sessions, lists)
     endpoint = McpEndpoint(
         catalogue=catalogue,
-        sessions=shared.sessions,
+        lists=lists,
+        sessions=sessions,
         forwarder=Forwarder(catalogue, shared.watch, shared.audit),
         watch=shared.watch,
         audit=shared.audit,
@@ -205,7 +212,7 @@ def _open_mcp(stack: AsyncExitStack, shared: _Shared) -> _Mcp:
         settings=config.mcp,
     )
     catalogue.warm()
-    return _Mcp(catalogue, endpoint)
+    return _Mcp(catalogue, sessions, endpoint)
 
 
 def _upstream(

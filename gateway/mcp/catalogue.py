@@ -24,7 +24,7 @@ import msgspec
 from gateway.authz import authorize, permissions_for
 from gateway.config import AccessRule
 from gateway.mcp.messages import Params, Reply, encode
-from gateway.mcp.upstream import GATEWAY, ServerInfo, Upstream, UpstreamError
+from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey, Upstream, UpstreamError
 from gateway.model import ALLOW, ClientContext, Decision, Reason
 
 log = logging.getLogger("ostiary.mcp")
@@ -155,6 +155,11 @@ class Catalogue:
     def upstream(self, name: str) -> Upstream:
         """The upstream of that name."""
         return self._shelves[name].upstream
+
+    def unlisten(self, key: SessionKey) -> None:
+        """No upstream need keep a stream open for that key."""
+        for shelf in self._shelves.values():
+            shelf.upstream.unlisten(key)
 
     def down(self) -> tuple[str, ...]:
         """The upstreams that did not answer when last asked."""

@@ -7,7 +7,6 @@ it has no stream for what an upstream might ask back.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -20,7 +19,8 @@ from gateway.config import Anonymous, Denied, McpSettings
 from gateway.edge import GatewayRequest, read_body
 from gateway.mcp.call import Call, json_response
 from gateway.mcp.catalogue import LISTINGS, Catalogue, Entry, Kind, decide
-from gateway.mcp.forwarding import LIST_CHANGED, Errand, Forwarder
+from gateway.mcp.forwarding import Errand, Forwarder
+from gateway.mcp.lists import Lists
 from gateway.mcp.messages import (
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -33,14 +33,11 @@ from gateway.mcp.messages import (
     Request,
     encode,
     encode_error,
-    encode_notification,
-    encode_request,
     encode_result,
     parse_client_message,
 )
 from gateway.mcp.sessions import Session, Sessions
 from gateway.mcp.streams import EventStream, Watch
-from gateway.mcp.upstream import SessionKey
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import Problems
 from persistence.records import AuditStatus
@@ -48,8 +45,6 @@ from persistence.records import AuditStatus
 MAX_BODY: Final = 4 * 1024 * 1024
 """Bytes of a message from a client."""
 HEARTBEAT_SECONDS: Final = 15.0
-MAX_LISTS: Final = 512
-"""How many different lists are remembered."""
 
 _LISTS: Final = {listing.method: kind for kind, listing in LISTINGS.items()}
 _EVENTS: Final = {Kind.TOOL: "tool_call", Kind.PROMPT: "prompt_get"}
@@ -64,19 +59,20 @@ class McpEndpoint:
         catalogue: Catalogue,
         sessions: Sessions,
         forwarder: Forwarder,
+        lists: Lists,
         watch: Watch,
         audit: Audit,
         problems: Problems,
         settings: McpSettings,
     ) -> None:
         self._catalogue = catalogue
+        self._lists = lists
         self._forwarder = forwarder
         self._sessions = sessions
         self._watch = watch
         self._audit = audit
         self._problems = problems
         self._settings = settings
-        self._lists: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
         self._methods: dict[str, Callable[[Call, Request], Awaitable[web.StreamResponse]]] = {
             "ping": self._ping,
             "logging/setLevel": self._set_level,
@@ -221,25 +217,10 @@ class McpEndpoint:
             )
         await self._catalogue.refresh(call.scope)
         kind = _LISTS[message.method]
-        result = self._visible(kind, call.scope, call.context)
+        result = self._lists.visible(kind, call.scope, call.context)
         if call.session is not None:
             call.session.listed[kind] = hash(result)
         return json_response(b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (encode(message.id), result))
-
-    def _visible(self, kind: Kind, scope: str | None, context: ClientContext) -> bytes:
-        """The list as that caller sees it, ready to be sent."""
-        key = (kind, scope, self._catalogue.generation, context.permissions.grants)
-        known = self._lists.get(key)
-        if known is not None:
-            self._lists.move_to_end(key)
-            return known
-        entries = self._catalogue.visible(kind, scope, context)
-        items = b",".join(bytes(entry.definition if scope is None else entry.unprefixed) for entry in entries)
-        result = b'{"%b":[%b]}' % (LISTINGS[kind].member.encode(), items)
-        self._lists[key] = result
-        if len(self._lists) > MAX_LISTS:
-            self._lists.popitem(last=False)
-        return result
 
     async def _set_level(self, call: Call, message: Request) -> web.StreamResponse:
         level = message.params.get("level")
@@ -300,7 +281,22 @@ class McpEndpoint:
         refusal = self._refusal(call, message, entry, event=event, target=uri, unknown=unknown)
         if refusal is not None or entry is None:
             return refusal or json_response(unknown)
+        if self._subscribe(call, message.method, (entry.upstream, uri)):
+            return json_response(encode_result(message.id, {}))
         return await self._forwarder.run(call, Errand(message, entry, message.params, event))
+
+    def _subscribe(self, call: Call, method: str, resource: tuple[str, str]) -> bool:
+        """Remember who wants to hear of what; whether an unsubscription must not reach the upstream.
+
+        Sessions may share an upstream session: the last of them to leave a resource is the one that ends it.
+        """
+        if call.session is None or method == "resources/read":
+            return False
+        if method == "resources/subscribe":
+            call.session.subscribed.add(resource)
+            return False
+        call.session.subscribed.discard(resource)
+        return any(resource in session.subscribed for session in self._sessions)
 
     async def _complete(self, call: Call, message: Request) -> web.StreamResponse:
         reference = message.params.get("ref")
@@ -356,35 +352,6 @@ class McpEndpoint:
             return json_response(unknown)
         shown = Deny(Reason.PERMISSION_DENIED, decision.detail, permissions=entry.permissions)
         return self._problems.json_rpc(shown, call.inbound.request_id, message.id)
-
-    # -- what upstreams say by themselves -----------------------------------------------------------------------------
-
-    def unsolicited(self, upstream: str, key: SessionKey, message: Notification | Request) -> None:
-        """An upstream sent something outside any exchange."""
-        if isinstance(message, Notification) and message.method in LIST_CHANGED:
-            self._catalogue.invalidate(upstream)
-            return
-        for session in self._sessions:
-            if session.key != key or upstream not in session.used:
-                continue
-            if isinstance(message, Notification):
-                session.outbox.put(encode_notification(message.method, message.params))
-            elif session.outbox.reader is not None:
-                ours = session.ask(upstream, message.id)
-                session.outbox.put(encode_request(ours, message.method, message.params))
-                return
-
-    def changed(self, _upstream: str) -> None:
-        """An upstream's offer changed: tell the sessions whose own list is another one now."""
-        for session in self._sessions:
-            for method, kind in LIST_CHANGED.items():
-                listed = session.listed.get(kind)
-                if listed is None:
-                    continue
-                now = hash(self._visible(kind, session.scope, session.context))
-                if now != listed:
-                    session.listed[kind] = now
-                    session.outbox.put(encode_notification(method, {}))
 
 
 async def _pour(session: Session, stream: EventStream) -> None:

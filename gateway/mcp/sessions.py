@@ -77,6 +77,8 @@ class Session:
     """By the client's request id."""
     asked: dict[str, Asked] = field(default_factory=dict)
     """By the id under which the client knows it."""
+    subscribed: set[tuple[str, str]] = field(default_factory=set)
+    """Resources whose changes it wants to hear of: (upstream, URI)."""
     listed: dict[Kind, int] = field(default_factory=dict)
     """A hash of each list that the client was last given."""
     outbox: Outbox = field(default_factory=Outbox)
@@ -91,10 +93,18 @@ class Session:
 class Sessions:
     """All open sessions, least recently used first. Bounded in all and for each client."""
 
-    def __init__(self, *, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        monotonic: Callable[[], float],
+        on_departure: Callable[[SessionKey], None] = lambda _key: None,
+    ) -> None:
+        """``on_departure`` gets a key when the last session that has it ends."""
         self._monotonic = monotonic
+        self._on_departure = on_departure
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._count: dict[Owner, int] = {}
+        self._keys: dict[SessionKey, int] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -121,6 +131,7 @@ class Sessions:
         )
         self._sessions[session.id] = session
         self._count[owner] = self._count.get(owner, 0) + 1
+        self._keys[session.key] = self._keys.get(session.key, 0) + 1
         return session
 
     def get(self, session_id: str, context: ClientContext, scope: str | None) -> Session | Deny:
@@ -145,6 +156,10 @@ class Sessions:
             del self._count[owner]
         if session.outbox.reader is not None:
             session.outbox.reader.cancel()
+        self._keys[session.key] -= 1
+        if self._keys[session.key] == 0:
+            del self._keys[session.key]
+            self._on_departure(session.key)
 
     def sweep(self) -> None:
         """End what has been idle too long and has no stream open."""

@@ -82,7 +82,6 @@ class Watch:
                 task.cancel()
 
 
-
 class _Guard:
     """One entry of the watch. A class, for it is on the path of every call."""
 

@@ -96,6 +96,9 @@ class Upstream(Protocol):
     def listen(self, key: SessionKey) -> None:
         """From now on take unsolicited messages of that session, too (a GET stream, where the transport has one)."""
 
+    def unlisten(self, key: SessionKey) -> None:
+        """Nobody takes them any more: the session may be ended once it has been idle for long."""
+
     async def end(self, key: SessionKey) -> None:
         """Close the session of ``key``, if it is open; another will be opened when needed."""
 

@@ -84,14 +84,20 @@ class HttpUpstreamServer:
         self._sessions.streamed.add(key)
         self._listeners[key] = self._sessions.errands.run(self._listen(key))
 
-    async def end(self, key: SessionKey) -> None:
-        """Close the session of ``key``; one that is shared stays."""
+    def unlisten(self, key: SessionKey) -> None:
+        """Close that session's GET stream; one that is shared stays open."""
         if self._sessions.whose(key) != key:
             return
         listener = self._listeners.pop(key, None)
         if listener is not None:
             listener.cancel()
         self._sessions.streamed.discard(key)
+
+    async def end(self, key: SessionKey) -> None:
+        """Close the session of ``key``; one that is shared stays."""
+        if self._sessions.whose(key) != key:
+            return
+        self.unlisten(key)
         session = self._sessions.known(key)
         if session is not None:
             await self._sessions.end(session)

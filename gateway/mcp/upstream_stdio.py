@@ -118,6 +118,15 @@ class StdioUpstreamServer:
         if slot.session is not None:
             slot.session.listened = True
 
+    def unlisten(self, key: SessionKey) -> None:
+        """From now on it is passed on no more."""
+        slot = self._slots.get(self._whose(key))
+        if slot is None or self._whose(key) != key:
+            return
+        slot.listened = False
+        if slot.session is not None:
+            slot.session.listened = False
+
     async def end(self, key: SessionKey) -> None:
         """End the process of ``key``; one that is shared stays."""
         if self._whose(key) != key:
