@@ -60,6 +60,7 @@ from gateway.outbound import HttpClient
 from gateway.problems import Problems
 from gateway.server import Gateway
 from gateway.services.http import ServiceProxy
+from gateway.telemetry.logs import start_logging
 from persistence import open_stores
 from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus, Stores
 
@@ -76,6 +77,7 @@ T = TypeVar("T")
 
 def run(file: Path, environment: Mapping[str, str]) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises ConfigError, CertificateError, StoreError and OSError."""
+    start_logging(time.time)
     config = read_config(file, environment)
     found = start_problems(config, time.time())
     if found:

@@ -168,7 +168,7 @@ def _tls(root: Table) -> TlsSettings:
         private_key=table.path("private_key") or table.document.folder,
         client_ca=client_ca,
         client_certificates=client_certificates,
-        crl=table.path("crl"),
+        crl=table.path("crl") or table.document.folder / "certs" / "crl.pem",
         minimum_version=table.matching("minimum_version", "1.3", _MINIMUM_VERSION, 'write "1.3" or "1.2"'),
         client_id=_identity_rules(table),
     )
