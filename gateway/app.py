@@ -95,12 +95,14 @@ def _with_uvloop(main: Coroutine[Any, Any, T]) -> T:
 
 async def _serve(config: Config, read_again: Callable[[], Config]) -> int:
     async with open_gateway(config) as gateway:
-        host, port = await gateway.listen()
-        shown = f"[{host}]" if ":" in host else host
-        sys.stdout.write(f"ostiary listening on https://{shown}:{port}\n")
-        sys.stdout.flush()
-        await gateway.until_told(lambda: tls_context(read_again().tls))
+        await gateway.serve(_announce, lambda: tls_context(read_again().tls))
     return 0
+
+
+def _announce(host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    sys.stdout.write(f"ostiary listening on https://{shown}:{port}\n")
+    sys.stdout.flush()
 
 
 @contextlib.asynccontextmanager

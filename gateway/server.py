@@ -35,25 +35,19 @@ class Gateway:
         self._sessions = sessions
         self._health = health
 
-    async def listen(self) -> tuple[str, int]:
-        """Accept connections; the address taken. Raises OSError with the remedy."""
-        host, port = self._settings.host, self._settings.port
-        try:
-            return await self._listener.start(host, port)
-        except OSError as error:
-            raise OSError(
-                f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}; "
-                "stop what uses it, or set [server] host and port (port 0 takes a free one)"
-            ) from error
+    async def serve(self, announce: Callable[[str, int], None], load: Callable[[], ssl.SSLContext]) -> None:
+        """Accept connections until SIGTERM or SIGINT. Raises OSError with the remedy.
 
-    async def until_told(self, load: Callable[[], ssl.SSLContext]) -> None:
-        """Return on SIGTERM or SIGINT. SIGHUP takes the certificates that ``load`` gives for connections to come."""
+        ``announce`` gets the address once connections are accepted. SIGHUP takes the certificates that ``load`` gives,
+        for connections to come.
+        """
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         ending = (signal.SIGTERM, signal.SIGINT)
         for number in ending:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload, load)
+        announce(*await self._listen())
         await stop.wait()
         for number in ending:  # a second one ends it at once
             loop.remove_signal_handler(number)
@@ -66,6 +60,16 @@ class Gateway:
             self._sessions.end(session)
         self._server.pre_shutdown()
         await self._server.shutdown(self._settings.drain)
+
+    async def _listen(self) -> tuple[str, int]:
+        host, port = self._settings.host, self._settings.port
+        try:
+            return await self._listener.start(host, port)
+        except OSError as error:
+            raise OSError(
+                f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}; "
+                "stop what uses it, or set [server] host and port (port 0 takes a free one)"
+            ) from error
 
     def _reload(self, load: Callable[[], ssl.SSLContext]) -> None:
         try:
