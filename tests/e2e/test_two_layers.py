@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -319,3 +320,32 @@ def test_an_untrusted_certificate_is_refused_in_the_handshake_and_seen(
     entry = _audit(caller, served, door, event="tls_refused")[0]
     assert entry["address"] == "127.0.0.1"
     assert "certificate_verify_failed" in entry["reason"]
+
+
+def test_a_resumed_tls_session_is_not_let_in(door: Any, caller: Any) -> None:
+    door.configure("", settings={"tls": {"minimum_version": "1.2"}})
+    served = door.serve()
+    context = door.tls(_certificate(door, "alice"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    def ask(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None]:
+        with (
+            socket.create_connection(("localhost", served.port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost", session=session) as secured,
+        ):
+            kept = secured.session
+            try:
+                secured.sendall(request)
+                answer = secured.recv(4096)
+                secured.unwrap()  # only what ended cleanly can be resumed
+            except OSError:
+                return b"", kept
+            return answer, kept
+
+    answer, session = ask(None)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert session is not None
+    assert ask(session)[0] == b""
+    assert ask(None)[0].startswith(b"HTTP/1.1 200 ")
+    assert _audit(caller, served, door, event="tls_refused")[0]["reason"] == "session_resumed"
