@@ -33,14 +33,21 @@ from certs.description import (
 )
 from certs.identity import CertificateError, parse_peer
 from certs.issuer import Issuer, Signed
-from certs.names import client_name, server_name
+from certs.names import (
+    LONGEST_COMMON_NAME,
+    checked_common_name,
+    checked_file_name,
+    client_name,
+    server_name,
+)
 
 __all__ = ["Authority", "CertificateDescription", "IssuedCertificate", "Revocation", "describe", "serial_of"]
 
-_LONGEST_COMMON_NAME: Final = 64
-"""RFC 5280's ub-common-name."""
-_COMMON_NAME: Final = re.compile(rf"(?! )[ -~]{{1,{_LONGEST_COMMON_NAME}}}(?<! )")
-_RESERVED: Final = frozenset({"ca", "crl"})  # NAME.pem would be the CA's own
+SERVER_DAYS: Final = 365
+"""How long the gateway's own certificate is good for, unless told otherwise."""
+CLIENT_DAYS: Final = 90
+"""How long a client's certificate is good for, unless told otherwise."""
+
 _SERIAL: Final = re.compile(r"(?:0[xX])?[0-9a-fA-F]{1,40}")
 _LONGEST_SERIAL: Final = 159
 """Bits: 20 octets with a sign (RFC 5280 section 4.1.2.2)."""
@@ -111,7 +118,7 @@ class Authority:
 
         Raises CertificateError where the folder holds a CA already, or cannot be written.
         """
-        issuer = Issuer.self_signed(_checked_common_name(common_name), days=days, now=now)
+        issuer = Issuer.self_signed(checked_common_name(common_name), days=days, now=now)
         pem.create_folder(folder)
         pem.create(
             _key_file(folder / "ca.key", issuer.key), _certificate_file(folder / "ca.pem", issuer.certificate)
@@ -135,6 +142,9 @@ class Authority:
         certificate_path = certificate or folder / "ca.pem"
         key_path = private_key or folder / "ca.key"
         loaded = pem.read_certificates(certificate_path)[0]
+        if not pem.is_there(key_path):
+            remedy = "issue and revoke certificates where the CA's key is kept, or put it there in mode 0600"
+            raise CertificateError(f"{key_path}: the key of {certificate_path} is not there; {remedy}")
         key = pem.read_private_key(key_path)
         if (problem := pem.mode_problem(key_path)) is not None:
             raise CertificateError(problem)
@@ -147,7 +157,7 @@ class Authority:
         return cls(folder, Issuer(loaded, key), crl or folder / "crl.pem")
 
     def issue_client(
-        self, name: str, *, sans: Sequence[str] = (), days: int = 90, out: Path, now: float
+        self, name: str, *, sans: Sequence[str] = (), days: int = CLIENT_DAYS, out: Path, now: float
     ) -> IssuedCertificate:
         """A client certificate with common name ``name``: ``name.pem``, ``name.key`` and ``ca.pem`` in
         ``out``.
@@ -157,7 +167,7 @@ class Authority:
         (the same ``ca.pem`` may).
         """
         alternatives = [client_name(san) for san in sans]
-        signed = self._issuer.sign_client(_checked_file_name(name), alternatives, days=days, now=now)
+        signed = self._issuer.sign_client(checked_file_name(name), alternatives, days=days, now=now)
         pem.create_folder(out)
         pem.create(
             self._record(signed),
@@ -171,7 +181,7 @@ class Authority:
         self,
         *,
         names: Sequence[str],
-        days: int = 90,
+        days: int = SERVER_DAYS,
         certificate: Path,
         private_key: Path,
         now: float,
@@ -188,7 +198,7 @@ class Authority:
                 "a server certificate needs a name; give at least one DNS name or IP address"
             )
         alternatives = [server_name(name) for name in names]
-        common_name = names[0] if len(names[0]) <= _LONGEST_COMMON_NAME else "Ostiary gateway"
+        common_name = names[0] if len(names[0]) <= LONGEST_COMMON_NAME else "Ostiary gateway"
         signed = self._issuer.sign_server(common_name, alternatives, days=days, now=now)
         files = _key_file(private_key, signed.key), _certificate_file(certificate, signed.certificate)
         if overwrite:
@@ -292,21 +302,6 @@ def _is_file(text: Path | str) -> bool:
         return Path(text).is_file()
     except OSError:  # longer than any file's name
         return False
-
-
-def _checked_common_name(name: str) -> str:
-    if not _COMMON_NAME.fullmatch(name):
-        remedy = "write 1 to 64 printable ASCII characters, without a space at either end"
-        raise CertificateError(f"{name!r} cannot be a certificate's common name; {remedy}")
-    return name
-
-
-def _checked_file_name(name: str) -> str:
-    _checked_common_name(name)
-    if name[0] in ".-" or "/" in name or "\\" in name or name.casefold() in _RESERVED:
-        remedy = "write one without / and \\ that does not start with a dot or a dash, and is not ca or crl"
-        raise CertificateError(f"{name!r} cannot be a file's name; {remedy}")
-    return name
 
 
 def _issued(certificate: x509.Certificate, path: Path, revoked_at: float | None = None) -> IssuedCertificate:

@@ -44,6 +44,10 @@ class CertificateError(Exception):
     """A certificate, key or CRL that cannot be used; the message names the file (if any) and the remedy."""
 
 
+class UnusableNameError(CertificateError):
+    """No certificate can carry that name, whoever issues it."""
+
+
 class CertificateField(StrEnum):
     """Where in a certificate a client is named: the values of ``from`` in ``[[tls.client_id]]``."""
 

@@ -1,4 +1,4 @@
-"""Subject alternative names (RFC 5280 section 4.2.1.6): from text to a name, and back to text. Pure."""
+"""Names in certificates (RFC 5280 sections 4.1.2.6 and 4.2.1.6): from text to a name, and back to text. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from certs.identity import CertificateError
+from certs.identity import UnusableNameError
 
+LONGEST_COMMON_NAME: Final = 64
+"""RFC 5280's ub-common-name."""
+
+_COMMON_NAME: Final = re.compile(rf"(?! )[ -~]{{1,{LONGEST_COMMON_NAME}}}(?<! )")
+_RESERVED: Final = frozenset({"ca", "crl"})  # NAME.pem would be the CA's own
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?!\d*\Z)[A-Za-z0-9._~:/?#\[\]@!$&'()+,;=%-]+")
 """RFC 3986's characters; what is nothing but a number after the colon is a host and a port."""
@@ -22,10 +27,27 @@ _LOCAL_PART: Final = re.compile(
 )
 
 
+def checked_common_name(text: str) -> str:
+    """A common name, as it stands. Raises UnusableNameError."""
+    if not _COMMON_NAME.fullmatch(text):
+        remedy = "write 1 to 64 printable ASCII characters, without a space at either end"
+        raise UnusableNameError(f"{text!r} cannot be a certificate's common name; {remedy}")
+    return text
+
+
+def checked_file_name(text: str) -> str:
+    """A common name that can be a file's name, too. Raises UnusableNameError."""
+    checked_common_name(text)
+    if text[0] in ".-" or "/" in text or "\\" in text or text.casefold() in _RESERVED:
+        remedy = "write one without / and \\ that does not start with a dot or a dash, and is not ca or crl"
+        raise UnusableNameError(f"{text!r} cannot be a file's name; {remedy}")
+    return text
+
+
 def client_name(text: str) -> x509.GeneralName:
     """A name for a client: an IP address, a URI (``scheme:…``), an e-mail address (``@``), else a DNS name.
 
-    Raises CertificateError for what is none of them; a wildcard is none.
+    Raises UnusableNameError for what is none of them; a wildcard is none.
     """
     try:
         return x509.IPAddress(ip_address(text))
@@ -39,7 +61,7 @@ def client_name(text: str) -> x509.GeneralName:
 def server_name(text: str) -> x509.GeneralName:
     """A name for a server: an IP address, or a DNS name whose first label may be ``*``.
 
-    Raises CertificateError for what is neither.
+    Raises UnusableNameError for what is neither.
     """
     try:
         return x509.IPAddress(ip_address(text))
@@ -74,7 +96,7 @@ def _as_text(name: x509.GeneralName) -> str:
 
 
 def _uri(text: str) -> x509.UniformResourceIdentifier:
-    refusal = CertificateError(
+    refusal = UnusableNameError(
         f"{text!r} is not an absolute URI; write one such as spiffe://example.org/name"
     )
     if not _URI.fullmatch(text):
@@ -91,7 +113,7 @@ def _uri(text: str) -> x509.UniformResourceIdentifier:
 def _email(text: str) -> x509.RFC822Name:
     local, _, domain = text.partition("@")
     if not _LOCAL_PART.fullmatch(local) or not _DNS.fullmatch(domain):
-        raise CertificateError(
+        raise UnusableNameError(
             f"{text!r} is not an e-mail address; write one such as name@example.org, in ASCII"
         )
     return x509.RFC822Name(text)
@@ -100,5 +122,5 @@ def _email(text: str) -> x509.RFC822Name:
 def _dns(text: str) -> x509.DNSName:
     if not _DNS.fullmatch(text):
         remedy = "write one such as api.example.org, without port or final dot, an international one as xn--…"
-        raise CertificateError(f"{text!r} is not a DNS name; {remedy}")
+        raise UnusableNameError(f"{text!r} is not a DNS name; {remedy}")
     return x509.DNSName(text)

@@ -62,6 +62,8 @@ def read(path: Path) -> bytes:
             content = file.read(_LARGEST + 1)
     except FileNotFoundError as error:
         raise CertificateError(f"{path}: no such file; create it or correct the path") from error
+    except IsADirectoryError as error:
+        raise CertificateError(f"{path}: cannot be read, it is a folder; name a PEM file in it") from error
     except OSError as error:
         raise CertificateError(f"{path}: cannot be read ({error.strerror}); let this user read it") from error
     if len(content) > _LARGEST:

@@ -121,6 +121,14 @@ def first_cause(error: BaseException) -> BaseException:
     return error
 
 
+def in_words(error: BaseException, url: str) -> str:
+    """What to say of an error: its own words, and where the gateway is where nothing is found (404)."""
+    cause = first_cause(error)
+    if isinstance(cause, MCPError) and str(cause) == "Not Found":
+        return f"{url}: not found; is it {httpx2.URL(url).join('/mcp')}?"
+    return str(cause)
+
+
 def main() -> None:
     """The command line. Exits 1 with one line on stderr where something is refused or failed."""
     parser = argparse.ArgumentParser(description="Lists or calls tools through Ostiary.")
@@ -139,7 +147,7 @@ def main() -> None:
     try:
         succeeded = asyncio.run(run(options))
     except (OSError, httpx2.HTTPError, MCPError, ClientError, ExceptionGroup) as error:
-        sys.exit(f"{parser.prog}: {first_cause(error)}")
+        sys.exit(f"{parser.prog}: {in_words(error, options.url)}")
     sys.exit(not succeeded)
 
 

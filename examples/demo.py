@@ -20,7 +20,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import httpx2
 from mcp import Client
@@ -29,6 +30,7 @@ from mcp.client.streamable_http import streamable_http_client
 ROOT = Path(__file__).resolve().parent.parent
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 WIDTH = 400
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 CONFIG = """
 [roles]
@@ -58,6 +60,10 @@ permissions = ["genealogy:write"]
 [[tools]]
 match = "genealogy_*"
 permissions = ["genealogy:read"]
+
+[[tools]]
+match = "notes_write_note"
+permissions = ["notes:write"]
 
 [[tools]]
 match = "notes_*"
@@ -145,16 +151,19 @@ class Demo:
 
 
 @contextmanager
-def _started(folder: Path, *command: str, announces: str = "listening on ") -> Iterator[str]:
-    """A server process, from its announcement to its end; the address that it announced."""
+def _started(folder: Path, name: str, *command: str) -> Iterator[str]:
+    """A server process, from its announcement to its end; the address that it announced.
+
+    It is in a process group of its own: whatever a terminal sends reaches this process alone, which ends the servers.
+    """
     process = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=folder,
+        [sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=folder, process_group=0,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     try:
         line = process.stdout.readline() if process.stdout else ""
-        if announces not in line:
-            raise Failed(f"{command[0]} did not start")
+        if "listening on " not in line:
+            raise Failed(f"{name} did not start")
         yield line.split()[-1]
     finally:
         process.send_signal(signal.SIGTERM)
@@ -187,7 +196,8 @@ def _show(demo: Demo) -> None:
     _, answer = demo.rpc("tools/list", {}, *bearer, client="alice")
     listed = [tool["name"] for tool in answer["result"]["tools"]]
     _expect(that="notes_list_notes" in listed, what=f"{len(listed)} tools, of two servers")
-    _expect(that="genealogy_add_person" not in listed, what="what she may not change is not listed")
+    changing = {"genealogy_add_person", "notes_write_note"}
+    _expect(that=not changing & set(listed), what="what would let her change something is not listed")
     status, _ = demo.rpc("tools/list", {}, *bearer)
     _expect(that=status == 401, what="the token without the certificate is worth nothing")
     status, _ = demo.rpc("tools/list", {}, *bearer, client="bob")
@@ -267,17 +277,42 @@ def _prepare(demo: Demo, genealogy: str, service: str) -> None:
 
 def _keep_running(demo: Demo) -> None:
     _say("Running. Try, in another terminal:")
-    print(f"""  cd {demo.folder}
-  curl --cacert certs/ca.pem --cert clients/alice.pem --key clients/alice.key {demo.url}/auth/token
-  curl --cacert certs/ca.pem --cert clients/alice.pem --key clients/alice.key {demo.url}/api/v1/persons
-  curl --cacert certs/ca.pem --cert clients/alice.pem --key clients/alice.key {demo.url}/mcp \\
+    alice, root = (
+        f"curl -w '\\n' --cacert certs/ca.pem --cert clients/{name}.pem --key clients/{name}.key {demo.url}"
+        for name in ("alice", "root")
+    )
+    print(
+        f"""  cd {demo.folder}
+  {alice}/auth/token
+  {alice}/api/v1/persons
+  {alice}/mcp \\
     -H 'Content-Type: application/json' -d '{{"jsonrpc":"2.0","id":1,"method":"tools/list"}}'
-  curl --cacert certs/ca.pem --cert clients/root.pem --key clients/root.key {demo.url}/audit
-Ctrl-C ends it and removes the folder.""")
-    try:
-        signal.pause()
-    except KeyboardInterrupt:
-        print()
+  {root}/audit
+Ctrl-C ends it and removes the folder.""",
+        flush=True,
+    )
+    signal.pause()
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    """End in order, once: what is sent after that must not disturb the clearing away."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _run(folder: Path, *, keep: bool) -> None:
+    """The servers, the gateway, and the show or the wait for its end."""
+    demo = Demo(folder)
+    examples = ROOT / "examples"
+    archive = ("genealogy/mcp_server.py", f"{examples}/genealogy/mcp_server.py", "--port", "0")
+    persons = ("genealogy/service.py", f"{examples}/genealogy/service.py", "--port", "0")
+    with _started(folder, *archive) as genealogy, _started(folder, *persons) as service:
+        _prepare(demo, genealogy, service.partition("/api")[0])
+        os.environ["OSTIARY_SERVER_PORT"] = "8443" if keep else "0"
+        with _started(folder, "ostiary serve", "-m", "gateway", "serve") as address:
+            demo.url = f"https://localhost:{address.rpartition(':')[2]}"
+            _keep_running(demo) if keep else _show(demo)
 
 
 def main() -> int:
@@ -288,22 +323,17 @@ def main() -> int:
     if shutil.which("curl") is None:
         print("the demo needs curl: apt-get install curl", file=sys.stderr)
         return 1
-    examples = ROOT / "examples"
-    with tempfile.TemporaryDirectory(prefix="ostiary-demo-") as name:
-        demo = Demo(Path(name))
-        try:
-            with (
-                _started(demo.folder, f"{examples}/genealogy/mcp_server.py", "--port", "0") as genealogy,
-                _started(demo.folder, f"{examples}/genealogy/service.py", "--port", "0") as service,
-            ):
-                _prepare(demo, genealogy, service.partition("/api")[0])
-                os.environ["OSTIARY_SERVER_PORT"] = "8443" if keep else "0"
-                with _started(demo.folder, "-m", "gateway", "serve") as address:
-                    demo.url = f"https://localhost:{address.rpartition(':')[2]}"
-                    _keep_running(demo) if keep else _show(demo)
-        except Failed as failed:
-            print(_paint("31", f"\nThe demo failed: {failed}"), file=sys.stderr)
-            return 1
+    for number in ENDING:
+        signal.signal(number, _end)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ostiary-demo-") as folder:
+            _run(Path(folder), keep=keep)
+    except Failed as failed:
+        print(_paint("31", f"\nThe demo failed: {failed}"), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nEnded; nothing is left behind.")
+        return 0 if keep else 1
     print(_paint("32", "\nEvery answer was as it should be."))
     return 0
 

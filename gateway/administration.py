@@ -22,6 +22,10 @@ class OperationError(Exception):
     """The operation was refused, and nothing was changed. The message says what to do, and holds no secret."""
 
 
+class ParameterError(OperationError):
+    """What was asked for can never be done, whatever the store holds: its words are wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Administration:
     """What the operations work on.
@@ -67,12 +71,17 @@ class Operation(Generic[P]):
     run: Callable[[Administration, P, str], Awaitable[Answer]]
     changes: bool = True
 
+    def read(self, parameters: object) -> P:
+        """The parameters, from plain types. Raises ParameterError."""
+        try:
+            return msgspec.convert(parameters, self.parameters)
+        except msgspec.ValidationError as error:
+            told = error.__cause__  # by the parameters themselves, where their shape is right
+            raise ParameterError(f"wrong parameters: {error}" if told is None else str(told)) from None
+
     async def perform(self, admin: Administration, parameters: object, actor: str) -> Answer:
         """Check the parameters and run it; one change at a time. Raises OperationError, StoreError."""
-        try:
-            checked = msgspec.convert(parameters, self.parameters)
-        except msgspec.ValidationError as error:
-            raise OperationError(f"wrong parameters: {error}") from None
+        checked = self.read(parameters)
         if not self.changes:
             return await self.run(admin, checked, actor)
         async with admin.turn:

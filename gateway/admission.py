@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gateway.authn import Authenticator
 from gateway.authz import authorize
 from gateway.limits import TokenBuckets, network_of
-from gateway.model import ALLOW, ClientContext, Decision, Deny, Inbound, Reason
+from gateway.model import ClientContext, Deny, Inbound, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +27,34 @@ class Admission:
 
     def admit(self, inbound: Inbound, needed: tuple[str, ...]) -> ClientContext | Deny:
         """Who is calling, if that caller may have what needs ``needed``."""
-        throttled = self._throttle(inbound)
-        if isinstance(throttled, Deny):
+        throttled = self.throttle(inbound)
+        if throttled is not None:
             return throttled
         context = self.authenticator.authenticate(inbound)
         if isinstance(context, Deny):
-            self.failures.take(network_of(inbound.address), self.monotonic())
+            self.failed(inbound)
             return context
         decision = authorize(context, needed)
         if isinstance(decision, Deny):
             return decision
-        limited = self._limit(inbound, context)
-        return limited if isinstance(limited, Deny) else context
+        return self.limit(context.client_id, inbound) or context
 
-    def _throttle(self, inbound: Inbound) -> Decision:
+    def throttle(self, inbound: Inbound) -> Deny | None:
+        """The refusal of an address that got too much wrong lately; to be asked before any credential is looked at."""
         wait = self.failures.wait(network_of(inbound.address), self.monotonic())
-        return ALLOW if wait <= 0 else _too_many(wait)
+        return None if wait <= 0 else _too_many(wait)
 
-    def _limit(self, inbound: Inbound, context: ClientContext) -> Decision:
-        key = network_of(inbound.address) if context.client_id is None else f"client {context.client_id}"
+    def failed(self, inbound: Inbound) -> None:
+        """Credentials were refused: it counts against the address."""
+        self.failures.take(network_of(inbound.address), self.monotonic())
+
+    def limit(self, client_id: str | None, inbound: Inbound) -> Deny | None:
+        """Count one request of the client; the refusal where it is one too many."""
+        key = network_of(inbound.address) if client_id is None else f"client {client_id}"
         wait = self.clients.take(key, self.monotonic())
-        return ALLOW if wait <= 0 else _too_many(wait)
+        return None if wait <= 0 else _too_many(wait, client_id)
 
 
-def _too_many(wait: float) -> Deny:
-    return Deny(Reason.RATE_LIMITED, f"Too many requests: wait {wait:.0f} s.", retry_after=wait)
+def _too_many(wait: float, client_id: str | None = None) -> Deny:
+    detail = f"Too many requests: wait {wait:.0f} s."
+    return Deny(Reason.RATE_LIMITED, detail, retry_after=wait, client_id=client_id)

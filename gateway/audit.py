@@ -37,6 +37,22 @@ MAX_TEXT: Final = 512
 """Characters of what a caller may write into an entry."""
 
 
+_OPTIONAL: Final = (
+    "client_id",
+    "tool_name",
+    "duration_ms",
+    "request_id",
+    "user_agent",
+    "upstream",
+    "method",
+    "target",
+    "token_id",
+    "certificate_thumbprint",
+    "actor",
+)
+"""What two refusals that are summed up may disagree on; the rest is what makes them alike, or when it began."""
+
+
 @dataclass(slots=True)
 class _Flood:
     """What has come lately for one reason from one address."""
@@ -73,8 +89,11 @@ class Audit:
         *,
         now: Callable[[], float],
         monotonic: Callable[[], float],
+        tenant_of: Callable[[str], str | None] = lambda _client_id: None,
     ) -> None:
+        """``tenant_of``: the tenant of a client, where all that is known of somebody is the name."""
         self._store = store
+        self._tenant_of = tenant_of
         self._refuse = on_failure is OnAuditFailure.REFUSE
         self._now = now
         self._monotonic = monotonic
@@ -99,12 +118,16 @@ class Audit:
     ) -> AuditEntry:
         """An entry with everything that the request and its caller tell."""
         peer = inbound.peer
+        if context is not None and context.client_id is not None:
+            client_id, tenant_id = context.client_id, context.tenant_id
+        else:
+            tenant_id = None if client_id is None else self._tenant_of(client_id)
         return AuditEntry(
             timestamp=rfc3339(self._now()),
             event=event,
             status=status,
-            client_id=context.client_id if context is not None and context.client_id else client_id,
-            tenant_id=context.tenant_id if context is not None and context.tenant_id else DEFAULT_TENANT,
+            client_id=client_id,
+            tenant_id=tenant_id or DEFAULT_TENANT,
             tool_name=tool_name if tool_name is None else tool_name[:MAX_TEXT],
             duration_ms=duration_ms,
             reason=reason,
@@ -117,6 +140,10 @@ class Audit:
             token_id=token_id or (context.token_id if context is not None else None),
             certificate_thumbprint=peer.fingerprint if peer is not None else None,
         )
+
+    def since(self, inbound: Inbound) -> float:
+        """Milliseconds from the request's arrival until now."""
+        return round(1000 * (self._monotonic() - inbound.started), 3)
 
     async def record(self, entry: AuditEntry) -> None:
         """Durable on return. Raises Refused where it cannot be, unless the configuration says to go on."""
@@ -164,7 +191,7 @@ class Audit:
                 reason=deny.reason,
                 target=inbound.path,
                 client_id=deny.client_id,
-                duration_ms=round(1000 * (self._monotonic() - inbound.started), 3),
+                duration_ms=self.since(inbound),
             )
         )
 
@@ -192,7 +219,7 @@ class Audit:
         self._flush()
 
     def _flood(self, entry: AuditEntry, now: float) -> _Flood:
-        key = (f"{entry.event}:{entry.reason}", entry.address or "")
+        key = (f"{entry.tenant_id}:{entry.event}:{entry.reason}", entry.address or "")
         flood = self._floods.get(key)
         if flood is None and len(self._floods) >= MAX_FLOODS:
             oldest = next(iter(self._floods))
@@ -237,11 +264,5 @@ class Audit:
 
 def _sum_up(held: AuditEntry, entry: AuditEntry) -> AuditEntry:
     """One entry for both: what they do not agree on is left out."""
-    return msgspec.structs.replace(
-        held,
-        count=held.count + entry.count,
-        client_id=held.client_id if held.client_id == entry.client_id else None,
-        tool_name=held.tool_name if held.tool_name == entry.tool_name else None,
-        target=held.target if held.target == entry.target else None,
-        request_id=entry.request_id,
-    )
+    differing = {name: None for name in _OPTIONAL if getattr(held, name) != getattr(entry, name)}
+    return msgspec.structs.replace(held, count=held.count + entry.count, **differing)

@@ -14,6 +14,7 @@ and the token's record.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -78,7 +79,10 @@ class Authenticator:
             return certified
         if inbound.authorization or inbound.api_keys:
             token = _bearer_token(inbound)
-            return token if isinstance(token, Deny) else self._by_bearer(token, peer, certified)
+            result = token if isinstance(token, Deny) else self._by_bearer(token, peer, certified)
+            if isinstance(result, Deny) and result.client_id is None and certified is not None:
+                return replace(result, client_id=certified.client_id)  # the certificate says who it was
+            return result
         if peer is None or certified is None:
             return ANONYMOUS
         known = self._by_certificate.get(peer.fingerprint)

@@ -1,4 +1,7 @@
-"""What would stop the gateway or weaken it, each with its remedy. Looks only: nothing is changed, nothing is locked."""
+"""What stops the start of the gateway, and what only costs something; each with its remedy.
+
+Looks only: nothing is changed, nothing is locked, nobody is asked.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,32 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from certs.contexts import TlsFiles, problems
 from gateway.config import Config, ConfigError, StdioUpstream
 from gateway.config_reader import read_config
+from persistence import missing_store
 
 
-def check(file: Path, environment: Mapping[str, str], now: float) -> list[str]:
-    """Every problem of a configuration and of what it names. ``now``: seconds since the epoch."""
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found."""
+
+    problems: list[str]
+    """With one of them the gateway does not start."""
+    warnings: list[str] = field(default_factory=list)
+    """With these it does, and something is missing."""
+
+
+def check(file: Path, environment: Mapping[str, str], now: float) -> Findings:
+    """Everything about a configuration and what it names. ``now``: seconds since the epoch."""
     try:
         config = read_config(file, environment)
     except ConfigError as error:
-        return error.problems
-    return [*start_problems(config, now), *_command_problems(config)]
+        return Findings(error.problems)
+    return Findings(start_problems(config, now), [*_command_warnings(config), *_sandbox_warnings(config)])
 
 
 def start_problems(config: Config, now: float) -> list[str]:
@@ -40,11 +55,13 @@ def _writable_problems(file: Path) -> Iterator[str]:
 
 
 def _store_problems(folder: Path) -> Iterator[str]:
-    """The store is its owner's alone. One that is not there yet is made at the start."""
+    """The store is there, and its owner's alone."""
+    missing = missing_store(folder)
+    if missing is not None:
+        yield missing
+        return
     try:
         status = folder.lstat()
-    except FileNotFoundError:
-        return
     except OSError as error:
         yield f"{folder}: cannot be looked at ({error.strerror}); mend its owner or its path"
         return
@@ -63,7 +80,7 @@ def _store_problems(folder: Path) -> Iterator[str]:
             yield f"{path}: has mode {stat.S_IMODE(mode):04o}, others can get at it; chmod {narrow} {path}"
 
 
-def _command_problems(config: Config) -> Iterator[str]:
+def _command_warnings(config: Config) -> Iterator[str]:
     """A missing program costs only its own tools, so it does not stop the start."""
     for upstream in config.upstreams:
         if not isinstance(upstream, StdioUpstream):
@@ -75,3 +92,13 @@ def _command_problems(config: Config) -> Iterator[str]:
         if found is None or not os.access(found, os.X_OK):
             where = f"[[upstreams]] {upstream.name} command"
             yield f"{config.file}: {where}: {program} is not there or not executable; install it, or give its path"
+
+
+def _sandbox_warnings(config: Config) -> Iterator[str]:
+    """The kernel holds no process of root to RLIMIT_NPROC."""
+    for upstream in config.upstreams:
+        if not isinstance(upstream, StdioUpstream) or upstream.sandbox.processes is None:
+            continue
+        if os.geteuid() == 0 and upstream.sandbox.user in {None, "root"}:
+            where = f"[[upstreams]] {upstream.name} sandbox processes"
+            yield f"{config.file}: {where}: root is not held to it; name another user in sandbox.user"

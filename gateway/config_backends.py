@@ -93,6 +93,9 @@ def _child_environment(table: Table, *, required: bool) -> tuple[tuple[str, str]
         if not VARIABLE.fullmatch(variable):
             table.reject("env_from", "holds a name that no environment variable can have; correct it")
             continue
+        if variable in table.document.secret_variables:
+            table.reject("env_from", f"{variable} holds the gateway's signing secret; take it out")
+            continue
         if variable in given:
             table.reject("env_from", f"{variable} stands in env, too; keep one of the two")
         value = table.document.variable(variable)

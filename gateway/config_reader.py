@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -51,6 +51,8 @@ from gateway.config_shapes import (
 
 NOT_BUILT: Final = "is not built yet, and going on without it would be unsafe"
 
+_OVERRIDDEN_BY_NOTHING: Final = frozenset({"roles", "upstreams", "tools", "prompts", "resources", "services"})
+"""Tables whose keys are names of the user's own, and arrays."""
 _MINIMUM_VERSION = re.compile(r"1\.[23]")
 _DOCUMENTED_VARIABLES = re.compile(
     r"OSTIARY_(?:CONFIG|SECRET_KEY|DATABASE_URL|REDIS_URL|TOKEN|CA|CERT|KEY|TEST_.*)", re.DOTALL
@@ -121,9 +123,17 @@ def _check_overrides(document: Document) -> None:
             continue
         if not _DOCUMENTED_VARIABLES.fullmatch(variable):
             shown = ascii(variable[:80])[1:-1]
-            near = did_you_mean(variable, known)
-            remedy = near if near.startswith("did") else "unset it"
+            remedy = _meant_override(variable, known)
             document.problems.append(f"environment: {shown}: no such setting can be overridden; {remedy}")
+
+
+def _meant_override(variable: str, known: Iterable[str]) -> str:
+    """What to do about an override that is none: a key of the section that it names was meant, if that is one."""
+    section = variable.removeprefix("OSTIARY_").partition("_")[0]
+    if section.lower() in _OVERRIDDEN_BY_NOTHING:
+        return f"write it in the file, under {section.lower()}, and unset it"
+    near = did_you_mean(variable, [name for name in known if name.startswith(f"OSTIARY_{section}_")] or known)
+    return near if near.startswith("did") else "unset it"
 
 
 def _server(root: Table) -> ServerSettings:

@@ -17,8 +17,10 @@ MIN_BYTES: Final = 32
 """RFC 7518 section 3.2: a key for HS256 is at least as long as the hash."""
 MAX_BYTES: Final = 4096
 DEFAULT_FILE: Final = "secret.key"
+DEFAULT_VARIABLE: Final = "OSTIARY_SECRET_KEY"
+"""What the documents call the variable that holds the secret."""
 
-_MADE_SO = "`ostiary init` makes a good one; or: head -c 48 /dev/urandom | base64 -w0"
+_MADE_SO = 'make one: python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
 _PLACEHOLDERS: Final = re.compile(
     r"change[-_ ]?me|change[-_ ]?this|replace[-_ ]?me|your[-_ ]?secret|insecure|password", re.IGNORECASE
 )
@@ -36,6 +38,7 @@ def read_secret(tokens: Table, *, wanted: bool) -> str:
             'a secret does not belong here; write it to a 0600 file and name that: secret_file = "secret.key"',
         )
     variable = tokens.matching("secret_env", "", VARIABLE, "name an environment variable")
+    tokens.document.secret_variables |= {DEFAULT_VARIABLE, variable}
     file = tokens.path("secret_file") or tokens.document.folder / DEFAULT_FILE
     if tokens.has("secret_file") and tokens.has("secret_env"):
         tokens.reject("secret_env", "stands beside secret_file; keep one of the two")

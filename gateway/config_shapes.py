@@ -123,7 +123,10 @@ def _kind(value: object) -> str:
 
 
 class Document:
-    """The file and the environment while they are being read: the problems so far, and the variables in use."""
+    """The file and the environment while they are being read: the problems so far, and the variables in use.
+
+    ``secret_variables``: those that may hold the gateway's own secret; no child process gets one of them.
+    """
 
     def __init__(self, file: Path, environment: Mapping[str, str]) -> None:
         self.file = file
@@ -131,6 +134,7 @@ class Document:
         self.environment = environment
         self.problems: list[str] = []
         self.variables_in_use: set[str] = set()
+        self.secret_variables: set[str] = set()
         self.known_overrides: set[str] = set()
 
     def load(self) -> dict[str, object]:

@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from aiohttp import hdrs, web
@@ -27,13 +28,21 @@ from gateway.authn import UNMAPPED
 from gateway.listener import TlsRefused
 from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import Problems
+from gateway.reply import GatewayRequest
 from persistence.records import StoreError
+
+__all__ = ["BODY_SECONDS", "Connection", "Edge", "GatewayRequest", "Handler", "Route", "Routes", "read_body"]
 
 log = logging.getLogger("ostiary.errors")
 
 BODY_SECONDS: Final = 30.0
 """How long a request's body may take to arrive."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
+_LASTING: Final = frozenset(
+    {Reason.CERTIFICATE_EXPIRED, Reason.CERTIFICATE_REVOKED, Reason.CLIENT_DISABLED, Reason.CLIENT_UNKNOWN}
+)
+"""What a certificate's holder will be told again, whatever else comes on the connection."""
+_ANSWERS_ANYONE: Final = ("/health/", "/.well-known/")
 _SINGLETONS: Final = (
     hdrs.HOST,
     hdrs.CONTENT_LENGTH,
@@ -47,15 +56,6 @@ _SINGLETONS: Final = (
     "Last-Event-ID",
 )
 _NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
-_SECURITY_HEADERS: Final = {
-    "Strict-Transport-Security": "max-age=63072000; includeSubDomains",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "X-Frame-Options": "DENY",
-    "X-Content-Type-Options": "nosniff",
-    "X-XSS-Protection": "0",
-    "Referrer-Policy": "no-referrer",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-}
 
 
 class Connection(RequestHandler):
@@ -97,20 +97,6 @@ class Connection(RequestHandler):
         if not isinstance(request, GatewayRequest):
             raise TypeError("a request that the edge did not make")
         return self.edge.unreadable(request, status, exc)
-
-
-class GatewayRequest(web.BaseRequest):
-    """A request whose answer gets our headers, whoever makes it."""
-
-    request_id: str = ""
-
-    async def _prepare_hook(self, response: web.StreamResponse) -> None:
-        headers = response.headers
-        headers.popall(hdrs.SERVER, None)
-        headers["X-Request-ID"] = self.request_id
-        for name, value in _SECURITY_HEADERS.items():
-            if name not in headers:
-                headers[name] = value
 
 
 Handler = Callable[[GatewayRequest, Inbound, ClientContext], Awaitable[web.StreamResponse]]
@@ -178,22 +164,28 @@ class Edge:
             raise TypeError("a request that the edge did not make")
         inbound = self._inbound(request)
         request.request_id = inbound.request_id
+        context = ANONYMOUS
         try:
-            return await self._answer(request, inbound)
+            route, context = self._admit(request, inbound)
+            return await route.handler(request, inbound, context)
         except Refused as refused:
-            self._audit.refused(inbound, refused.deny)
+            self._audit.refused(inbound, refused.deny, context)
             return self._refusal(request, inbound, refused.deny)
         except StoreError as error:
             log.critical("the store cannot be written: %s", error)
             deny = Deny(Reason.STORE_UNAVAILABLE, "The gateway cannot keep its records now: try again later.")
             return self._refusal(request, inbound, deny)
-        except (ConnectionError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             raise
-        except Exception:
-            log.exception("request %s failed", inbound.request_id)
+        except Exception as error:
+            if request.transport is None or isinstance(error, ConnectionError):
+                log.debug("the caller of request %s has gone: %s", inbound.request_id, error)
+            else:
+                log.exception("request %s failed", inbound.request_id)
             return self._refusal(request, inbound, _internal_error(inbound))
 
-    async def _answer(self, request: GatewayRequest, inbound: Inbound) -> web.StreamResponse:
+    def _admit(self, request: GatewayRequest, inbound: Inbound) -> tuple[Route, ClientContext]:
+        """What answers the request, and who is calling. Raises Refused."""
         refusal = self._well_formed(request)
         if refusal is not None:
             raise Refused(refusal)
@@ -202,13 +194,13 @@ class Edge:
         if route is None:
             raise Refused(_no_route(inbound, methods))
         if not route.identify:
-            return await route.handler(request, inbound, ANONYMOUS)
+            return route, ANONYMOUS
         admitted = self._admission.admit(inbound, route.needed)
         if isinstance(admitted, Deny):
             raise Refused(admitted)
         if admitted.anonymous and inbound.peer is not None:
             self._audit.refused(inbound, UNMAPPED)  # it goes on as anyone may; but somebody should know
-        return await route.handler(request, inbound, admitted)
+        return route, admitted
 
     def unreadable(
         self, request: GatewayRequest, status: int, error: BaseException | None
@@ -230,8 +222,7 @@ class Edge:
 
     def _refusal(self, request: GatewayRequest, inbound: Inbound, deny: Deny) -> web.StreamResponse:
         response = self._problems.response(deny, inbound.request_id)
-        certificate_is_bad = deny.reason in {Reason.CERTIFICATE_EXPIRED, Reason.CERTIFICATE_REVOKED}
-        if certificate_is_bad or not request.content.is_eof():
+        if (inbound.peer is not None and deny.reason in _LASTING) or not request.content.is_eof():
             response.force_close()  # what follows on this connection is not worth reading
         return response
 
@@ -276,10 +267,10 @@ class Edge:
             or hdrs.CONTENT_LENGTH in headers
         ):
             return Deny(Reason.AMBIGUOUS_REQUEST, "Only chunked, alone and in HTTP/1.1, is understood.")
-        if any("_" in name for name in headers):
+        if "_" in " ".join(headers):
             return Deny(Reason.AMBIGUOUS_REQUEST, "A header's name has an underscore.")
         host = headers.get(hdrs.HOST)
-        if host is None or _host_name(host) not in self._allowed_hosts:
+        if host is None or not self._may_be_asked_as(host, target):
             return Deny(
                 Reason.HOST_NOT_ALLOWED,
                 "Use the gateway's own name, or add this one to [server] trusted_hosts.",
@@ -293,6 +284,11 @@ class Edge:
         if hdrs.CONTENT_ENCODING in headers:
             return Deny(Reason.CONTENT_ENCODING, "Send the body as it is, without Content-Encoding.")
         return None
+
+    def _may_be_asked_as(self, host: str, target: str) -> bool:
+        """Whether the name is one of the gateway's; what tells nothing to nobody in particular answers to any name."""
+        name = _host_name(host)
+        return name in self._allowed_hosts or (name is not None and target.startswith(_ANSWERS_ANYONE))
 
 
 def _no_route(inbound: Inbound, methods: Mapping[str, Route]) -> Deny:
@@ -314,6 +310,7 @@ def _text(value: str) -> str:
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 
 
+@lru_cache(maxsize=256)
 def _host_name(authority: str) -> str | None:
     """The name alone, lower case, of ``name:port`` or ``[::1]:port``; None where it is neither."""
     match = _HOST.fullmatch(authority)
@@ -342,7 +339,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         raise Refused(
             Deny(Reason.REQUEST_TIMEOUT, f"The body must arrive within {BODY_SECONDS:.0f} s.")
         ) from None
-    except web.RequestPayloadError:
+    except (web.RequestPayloadError, ConnectionError):
         raise Refused(Deny(Reason.BAD_REQUEST, "The body ended before it was whole.")) from None
     return bytes(pieces)
 

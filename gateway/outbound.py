@@ -20,6 +20,7 @@ import ssl
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -151,9 +152,7 @@ class HttpClient:
         await asyncio.gather(*(connection.lost for connection in connections))
 
     def _head(self, method: str, target: str, fields: EncodedHeaders, body: Body | None) -> bytes:
-        if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
-            raise RequestError("The method or the target has characters that it may not have.")
-        start = f"{method} {target} HTTP/1.1\r\n"
+        start = _request_line(method, target)
         if "host" not in fields.names:
             start += f"Host: {self._authority}\r\n"
         length = fields.content_length
@@ -229,6 +228,14 @@ class HttpClient:
             self._idle.popleft().abort()
         if self._idle and not self._closed:
             self._sweeper = self._idle[0].loop.call_later(IDLE_SECONDS / 2, self._sweep)
+
+
+@lru_cache(maxsize=256)
+def _request_line(method: str, target: str) -> str:
+    """Checked and formatted; those of MCP are always the same. Raises RequestError."""
+    if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
+        raise RequestError("The method or the target has characters that it may not have.")
+    return f"{method} {target} HTTP/1.1\r\n"
 
 
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})

@@ -120,6 +120,9 @@ class Response:
 
     async def read(self, limit: int) -> bytes:
         """The rest of the body. Raises ResponseError where that is more than ``limit`` bytes, and OutboundError."""
+        if self._source is None and len(self._chunks) == 1 and self._size <= limit and self._error is None:
+            self._size = 0
+            return self._chunks.pop()  # it came in one piece: the usual case
         pieces: list[bytes] = []
         size = 0
         while piece := await self.chunk():

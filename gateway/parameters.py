@@ -1,15 +1,30 @@
-"""What each administrative operation is told."""
+"""What each administrative operation is told, and what is wrong with it whatever the store holds.
+
+Each looks at its own words as it is made, and raises ValueError with the remedy.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
-from persistence.records import DEFAULT_TENANT
+from gateway.clock import rfc3339
+from gateway.config_shapes import NAME, PERMISSION, PERMISSION_REMEDY, ROLE, did_you_mean
+from persistence.records import DEFAULT_TENANT, AuditStatus
 
 MAX_PAGE: Final = 1000
 """How many entries a page has at most."""
+NO_CERTIFICATE: Final = "none"
+"""As a certificate id: no certificate is accepted."""
+
+_CLIENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/+-]{0,127}")
+"""No ``:``, with which a name ends in Basic authentication (RFC 7617 section 2)."""
+_CERTIFICATE_ID: Final = re.compile(r'(?:(?!["\\,*])[!-~]){1,128}')
+"""What the identity rules can yield."""
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,7 +35,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class AddClient(Parameters, frozen=True, kw_only=True):
-    """``certificate`` None: the client_id itself; "none": no certificate is accepted."""
+    """``certificate`` None: the client_id itself; NO_CERTIFICATE: no certificate is accepted."""
 
     client_id: str
     roles: tuple[str, ...] = ()
@@ -29,6 +44,22 @@ class AddClient(Parameters, frozen=True, kw_only=True):
     certificate: str | None = None
     require_certificate: bool = False
     password: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _CLIENT_ID.fullmatch(self.client_id):
+            raise ValueError(
+                'a client\'s name has 1 to 128 letters, digits and ". _ @ / + -", a letter or digit first'
+            )
+        if self.client_id == NO_CERTIFICATE:
+            raise ValueError(f'"{NO_CERTIFICATE}" stands for no certificate; choose another name')
+        if not NAME.fullmatch(self.tenant_id):
+            raise ValueError('a tenant\'s name has 1 to 64 lower-case letters, digits, "_" and "-"')
+        _check_roles(self.roles)
+        _check_permissions(self.permissions)
+        if self.certificate == NO_CERTIFICATE and self.require_certificate:
+            raise ValueError("a client without a certificate cannot require one; leave out one of the two")
+        if self.certificate and not _CERTIFICATE_ID.fullmatch(self.certificate):
+            raise ValueError("no certificate can yield that id; write 1 to 128 printable ASCII characters")
 
 
 class OneClient(Parameters, frozen=True, kw_only=True):
@@ -55,12 +86,19 @@ class ChangeRoles(Parameters, frozen=True, kw_only=True):
     add_permissions: tuple[str, ...] = ()
     remove_permissions: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _check_roles((*(self.roles or ()), *self.add_roles))
+        _check_permissions((*(self.permissions or ()), *self.add_permissions))
+
 
 class ListClients(Parameters, frozen=True, kw_only=True):
     """A page of clients, from the one after ``cursor``."""
 
     limit: int = MAX_PAGE
     cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_limit(self.limit)
 
 
 class ListTokens(Parameters, frozen=True, kw_only=True):
@@ -70,6 +108,9 @@ class ListTokens(Parameters, frozen=True, kw_only=True):
     limit: int = MAX_PAGE
     cursor: int = 0
 
+    def __post_init__(self) -> None:
+        _check_limit(self.limit)
+
 
 class RevokeTokens(Parameters, frozen=True, kw_only=True):
     """One token (a refresh token with its whole family), or all of a client."""
@@ -77,9 +118,24 @@ class RevokeTokens(Parameters, frozen=True, kw_only=True):
     token_id: str | None = None
     client_id: str | None = None
 
+    def __post_init__(self) -> None:
+        if (self.token_id is None) == (self.client_id is None):
+            raise ValueError("name one token, or one client")
+
+
+class RecordCertificate(Parameters, frozen=True, kw_only=True):
+    """A certificate that was just issued."""
+
+    name: str
+    """Its common name."""
+    certificate_thumbprint: str
+    """``x5t#S256``."""
+    certificate: str | None = None
+    """The certificate id that it yields; None: it names no client."""
+
 
 class QueryAudit(Parameters, frozen=True, kw_only=True):
-    """As AuditQuery; ``since`` and ``until`` in RFC 3339."""
+    """As AuditQuery; ``since`` and ``until`` in RFC 3339 with any offset (none: UTC), or as dates."""
 
     client_id: str | None = None
     status: str | None = None
@@ -90,3 +146,40 @@ class QueryAudit(Parameters, frozen=True, kw_only=True):
     until: str | None = None
     limit: int = 100
     cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.status is not None and self.status not in set(AuditStatus):
+            raise ValueError(f"no such status; {did_you_mean(self.status, AuditStatus)}")
+        _check_limit(self.limit)
+        for key, time in (("since", self.since), ("until", self.until)):
+            if time is not None and stored_time(time) is None:
+                raise ValueError(f"{key} is not a time; write it as 2026-01-31T12:00:00Z")
+
+
+def stored_time(text: str) -> str | None:
+    """A time in RFC 3339 or a date, as the store has its times; None: it is neither."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return rfc3339(moment.timestamp())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _check_roles(roles: Iterable[str]) -> None:
+    for role in roles:
+        if not ROLE.fullmatch(role):
+            remedy = 'use letters, digits, "_", "." and "-", 64 at most'
+            raise ValueError(f"not a role's name: {role[:80]!a}; {remedy}")
+
+
+def _check_permissions(permissions: Iterable[str]) -> None:
+    for permission in permissions:
+        if not PERMISSION.fullmatch(permission):
+            raise ValueError(f"not a permission: {permission[:80]!a}; {PERMISSION_REMEDY}")
+
+
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= MAX_PAGE:
+        raise ValueError(f"a page has 1 to {MAX_PAGE} entries; give another limit")

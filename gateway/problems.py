@@ -49,6 +49,10 @@ def _unauthenticated(title: str, challenge: str = "invalid_token") -> Answer:
     return Answer(401, title, challenge=challenge, event="auth_failed")
 
 
+def _malformed(status: int, title: str, code: int = INVALID_REQUEST) -> Answer:
+    return Answer(status, title, code, event="request_refused", outcome=AuditStatus.DENIED)
+
+
 def _forbidden(title: str) -> Answer:
     return Answer(403, title, event="access_denied", outcome=AuditStatus.DENIED)
 
@@ -82,30 +86,28 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     ),
     Reason.HOST_NOT_ALLOWED: _forbidden("The Host is not one of this gateway's names"),
     Reason.ORIGIN_NOT_ALLOWED: _forbidden("The Origin is not allowed"),
-    Reason.NOT_FOUND: Answer(404, "Not found", METHOD_NOT_FOUND),
-    Reason.METHOD_NOT_ALLOWED: Answer(405, "The method is not allowed"),
-    Reason.SESSION_UNKNOWN: Answer(404, "The session is unknown"),
-    Reason.BAD_REQUEST: Answer(400, "Bad request"),
+    Reason.NOT_FOUND: _malformed(404, "Not found", METHOD_NOT_FOUND),
+    Reason.METHOD_NOT_ALLOWED: _malformed(405, "The method is not allowed"),
+    Reason.SESSION_UNKNOWN: _malformed(404, "The session is unknown"),
+    Reason.BAD_REQUEST: _malformed(400, "Bad request"),
     Reason.AMBIGUOUS_CREDENTIALS: Answer(
         400, "More than one credential of a kind", challenge="invalid_request", event="auth_failed"
     ),
-    Reason.AMBIGUOUS_REQUEST: Answer(
-        400, "Ambiguous request", event="request_refused", outcome=AuditStatus.DENIED
-    ),
-    Reason.BODY_TOO_LARGE: Answer(413, "The body is too large"),
-    Reason.CONTENT_ENCODING: Answer(415, "Content-Encoding is not supported"),
-    Reason.CONTENT_TYPE: Answer(415, "The media type is not supported"),
-    Reason.NOT_ACCEPTABLE: Answer(406, "Not acceptable"),
-    Reason.PROTOCOL_VERSION: Answer(400, "The MCP revision is not supported"),
+    Reason.AMBIGUOUS_REQUEST: _malformed(400, "Ambiguous request"),
+    Reason.BODY_TOO_LARGE: _malformed(413, "The body is too large"),
+    Reason.CONTENT_ENCODING: _malformed(415, "Content-Encoding is not supported"),
+    Reason.CONTENT_TYPE: _malformed(415, "The media type is not supported"),
+    Reason.NOT_ACCEPTABLE: _malformed(406, "Not acceptable"),
+    Reason.PROTOCOL_VERSION: _malformed(400, "The MCP revision is not supported"),
     Reason.INVALID_GRANT: Answer(400, "Invalid grant", event="auth_failed"),
     Reason.INVALID_SCOPE: Answer(400, "Invalid scope", event="auth_failed"),
     Reason.INVALID_TARGET: Answer(400, "Invalid target", event="auth_failed"),
-    Reason.UNSUPPORTED_GRANT_TYPE: Answer(400, "Unsupported grant type"),
-    Reason.UNSUPPORTED_TOKEN_TYPE: Answer(400, "Unsupported token type"),
+    Reason.UNSUPPORTED_GRANT_TYPE: _malformed(400, "Unsupported grant type"),
+    Reason.UNSUPPORTED_TOKEN_TYPE: _malformed(400, "Unsupported token type"),
     Reason.RATE_LIMITED: Answer(
         429, "Too many requests", LIMITED, event="rate_limited", outcome=AuditStatus.DENIED
     ),
-    Reason.REQUEST_TIMEOUT: Answer(408, "The request did not arrive in time"),
+    Reason.REQUEST_TIMEOUT: _malformed(408, "The request did not arrive in time"),
     Reason.UPSTREAM_UNAVAILABLE: Answer(502, "The upstream is not available", UNAVAILABLE),
     Reason.UPSTREAM_INVALID: Answer(502, "The upstream gave no valid answer", UNAVAILABLE),
     Reason.UPSTREAM_TIMEOUT: Answer(504, "The upstream did not answer in time", UNAVAILABLE),

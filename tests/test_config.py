@@ -458,6 +458,30 @@ def test_overrides_are_checked_as_the_file_is(read: Read) -> None:
     assert any('did you mean "OSTIARY_SERVER_PORT"?' in line for line in found)
 
 
+@pytest.mark.parametrize("table", ["ROLES", "TOOLS", "UPSTREAMS", "SERVICES"])
+def test_what_cannot_be_overridden_is_sent_to_the_file(read: Read, table: str) -> None:
+    (line,) = problems(read, MINIMAL, {f"OSTIARY_{table}_X": "1"})
+    assert f"write it in the file, under {table.lower()}" in line
+    assert "did you mean" not in line
+
+
+@pytest.mark.parametrize(
+    ("tokens", "variable"), [("", "OSTIARY_SECRET_KEY"), ('[tokens]\nsecret_env = "OURS"\n', "OURS")]
+)
+def test_no_child_process_gets_the_signing_secret(read: Read, tokens: str, variable: str) -> None:
+    child = f"""
+        [[upstreams]]
+        name = "a"
+        transport = "stdio"
+        command = ["x"]
+        env_from = ["{variable}"]
+    """
+    (line,) = problems(read, f"{MINIMAL}{tokens}{child}", {variable: SECRET})
+    assert "[[upstreams]] #1 env_from" in line
+    assert "holds the gateway's signing secret" in line
+    assert SECRET not in line
+
+
 def test_a_variable_that_the_file_names_is_no_override(read: Read) -> None:
     text = f'{MINIMAL}[tokens]\nsecret_env = "OSTIARY_OUR_SECRET"'
     assert read(text, {"OSTIARY_OUR_SECRET": SECRET}).tokens.secret == SECRET

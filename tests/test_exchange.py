@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.mcp.exchange import Ticket, messages_in, server_info, ticket_of
@@ -64,9 +63,40 @@ def test_a_batch_is_its_messages() -> None:
     )
 
 
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 @given(st.one_of(st.binary(), st.binary().map(lambda rest: b"[" + rest)))
 def test_rubbish_is_rejected(data: bytes) -> None:
-    with contextlib.suppress(Rejected):
+    assume(not _is_json(data))
+    with pytest.raises(Rejected):
+        messages_in(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"null",
+        b"1",
+        b'"x"',
+        b"{}",
+        b"[1]",
+        b"[{}]",
+        b'{"jsonrpc":"1.0","method":"x"}',
+        b'{"jsonrpc":"2.0","id":1}',
+        b'[{"jsonrpc":"2.0","method":"x"},{"jsonrpc":"2.0"}]',
+        b'{"jsonrpc":"2.0","method":"x"} {}',
+        b"[" * 100_000,
+    ],
+)
+def test_json_that_is_no_message_is_rejected(data: bytes) -> None:
+    with pytest.raises(Rejected):
         messages_in(data)
 
 

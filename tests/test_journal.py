@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from persistence import JsonStores, StoreError
 from persistence import frames as journal_frames
 from persistence.changes import Bases, Change, ClientPut, Part, TokensPut
+from persistence.files import System
 from persistence.records import (
     AuditEntry,
     AuditQuery,
@@ -261,3 +262,49 @@ class TestReplay:
         (tmp_path / "s" / "initialising").unlink()
         async with store(tmp_path / "s") as stores:
             assert state(stores) == after(4)
+
+
+class TestBatches:
+    """Which changes share one frame, and so one fdatasync."""
+
+    @staticmethod
+    def entry(event: str) -> AuditEntry:
+        return AuditEntry(timestamp=TIME, event=event, status="ok")
+
+    async def test_those_of_many_callers_at_once_are_one(self, tmp_path):
+        async with store(tmp_path) as stores:
+            before = stores.stats().journal_batches
+
+            async def late(number: int) -> None:
+                for _ in range(number % 3):  # not all in the same turn of the event loop
+                    await asyncio.sleep(0)
+                await stores.audit.append(self.entry(str(number)))
+
+            await asyncio.gather(*(late(number) for number in range(30)))
+            assert stores.stats().journal_batches == before + 1
+
+    async def test_what_nobody_waits_for_goes_with_what_somebody_does(self, tmp_path):
+        async with store(tmp_path) as stores:
+            before = stores.stats()
+            stores.audit.append_soon(self.entry("soon"))
+            await stores.audit.append(self.entry("now"))
+            after = stores.stats()
+            assert (after.journal_batches, after.journal_records) == (
+                before.journal_batches + 1,
+                before.journal_records + 2,
+            )
+            assert [found.event for found in await entries(stores)] == ["soon", "now"]
+
+    async def test_what_nobody_waits_for_is_written_all_the_same(self, tmp_path):
+        loop, synced = asyncio.get_running_loop(), asyncio.Event()
+
+        class Telling(System):
+            def fdatasync(self, descriptor: int) -> None:
+                super().fdatasync(descriptor)
+                loop.call_soon_threadsafe(synced.set)
+
+        async with store(tmp_path, system=Telling()) as stores:
+            synced.clear()
+            stores.audit.append_soon(self.entry("soon"))
+            await asyncio.wait_for(synced.wait(), 10)
+            assert b'"soon"' in journals(tmp_path)[0].read_bytes()

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.administration import Administration, OperationError
+from gateway.administration import Administration, OperationError, ParameterError
 from gateway.clock import rfc3339
-from gateway.operations import OPERATIONS, perform
+from gateway.operations import OPERATIONS, check_parameters, perform
 from gateway.parameters import AddClient, SetPassword
 from persistence import open_stores
 from persistence.records import (
@@ -129,6 +129,36 @@ async def test_what_changes_nothing_leaves_no_entry(admin: Administration) -> No
     assert len(await audit_of(admin)) == 1
 
 
+async def test_a_certificate_is_recorded_with_the_client_that_it_names(admin: Administration) -> None:
+    await do(admin, "clients.add", client_id="bob", tenant_id="acme", certificate="bob-7")
+    print_7 = {"name": "bob-7", "certificate_thumbprint": "p7"}
+    assert await do(admin, "certs.issue", **print_7, certificate="bob-7") == {"client_id": "bob"}
+    assert await do(admin, "certs.issue", **print_7, certificate="zoe") == {"client_id": None}
+    assert await do(admin, "certs.issue", **print_7) == {"client_id": None}
+    first, *others = (await audit_of(admin))[1:]
+    assert (first.event, first.method, first.target) == ("admin_change", "certs.issue", "bob-7")
+    assert (first.certificate_thumbprint, first.actor) == ("p7", "alice")
+    assert (first.client_id, first.tenant_id) == ("bob", "acme")
+    assert [(entry.client_id, entry.tenant_id) for entry in others] == [(None, "default")] * 2
+
+
+async def test_what_is_wrong_whatever_the_store_holds_is_told_apart(admin: Administration) -> None:
+    for operation, parameters in (
+        ("clients.ad", {}),
+        ("clients.add", {"client_id": "a b"}),
+        ("clients.roles", {"client_id": "nobody", "add_permissions": ["x"]}),
+        ("audit.query", {"until": "tomorrow"}),
+        ("tokens.revoke", {}),
+    ):
+        with pytest.raises(ParameterError):
+            check_parameters(operation, parameters)
+        with pytest.raises(ParameterError):
+            await do(admin, operation, **parameters)
+    with pytest.raises(OperationError) as caught:
+        await do(admin, "clients.add", client_id="bob", roles=["nobody"])
+    assert not isinstance(caught.value, ParameterError)
+
+
 async def test_no_audit_no_action(admin: Administration, monkeypatch: pytest.MonkeyPatch) -> None:
     async def full(_entry: AuditEntry) -> None:
         raise StoreError("audit.json: the disk is full; make room")
@@ -146,6 +176,9 @@ async def test_no_audit_no_action(admin: Administration, monkeypatch: pytest.Mon
         ({"client_id": "-bob"}, "a letter or digit first"),
         ({"client_id": "b" * 129}, "1 to 128 letters"),
         ({"client_id": "bob\n"}, "1 to 128 letters"),
+        ({"client_id": "bob:7"}, "1 to 128 letters"),
+        ({"client_id": "none"}, "choose another name"),
+        ({"client_id": "bob", "roles": ["a b"]}, "not a role's name"),
         ({"client_id": "bob", "tenant_id": "A C"}, "tenant"),
         ({"client_id": "bob", "roles": ["analist"]}, 'did you mean "analyst"?'),
         ({"client_id": "bob", "permissions": ["read"]}, 'write "resource:action"'),
@@ -171,8 +204,11 @@ async def test_a_client_that_cannot_be_added(
 
 
 async def test_names_as_people_and_workloads_have_them(admin: Administration) -> None:
-    for name in ("bob@example.org", "spiffe://example.org/ns/a", "7", "a.b_c-d+e:f"):
+    for name in ("bob@example.org", "example.org/ns/a", "7", "a.b_c-d+e"):
         await do(admin, "clients.add", client_id=name)
+    spiffe = "spiffe://example.org/ns/a"
+    added = await do(admin, "clients.add", client_id="a", certificate=spiffe)
+    assert added["client"]["certificate"] == spiffe
     await do(admin, "clients.add", client_id="no-certificate", certificate="none")
     assert (await do(admin, "clients.show", client_id="no-certificate"))["client"]["certificate"] is None
 

@@ -71,6 +71,7 @@ class World:
     def __init__(self, *, lockout_after: int = 3, login_per_minute: int = 1000) -> None:
         self.clock = Clock()
         self.hasher = CountingHasher()
+        self.certified = False
         self.clients = Clients()
         self.passwords = Passwords(
             AccountSettings(lockout_after=lockout_after),
@@ -93,7 +94,7 @@ class World:
         )
 
     async def verify(self, name: str, *readings: str, address: str = "192.0.2.1") -> ClientRecord | Deny:
-        return await self.passwords.verify(self.clients, name, readings, address)
+        return await self.passwords.verify(self.clients, name, readings, address, certified=self.certified)
 
     async def reason(self, name: str, *readings: str, address: str = "192.0.2.1") -> Reason | None:
         answer = await self.verify(name, *readings, address=address)
@@ -196,7 +197,25 @@ async def test_wrong_and_unknown_get_the_same_answer_and_the_same_work(world: Wo
         assert answer.client_id == name
         assert world.hasher.compared == before + 1, name
         answers.append((answer.reason, answer.detail, answer.retry_after))
-    assert set(answers) == {(Reason.INVALID_CREDENTIALS, "The name or the password is wrong.", None)}
+    assert len(set(answers)) == 1
+    assert answers[0][0] is Reason.INVALID_CREDENTIALS
+
+
+async def test_a_right_password_without_the_certificate_that_it_needs_is_as_good_as_a_wrong_one(
+    world: World,
+) -> None:
+    alice = world.clients.records["alice"]
+    await world.clients.put(msgspec.structs.replace(alice, require_certificate=True))
+    right, wrong = await world.verify("alice", GOOD), await world.verify("alice", "wrong")
+    assert isinstance(right, Deny)
+    assert isinstance(wrong, Deny)
+    assert (right.reason, wrong.reason) == (Reason.CERTIFICATE_REQUIRED, Reason.INVALID_CREDENTIALS)
+    assert (right.detail, right.retry_after) == (wrong.detail, wrong.retry_after)
+    assert await world.reason("alice", GOOD) is Reason.CERTIFICATE_REQUIRED
+    assert await world.reason("alice", GOOD) is Reason.RATE_LIMITED, "it counted, each time"
+    world.clock.now += 30
+    world.certified = True
+    assert isinstance(await world.verify("alice", GOOD), ClientRecord)
 
 
 async def test_the_longest_password_that_is_looked_at(world: World) -> None:
@@ -315,7 +334,9 @@ async def test_a_full_queue_refuses_instead_of_waiting(world: World) -> None:
         AccountSettings(), LimitSettings(login_per_minute=1000), monotonic=world.clock, hasher=hasher
     )
     try:
-        attempts = [passwords.verify(world.clients, "alice", [GOOD], "192.0.2.1") for _ in range(3)]
+        attempts = [
+            passwords.verify(world.clients, "alice", [GOOD], "192.0.2.1", certified=False) for _ in range(3)
+        ]
         answers = await asyncio.gather(*attempts)
         assert [isinstance(answer, ClientRecord) for answer in answers] == [True, True, False]
         refused = answers[2]

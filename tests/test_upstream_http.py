@@ -18,7 +18,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from pydantic import BaseModel
 
 from gateway.config import HttpUpstream, Sessions
-from gateway.mcp import upstream_http
+from gateway.mcp import http_sessions, upstream_http
 from gateway.mcp.messages import Message, Notification, Reply, Request
 from gateway.mcp.upstream import GATEWAY, CancelledByCaller, SessionKey, UpstreamError
 from gateway.mcp.upstream_http import HttpUpstreamServer
@@ -294,6 +294,42 @@ class TestSessions:
             await server.hears("DELETE")
             await ask(upstream)
         assert len(server.opened) == 2
+
+    async def test_one_client_has_not_too_many(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(http_sessions, "MAX_SESSIONS_OF_ONE", 2)
+        names = ("elicitation", "roots", "sampling", "tasks")
+        keys = [SessionKey(BOB.owner, b'{"%b":{}}' % name.encode()) for name in names]
+        async with upstream_at(server.url) as upstream:
+            await ask(upstream, ALICE)
+            for key in keys[:3]:
+                await ask(upstream, key)
+            await server.hears("DELETE")
+            assert server.ended == ["session-2"]  # his own, and not hers that is older
+            async with (
+                upstream.request(keys[1], "tools/call", {}),
+                upstream.request(keys[2], "tools/call", {}),
+            ):
+                error = await failure(upstream, keys[3])
+                assert error.reason is Reason.UPSTREAM_UNAVAILABLE
+                assert "too many sessions" in error.detail
+            await ask(upstream, keys[3])
+        assert len(server.opened) == 5
+
+    async def test_all_clients_together_have_not_too_many(
+        self, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(http_sessions, "MAX_SESSIONS", 2)
+        carol = SessionKey(("t", "carol"))
+        async with upstream_at(server.url) as upstream:
+            await ask(upstream, ALICE)
+            await ask(upstream, BOB)
+            assert "too many sessions" in (await failure(upstream, carol)).detail
+            assert server.ended == []
+            await upstream.describe()  # the gateway itself always has room
+            monkeypatch.setattr(http_sessions, "RECENT_SECONDS", 0.0)
+            await ask(upstream, carol)  # in the place of the one that has been idle longest
+            await server.hears("DELETE")
+            assert server.ended == ["session-1"]
 
     async def test_opening_survives_the_caller_who_began_it(self, server: Server) -> None:
         begun, go_on = asyncio.Event(), asyncio.Event()

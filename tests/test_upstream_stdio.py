@@ -20,13 +20,14 @@ import pytest
 import uvloop
 
 from gateway.config import SandboxSettings, Sessions, StdioUpstream
-from gateway.mcp import stdio_process, upstream_stdio
+from gateway.mcp import stdio_process, stdio_session, upstream_stdio
 from gateway.mcp.messages import Message, Notification, Reply, Request
 from gateway.mcp.upstream import GATEWAY, CancelledByCaller, SessionKey, UpstreamError
 from gateway.mcp.upstream_stdio import StdioUpstreamServer
 from gateway.model import Reason
 
 ALICE = SessionKey(("t", "alice"))
+NOBODY = SessionKey((None, None))
 BOB = SessionKey(("t", "bob"))
 
 CHILD = '''
@@ -55,6 +56,9 @@ for line in sys.stdin:
               "serverInfo": {"name": "child", "version": "1"}}})
     elif method is None:
         heard.append(message)
+        if id == 78:
+            send({"id": late, "result": message.get("error", {}).get("code")})
+            continue
         if waiting:
             send({"id": waiting.pop(), "result": message.get("result", message.get("error"))})
     elif id is None:
@@ -72,6 +76,21 @@ for line in sys.stdin:
               "no_new_privs": status["NoNewPrivs"].strip(), "ignored": int(status["SigIgn"], 16)}})
     elif name == "hang":
         pass
+    elif name == "later":
+        waiting.append(id)
+    elif name == "late work":
+        send({"method": "notifications/message", "params": {"secret": "of the one before"}})
+        send({"id": 78, "method": "sampling/createMessage", "params": {}})
+        late = id
+    elif name == "answer the first":
+        send({"id": waiting.pop(), "result": None})
+        send({"id": id, "result": None})
+    elif name == "babble":
+        while arguments["times"] != 0:
+            arguments["times"] -= 1
+            sys.stdout.write(arguments["line"] + "\\n")
+        sys.stdout.flush()
+        send({"id": id, "result": None})
     elif name == "die":
         os._exit(7)
     elif name == "last words":
@@ -163,8 +182,8 @@ async def child_of(
 async def ask(upstream: StdioUpstreamServer, name: str, key: SessionKey = ALICE, **arguments: Any) -> Any:
     """The result of a call."""
     async with upstream.request(key, "tools/call", {"name": name, "arguments": arguments}) as exchange:
-        message = await exchange.receive()
-    assert isinstance(message, Reply)
+        while not isinstance(message := await exchange.receive(), Reply):
+            pass
     return json.loads(bytes(message.result or message.error or b"null"))
 
 
@@ -243,6 +262,7 @@ class TestCalls:
                 assert (await failure(upstream, "die")).reason is Reason.UPSTREAM_UNAVAILABLE
                 await until_dead(grandchild)
                 assert await ask(upstream, "echo", a=2) == {"a": 2}
+                assert "flooded" in (await failure(upstream, "babble", line="x", times=-1)).detail
 
         uvloop.run(run())
 
@@ -293,6 +313,44 @@ class TestWhatComesUnasked:
     async def test_a_question_that_could_be_anybodys_is_refused(self, tmp_path: Path) -> None:
         async with child_of(tmp_path) as upstream, upstream.request(BOB, "tools/call", {"name": "hang"}):
             assert (await ask(upstream, "ask"))["code"] == -32603
+
+    @pytest.mark.parametrize("first", [ALICE, NOBODY])
+    @pytest.mark.parametrize("sessions", list(Sessions))
+    async def test_what_a_call_that_was_given_up_still_says_reaches_nobody_else(
+        self, tmp_path: Path, first: SessionKey, sessions: Sessions
+    ) -> None:
+        if sessions is Sessions.CLIENT and first is ALICE:
+            second = ALICE  # nobody else can come there
+        else:
+            second = BOB if first is ALICE else NOBODY
+        async with child_of(tmp_path, sessions=sessions) as upstream:
+            async with upstream.request(first, "tools/call", {"name": "later"}):
+                pass
+            expected = await self._late_work(upstream, second)
+            assert bool(expected) == (second is ALICE)
+            await ask(upstream, "answer the first", second)
+            assert await self._late_work(upstream, second)  # now it can be nobody's but the caller's
+
+    async def test_the_same_holds_after_too_many_to_remember(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stdio_session, "MAX_UNANSWERED", 2)
+        async with child_of(tmp_path) as upstream:
+            for key in (BOB, ALICE, ALICE):
+                async with upstream.request(key, "tools/call", {"name": "hang"}):
+                    pass
+            assert not await self._late_work(upstream, ALICE)
+
+    async def _late_work(self, upstream: StdioUpstreamServer, key: SessionKey) -> list[Message]:
+        """What a call gets besides its answer; where that is nothing, the child's question was refused."""
+        got: list[Message] = []
+        async with upstream.request(key, "tools/call", {"name": "late work"}) as exchange:
+            while not isinstance(message := await exchange.receive(), Reply):
+                got.append(message)
+                if isinstance(message, Request):
+                    await upstream.respond(key, message.id, Reply(1, result=msgspec.Raw(b"{}")))
+        assert bytes(message.result or b"") == (b"null" if got else b"-32603")
+        return got
 
     async def test_a_question_of_a_clients_own_process_is_that_clients(self, tmp_path: Path) -> None:
         heard: list[tuple[SessionKey, Notification | Request]] = []
@@ -353,6 +411,59 @@ class TestLimits:
         async with child_of(tmp_path) as upstream:
             error = await failure(upstream, "flood", size=300_000)
             assert error.reason is Reason.UPSTREAM_UNAVAILABLE
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "no message",
+            '{"jsonrpc":"2.0","method":"notifications/message","params":{}}',
+            '{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1}}',
+            '{"jsonrpc":"2.0","id":424242,"result":{}}',
+            '{"jsonrpc":"2.0","id":1,"method":"ping"}',
+            "[]",
+            "x" * 100_000,
+        ],
+    )
+    async def test_one_that_floods_its_output_is_ended(
+        self, tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with child_of(tmp_path) as upstream:
+            pid = (await ask(upstream, "about"))["pid"]
+            error = await failure(upstream, "babble", line=line, times=-1)
+            assert error.reason is Reason.UPSTREAM_UNAVAILABLE
+            assert "flooded" in error.detail
+            await until_dead(pid)
+            await ask(upstream, "echo")
+        said = [record for record in caplog.records if "the process is ended" in record.getMessage()]
+        assert len(said) == 1
+
+    async def test_one_that_answers_in_between_may_say_much(self, tmp_path: Path) -> None:
+        line = '{"jsonrpc":"2.0","method":"notifications/message","params":{}}'
+        async with child_of(tmp_path) as upstream:
+            pid = (await ask(upstream, "about"))["pid"]
+            for _ in range(5):
+                async with upstream.request(
+                    ALICE, "tools/call", {"name": "babble", "arguments": {"line": line, "times": 900}}
+                ) as exchange:
+                    got = 0
+                    while not isinstance(await exchange.receive(), Reply):
+                        got += 1
+                assert got == 900
+            assert (await ask(upstream, "about"))["pid"] == pid
+
+    async def test_its_output_waits_while_the_gateway_is_behind(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stdio_process, "MAX_TURN_SECONDS", 0.0)
+        async with child_of(tmp_path) as upstream:
+            text = "x" * 3_000_000
+            assert (await ask(upstream, "echo", text=text))["text"] == text
+
+        async def again() -> None:
+            async with child_of(tmp_path) as upstream:
+                assert (await ask(upstream, "echo", text=text))["text"] == text
+
+        await asyncio.to_thread(uvloop.run, again())
 
     async def test_what_it_complains_of_is_logged_within_bounds(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -507,6 +618,7 @@ class TestClients:
 
     async def test_there_are_not_too_many(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(upstream_stdio, "MAX_PROCESSES", 2)
+        monkeypatch.setattr(upstream_stdio, "RECENT_SECONDS", 0.0)
         third = SessionKey(("t", "carol"))
         async with child_of(tmp_path, sessions=Sessions.CLIENT) as upstream:
             alice = await ask(upstream, "about", ALICE)
@@ -520,6 +632,23 @@ class TestClients:
             ):
                 with pytest.raises(UpstreamError, match="too many"):
                     await ask(upstream, "echo", ALICE)
+
+    async def test_nobody_costs_another_client_its_process(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(upstream_stdio, "MAX_PROCESSES", 3)
+        monkeypatch.setattr(upstream_stdio, "MAX_PROCESSES_OF_ONE", 2)
+        bobs = [BOB, SessionKey(BOB.owner, b'{"roots":{}}'), SessionKey(BOB.owner, b'{"sampling":{}}')]
+        async with child_of(tmp_path, sessions=Sessions.CLIENT) as upstream:
+            alice = await ask(upstream, "about", ALICE)
+            pids = [(await ask(upstream, "about", key))["pid"] for key in bobs]
+            await until_dead(pids[0])  # his own gave way
+            assert (await ask(upstream, "about", ALICE))["pid"] == alice["pid"]
+            with pytest.raises(UpstreamError, match="too many sessions") as caught:
+                await ask(upstream, "echo", SessionKey(("t", "carol")))  # all were used a moment ago
+            assert caught.value.reason is Reason.UPSTREAM_UNAVAILABLE
+            await upstream.describe()  # the gateway itself always has room
+            assert [alive(pid) for pid in pids] == [False, True, True]
 
     async def test_idle_ones_are_ended(self, tmp_path: Path) -> None:
         async with child_of(tmp_path, sessions=Sessions.CLIENT, idle=0.1) as upstream:

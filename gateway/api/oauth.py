@@ -71,8 +71,14 @@ class Secret:
         return "Secret(…)"
 
 
-class GrantRefused(Refused):
-    """What was to be exchanged for a token is not good: ``invalid_grant``, whatever the reason."""
+class CredentialsRefused(Refused):
+    """What proves the caller, or was to be exchanged for a token, is not good."""
+
+    def __init__(self, deny: Deny, *, invalid_grant: bool, shown: Deny | None = None) -> None:
+        """``invalid_grant``: it is the grant, so that is the error. ``shown``: what the caller may know of ``deny``."""
+        super().__init__(deny)
+        self.invalid_grant = invalid_grant
+        self.shown = shown or deny
 
 
 def _bad(detail: str) -> Refused:
@@ -230,19 +236,21 @@ class _Error(msgspec.Struct):
 
 
 def oauth_error(
-    deny: Deny, request_id: str, *, invalid_grant: bool = False, bearer: bool = False
+    deny: Deny, request_id: str, metadata: str, *, invalid_grant: bool = False, bearer: bool = False
 ) -> web.Response:
     """The refusal as RFC 6749 section 5.2 has it.
 
-    ``invalid_grant``: what is wrong is the grant, not the client's authentication. ``bearer``: the endpoint takes
-    bearer tokens, too.
+    ``metadata``: the URL of the protected resource's metadata. ``invalid_grant``: what is wrong is the grant, not the
+    client's authentication. ``bearer``: the endpoint takes bearer tokens, too.
     """
     status, error = _status_and_error(deny.reason, invalid_grant=invalid_grant)
     description = "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in deny.detail)
     body = msgspec.json.encode(_Error(error, description, deny.reason, request_id))
     response = web.Response(status=status, body=body, content_type=_JSON, headers=NO_STORE)
-    for challenge in _challenges(status, error, description, deny, bearer=bearer):
-        response.headers.add("WWW-Authenticate", challenge)
+    if status == 401:  # RFC 9110 section 11.6.1: it names every way in
+        response.headers.add("WWW-Authenticate", 'Basic realm="ostiary", charset="UTF-8"')
+    if status == 403 or error == "invalid_token" or (status == 401 and bearer):
+        response.headers.add("WWW-Authenticate", _bearer_challenge(error, description, deny, metadata))
     if deny.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(deny.retry_after)))
     if deny.allow:
@@ -263,16 +271,14 @@ def _status_and_error(reason: Reason, *, invalid_grant: bool) -> tuple[int, str]
     return status, _BY_STATUS.get(status, "temporarily_unavailable" if status >= 500 else "invalid_request")
 
 
-def _challenges(status: int, error: str, description: str, deny: Deny, *, bearer: bool) -> list[str]:
-    """RFC 9110 section 11.6.1: 401 names every way in; RFC 6750 section 3."""
-    if status == 403:
-        scope = " ".join(deny.permissions)
-        return [f'Bearer realm="ostiary", error="insufficient_scope", scope="{scope}"']
-    if status != 401:
-        return []
-    challenges = ['Basic realm="ostiary", charset="UTF-8"']
-    if error == "invalid_token":
-        challenges.append(f'Bearer realm="ostiary", error="invalid_token", error_description="{description}"')
-    elif bearer:
-        challenges.append('Bearer realm="ostiary"')
-    return challenges
+def _bearer_challenge(error: str, description: str, deny: Deny, metadata: str) -> str:
+    """RFC 6750 section 3, RFC 9728 section 5.1."""
+    parts = ['Bearer realm="ostiary"']
+    if ANSWERS[deny.reason].status == 403:
+        parts += ['error="insufficient_scope"', f'error_description="{description}"']
+    elif error == "invalid_token":
+        parts += ['error="invalid_token"', f'error_description="{description}"']
+    if deny.permissions:
+        parts.append(f'scope="{" ".join(deny.permissions)}"')
+    parts.append(f'resource_metadata="{metadata}"')
+    return ", ".join(parts)

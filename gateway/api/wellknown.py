@@ -24,10 +24,8 @@ class WellKnown:
         self.documents: dict[str, Handler] = {
             "/.well-known/oauth-authorization-server": _document(_authorization_server(config, base)),
             "/.well-known/jwks.json": _document(jwks),
-            "/.well-known/oauth-protected-resource": _document(_resource(config.tokens.audience, servers)),
-            "/.well-known/oauth-protected-resource/mcp": _document(
-                _resource(config.tokens.audience, servers)
-            ),
+            "/.well-known/oauth-protected-resource": _document(_resource(base, servers)),
+            "/.well-known/oauth-protected-resource/mcp": _document(_resource(f"{base}/mcp", servers)),
         }
         """By path."""
         for name in upstreams:
@@ -52,7 +50,24 @@ def _authorization_server(config: Config, base: str) -> dict[str, Any]:
     }
 
 
+def resource_identifiers(config: Config) -> frozenset[str]:
+    """What a token may be asked for (RFC 8707): the audience, and every resource that a document here describes."""
+    base = config.server.public_url.rstrip("/")
+    upstreams = (f"{base}/mcp/{upstream.name}" for upstream in config.upstreams)
+    # An empty path and "/" are the same (RFC 3986 section 6.2.3), and many clients write the latter.
+    return frozenset({config.tokens.audience, base, f"{base}/", f"{base}/mcp", *upstreams})
+
+
+def resource_metadata_url(public_url: str) -> str:
+    """Where the document about ``/mcp`` is, for challenges (RFC 9728 section 5.1)."""
+    return f"{public_url.rstrip('/')}/.well-known/oauth-protected-resource/mcp"
+
+
 def _resource(identifier: str, servers: list[str]) -> dict[str, Any]:
+    """``identifier``: the URL of the document without its well-known part, or clients must not use it (RFC 9728, 3.3).
+
+    So the document without a path, which MCP clients ask for last, is about the whole origin.
+    """
     return {
         "resource": identifier,
         "authorization_servers": servers,

@@ -1,10 +1,15 @@
 """The command ``ostiary``: 0 done, 1 refused or failed, 2 wrong use; errors are lines on stderr that say what to do.
 
+Wrong use is what the words of the command alone give away: an unknown option, a name, permission, date or status that
+could never be one. What depends on what is there (the configuration, the store, files, a server) ends 1: a name that is
+taken, a client or a role that is not known, a password that breaks the rules.
+
 Each command imports what it needs when it runs, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +29,20 @@ from gateway.cli.tokens import tokens
 DONE = 0
 FAILED = 1
 WRONG_USE = 2
+
+_REMEDIES = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room within this user's quota",
+    errno.EROFS: "mount it writable, or name another place",
+    errno.EACCES: "act as its owner, or let this user at it",
+    errno.EPERM: "act as its owner, or let this user at it",
+    errno.ENOENT: "mend the path",
+    errno.ENOTDIR: "mend the path",
+    errno.EISDIR: "name a file in it",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "allow more open files (sysctl fs.file-max)",
+}
+"""What to do about what the system refuses."""
 
 
 @click.group(name="ostiary", context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,7 +80,9 @@ def _wrong_use(error: click.UsageError) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return WRONG_USE
-    click.echo(f"{path}: {_one_line(error.format_message())} See `{path} --help`.", err=True)
+    said = _one_line(error.format_message())
+    stop = "" if said.endswith((".", "?", "!", ")")) else "."
+    click.echo(f"{path}: {said}{stop} See `{path} --help`.", err=True)
     return WRONG_USE
 
 
@@ -83,8 +104,7 @@ def _lines(error: Exception) -> Sequence[str]:
     if isinstance(error, OperationError | StoreError | CertificateError):
         return str(error).splitlines()
     if isinstance(error, OSError):
-        named = f"{error.filename}: " if error.filename is not None else ""
-        return [f"{named}{error.strerror or error}"]
+        return [_of_the_system(error)]
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
@@ -92,6 +112,13 @@ def _lines(error: Exception) -> Sequence[str]:
         f" at {Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place is not None else ""
     )
     return [f"a fault in ostiary itself: {type(error).__name__}{where}; please report it"]
+
+
+def _of_the_system(error: OSError) -> str:
+    named = f"{error.filename}: " if error.filename is not None else ""
+    said = f"{named}{error.strerror or error}"
+    remedy = _REMEDIES.get(error.errno or 0)
+    return said if remedy is None or ";" in said else f"{said}; {remedy}"
 
 
 def _one_line(text: str) -> str:

@@ -1,23 +1,26 @@
-"""``ostiary certs``: certificates of the CA whose key lies beside the configured ``client_ca``."""
+"""``ostiary certs``: certificates of the CA whose key lies beside the configured ``client_ca``.
+
+What is issued leaves an entry in the audit of the store, where there is one: a CA may be used without a gateway.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gateway.cli.output import print_fields, print_json, print_table, short_time
-from gateway.cli.session import config_option, json_option, now, read_settings
+from gateway.cli.session import config_option, json_option, now, perform, read_settings
 
 if TYPE_CHECKING:
     from certs.authority import Authority, CertificateDescription, IssuedCertificate
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
-days_option = click.option(
-    "--days", type=click.IntRange(1, 36500), default=90, show_default=True, help="How long it is valid."
-)
+DAYS = click.IntRange(1, 36500)
 
 
 @click.group()
@@ -28,24 +31,33 @@ def certs() -> None:
 @certs.command()
 @click.argument("name")
 @click.option(
-    "--san", "sans", multiple=True, metavar="URI|DNS", help="A subject alternative name; may be repeated."
+    "--san", "sans", multiple=True, metavar="NAME", help="Another name: a URI, DNS name, …; may be repeated."
 )
-@days_option
+@click.option("--days", type=DAYS, metavar="N", help="How long it is valid; 90 by default.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR", help="Where to."
 )
 @config_option
 @json_option
 def issue(
-    name: str, *, sans: tuple[str, ...], days: int, out: Path, config_file: Path, as_json: bool
+    name: str, *, sans: tuple[str, ...], days: int | None, out: Path, config_file: Path, as_json: bool
 ) -> None:
-    """Issue a client certificate with common name NAME: NAME.pem, NAME.key and ca.pem in DIR."""
-    issued = _authority(config_file).issue_client(name, sans=sans, days=days, out=out, now=now())
+    """Issue a client certificate with common name NAME.
+
+    It makes NAME.pem, NAME.key and ca.pem in DIR.
+    """
+    from certs.authority import CLIENT_DAYS
+
+    with _names_that_can_be_used():
+        issued = _authority(config_file).issue_client(
+            name, sans=sans, days=days or CLIENT_DAYS, out=out, now=now()
+        )
+    client_id = _client_id(config_file, issued.path)
+    _audit(config_file, issued, name, client_id)
     if as_json:
         print_json({"certificate": _issued(issued)})
         return
-    click.echo(f"{issued.path}, {out / name}.key and {out / 'ca.pem'}, valid until {_day(issued.not_after)}.")
-    client_id = _client_id(config_file, issued.path)
+    click.echo(f"{issued.path}, {out / name}.key and {out / 'ca.pem'}, valid until {day(issued.not_after)}.")
     click.echo(
         f"It names the client {client_id}." if client_id else "By [[tls.client_id]] it names no client."
     )
@@ -53,9 +65,9 @@ def issue(
 
 @certs.command(name="issue-server")
 @click.option(
-    "--name", "--san", "names", multiple=True, metavar="DNS|IP", help="A name of the server; may be repeated."
+    "--name", "--san", "names", multiple=True, metavar="NAME", help="A DNS name or IP; may be repeated."
 )
-@days_option
+@click.option("--days", type=DAYS, metavar="N", help="How long it is valid; 365 by default.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -65,28 +77,35 @@ def issue(
 @config_option
 @json_option
 def issue_server(
-    names: tuple[str, ...], *, days: int, out: Path | None, config_file: Path, as_json: bool
+    names: tuple[str, ...], *, days: int | None, out: Path | None, config_file: Path, as_json: bool
 ) -> None:
-    """Issue the gateway's own certificate, in place of the configured one; a running gateway takes it by itself.
+    """Issue the gateway's own certificate.
 
-    Without --name it is for localhost, 127.0.0.1, ::1 and the host of public_url.
+    It takes the place of the configured one, unless there is --out; a running gateway takes it on SIGHUP. Without
+    --name it is for localhost, 127.0.0.1, ::1 and the host of public_url.
     """
+    from certs.authority import SERVER_DAYS
+
     settings = read_settings(config_file)
     wanted = names or tuple(dict.fromkeys((*LOOPBACK_NAMES, settings.public_host)))
     if out is not None:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    issued = _authority(config_file).issue_server(
-        names=wanted,
-        days=days,
-        certificate=settings.tls.certificate if out is None else out / "server.pem",
-        private_key=settings.tls.private_key if out is None else out / "server.key",
-        now=now(),
-        overwrite=out is None,
-    )
+    with _names_that_can_be_used():
+        issued = _authority(config_file).issue_server(
+            names=wanted,
+            days=days or SERVER_DAYS,
+            certificate=settings.tls.certificate if out is None else out / "server.pem",
+            private_key=settings.tls.private_key if out is None else out / "server.key",
+            now=now(),
+            overwrite=out is None,
+        )
+    _audit(config_file, issued, wanted[0], None)
     if as_json:
         print_json({"certificate": _issued(issued)})
         return
-    click.echo(f"{issued.path} for {', '.join(wanted)}, valid until {_day(issued.not_after)}.")
+    click.echo(f"{issued.path} for {', '.join(wanted)}, valid until {day(issued.not_after)}.")
+    if out is None:
+        click.echo("A running gateway takes it on SIGHUP; now: kill -HUP the gateway")
 
 
 @certs.command(name="list")
@@ -98,7 +117,7 @@ def list_certificates(config_file: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({"certificates": [_issued(certificate) for certificate in issued]})
         return
-    rows = [(c.common_name, c.serial, _day(c.not_after), c.sans, _state(c)) for c in issued]
+    rows = [(c.common_name, c.serial, day(c.not_after), c.sans, _state(c)) for c in issued]
     print_table(("NAME", "SERIAL", "UNTIL", "ALTERNATIVE NAMES", "STATE"), rows)
 
 
@@ -141,6 +160,36 @@ def _authority(config_file: Path) -> Authority:
             f"{config_file}: [tls] client_ca names no CA; name one whose ca.key is beside it"
         )
     return Authority.load(tls.client_ca.parent, certificate=tls.client_ca, crl=tls.crl)
+
+
+@contextlib.contextmanager
+def _names_that_can_be_used() -> Iterator[None]:
+    """A name that no certificate can carry is wrong use."""
+    from certs.identity import UnusableNameError
+
+    try:
+        yield
+    except UnusableNameError as error:
+        raise click.UsageError(f"{error}.") from None
+
+
+def _audit(config_file: Path, issued: IssuedCertificate, name: str, client_id: str | None) -> None:
+    from gateway.administration import OperationError
+    from persistence import StoreError, missing_store
+
+    if missing_store(read_settings(config_file).storage.path) is not None:
+        return
+    try:
+        perform(
+            config_file,
+            "certs.issue",
+            name=name,
+            certificate_thumbprint=issued.fingerprint,
+            certificate=client_id,
+        )
+    except (OperationError, StoreError, OSError) as error:
+        told = f"{issued.path} was issued, but the audit does not have it: {error}"
+        raise click.ClickException(told) from error
 
 
 def _client_id(config_file: Path, certificate: Path) -> str | None:
@@ -191,5 +240,6 @@ def _time(seconds: float) -> str:
     return rfc3339(seconds)
 
 
-def _day(seconds: float) -> str:
+def day(seconds: float) -> str:
+    """The day of a time in seconds since the epoch."""
     return _time(seconds)[:10]

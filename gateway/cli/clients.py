@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,15 @@ def clients() -> None:
 @click.argument("name")
 @click.option("--role", "roles", multiple=True, metavar="ROLE", help="A role of [roles]; may be repeated.")
 @click.option(
-    "--permission", "permissions", multiple=True, metavar="P", help="resource:action; may be repeated."
+    "--permission",
+    "permissions",
+    multiple=True,
+    metavar="PERMISSION",
+    help="resource:action; may be repeated.",
 )
-@click.option("--tenant", default="default", show_default=True, help="The tenant that it belongs to.")
+@click.option(
+    "--tenant", default="default", show_default=True, metavar="NAME", help="The tenant that it belongs to."
+)
 @click.option(
     "--certificate", metavar="ID", help="What its certificates yield: NAME by default; none: no certificate."
 )
@@ -67,11 +74,9 @@ def add(
     click.echo(f"{name} was added.")
     client = answer["client"]
     if not client["has_password"]:
-        click.echo(f"It has no password; to set one: ostiary clients set-password {name}")
+        click.echo(f"It has no password; to set one: ostiary clients set-password {shlex.quote(name)}")
     if client["certificate"]:
-        click.echo(
-            f"Its certificates are those that yield {client['certificate']}: ostiary certs issue {name} --out DIR"
-        )
+        click.echo(_certificate_hint(client["certificate"]))
 
 
 @clients.command(name="list")
@@ -110,7 +115,7 @@ def show(name: str, config_file: Path, *, as_json: bool) -> None:
 @click.argument("name")
 @config_option
 def disable(name: str, config_file: Path) -> None:
-    """Let NAME in no more, by certificate, token or password."""
+    """Let NAME in no more, by whatever credentials."""
     perform(config_file, "clients.disable", client_id=name)
     click.echo(f"{name} is disabled.")
 
@@ -129,7 +134,7 @@ def enable(name: str, config_file: Path) -> None:
 @password_stdin_option
 @config_option
 def set_password(name: str, config_file: Path, *, password_stdin: bool) -> None:
-    """Set the password of NAME; asks for it twice on a terminal."""
+    """Set the password of NAME, asking for it twice."""
     perform(config_file, "clients.set_password", client_id=name, password=_new_password(stdin=password_stdin))
     click.echo(f"The password of {name} is set.")
 
@@ -138,7 +143,10 @@ def set_password(name: str, config_file: Path, *, password_stdin: bool) -> None:
 @click.argument("name")
 @config_option
 def erase(name: str, config_file: Path) -> None:
-    """Erase NAME for good, and revoke its tokens; only its name and certificate id stay, so that nobody gets them."""
+    """Erase NAME for good, and revoke its tokens.
+
+    Only its name and certificate id stay, so that nobody else gets them.
+    """
     answer = perform(config_file, "clients.erase", client_id=name)
     click.echo(f"{name} is erased; {answer['revoked']} of its tokens were revoked.")
 
@@ -147,7 +155,7 @@ def erase(name: str, config_file: Path) -> None:
 @click.argument("name")
 @config_option
 def unlock(name: str, config_file: Path) -> None:
-    """End the lock-out that wrong passwords brought on NAME."""
+    """End the lock-out of NAME after wrong passwords."""
     answer = perform(config_file, "clients.unlock", client_id=name)
     if not answer["server_running"]:
         click.echo("No server is running, and lock-outs end with it: nothing to unlock.")
@@ -160,16 +168,25 @@ def unlock(name: str, config_file: Path) -> None:
 @clients.command()
 @click.argument("name")
 @click.option(
-    "--role", "role", multiple=True, help="Have these roles, instead of those it has; may be repeated."
+    "--role",
+    "role",
+    multiple=True,
+    metavar="ROLE",
+    help="Have these roles, instead of those it has; may be repeated.",
 )
 @click.option("--add-role", "--add", multiple=True, metavar="ROLE", help="Have this role, too.")
 @click.option("--remove-role", "--remove", multiple=True, metavar="ROLE", help="Have this role no more.")
 @click.option("--no-roles", is_flag=True, help="Have no role.")
 @click.option(
-    "--permission", multiple=True, metavar="P", help="Have these permissions, instead of those it has."
+    "--permission",
+    multiple=True,
+    metavar="PERMISSION",
+    help="Have these permissions, instead of those it has; may be repeated.",
 )
-@click.option("--add-permission", multiple=True, metavar="P", help="Have this permission, too.")
-@click.option("--remove-permission", multiple=True, metavar="P", help="Have this permission no more.")
+@click.option("--add-permission", multiple=True, metavar="PERMISSION", help="Have this permission, too.")
+@click.option(
+    "--remove-permission", multiple=True, metavar="PERMISSION", help="Have this permission no more."
+)
 @click.option("--no-permissions", is_flag=True, help="Have no permission of its own.")
 @config_option
 @json_option
@@ -187,7 +204,7 @@ def roles(
     no_permissions: bool,
     as_json: bool,
 ) -> None:
-    """Change the roles and permissions of NAME; without options, show them."""
+    """Change or show the roles and permissions of NAME."""
     if (role and no_roles) or (permission and no_permissions):
         raise click.UsageError(
             "--role and --no-roles, or --permission and --no-permissions, contradict each other."
@@ -215,6 +232,19 @@ def all_pages(config_file: Path, operation: str, key: str, **parameters: object)
         page = perform(config_file, operation, cursor=page["next_cursor"], **parameters)
         found += page[key]
     return found
+
+
+def _certificate_hint(certificate: str) -> str:
+    """How to come by a certificate of that id."""
+    from certs.identity import UnusableNameError
+    from certs.names import checked_file_name
+
+    theirs = f"Its certificates are those that yield {certificate}"
+    try:
+        checked_file_name(certificate)
+    except UnusableNameError as error:
+        return f"{theirs}. Not as common names of `ostiary certs issue`: {error}. [[tls.client_id]] has other rules."
+    return f"{theirs}; to issue one: ostiary certs issue {shlex.quote(certificate)} --out DIR"
 
 
 def _new_password(*, stdin: bool) -> str:

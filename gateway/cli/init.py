@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shlex
 import shutil
 import string
 import tempfile
@@ -12,14 +13,13 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.certs import LOOPBACK_NAMES
+from gateway.cli.certs import LOOPBACK_NAMES, day
 from gateway.cli.configuration import CONFIGURATION
 from gateway.cli.output import printable
-from gateway.cli.session import now, password_from_stdin
+from gateway.cli.session import check_words, now, password_from_stdin
 
 PARTS = ("certs", "persistence", "secret.key", "ostiary.toml")
 """What is made, in the order in which it is moved into place: the configuration last."""
-SERVER_DAYS = 825
 
 
 @click.command()
@@ -29,18 +29,27 @@ SERVER_DAYS = 825
     "--password-stdin", is_flag=True, help="Read the administrator's password from a line of stdin."
 )
 def init(folder: Path, admin: str, *, password_stdin: bool) -> None:
-    """Make a gateway in DIR: configuration, development CA, certificates, secret, store, first administrator."""
+    """Make a new gateway in the folder DIR.
+
+    That is its configuration, a development CA, the server's certificate, a secret, a store, and the first
+    administrator.
+    """
+    check_words("clients.add", {"client_id": admin})
     password = password_from_stdin() if password_stdin else _new_password()
     _refuse_to_overwrite(folder)
     made = not folder.exists()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        _make(folder, admin, password)
+        until = _make(folder, admin, password)
     except BaseException:
         if made:
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    _say_what_next(folder, admin, None if password_stdin else password)
+    click.echo(f"{printable(str(folder))} holds a gateway: ostiary.toml, certs/, secret.key, persistence/.")
+    click.echo(f"Its certificate is valid until {day(until)}; `ostiary certs issue-server` renews it.")
+    if not password_stdin:
+        click.echo(f"\nThe password of {admin}, shown this once:\n\n    {password}")
+    _say_what_next(folder, admin)
 
 
 def _refuse_to_overwrite(folder: Path) -> None:
@@ -52,12 +61,12 @@ def _refuse_to_overwrite(folder: Path) -> None:
         )
 
 
-def _make(folder: Path, admin: str, password: str) -> None:
-    """Everything is made beside its place, and moved there once all of it is there."""
+def _make(folder: Path, admin: str, password: str) -> float:
+    """Everything is made beside its place, and moved there once all of it is there; when the certificate ends."""
     workshop = Path(tempfile.mkdtemp(prefix=".ostiary-init-", dir=folder))
     moved: list[Path] = []
     try:
-        _make_parts(workshop, admin, password)
+        until = _make_parts(workshop, admin, password)
         for part in PARTS:
             _refuse_to_overwrite_one(folder / part)
             (workshop / part).rename(folder / part)
@@ -71,6 +80,7 @@ def _make(folder: Path, admin: str, password: str) -> None:
         raise
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
+    return until
 
 
 def _refuse_to_overwrite_one(path: Path) -> None:
@@ -78,13 +88,12 @@ def _refuse_to_overwrite_one(path: Path) -> None:
         raise click.ClickException(f"{path} has appeared meanwhile; choose another DIR, or move it away")
 
 
-def _make_parts(workshop: Path, admin: str, password: str) -> None:
+def _make_parts(workshop: Path, admin: str, password: str) -> float:
     from certs.authority import Authority
 
     authority = Authority.create(workshop / "certs", now=now())
-    authority.issue_server(
+    issued = authority.issue_server(
         names=LOOPBACK_NAMES,
-        days=SERVER_DAYS,
         certificate=workshop / "certs" / "server.pem",
         private_key=workshop / "certs" / "server.key",
         now=now(),
@@ -93,6 +102,7 @@ def _make_parts(workshop: Path, admin: str, password: str) -> None:
     _write(workshop / "ostiary.toml", CONFIGURATION, 0o644)
     (workshop / "persistence").mkdir(mode=0o700)
     asyncio.run(_add_administrator(workshop / "persistence", admin, password))
+    return issued.not_after
 
 
 def _write(path: Path, text: str, mode: int) -> None:
@@ -135,20 +145,23 @@ def _new_password() -> str:
     return "".join(letters + kinds)
 
 
-def _say_what_next(folder: Path, admin: str, password: str | None) -> None:
-    config = f" --config {folder / 'ostiary.toml'}"
-    click.echo(f"{printable(str(folder))} holds a gateway: ostiary.toml, certs/, secret.key, persistence/.")
-    if password is not None:
-        click.echo(f"\nThe password of {admin}, shown this once:\n\n    {password}")
+def _say_what_next(folder: Path, admin: str) -> None:
+    config = f" --config {_quoted(folder / 'ostiary.toml')}"
+    clients = folder / "clients"
     click.echo(
         f"""
 Start it:
     ostiary serve{config}
 In another terminal, a token for {admin} (curl asks for the password):
-    curl --cacert {folder / "certs" / "ca.pem"} -u {admin} https://localhost:8443/auth/token
+    curl --cacert {_quoted(folder / "certs" / "ca.pem")} -u {admin} https://localhost:8443/auth/token
 A client of your own, with its certificate:
     ostiary clients add my-agent{config}
-    ostiary certs issue my-agent --out {folder / "clients"}{config}
-    curl --cacert {folder / "clients" / "ca.pem"} --cert {folder / "clients" / "my-agent.pem"} \\
-        --key {folder / "clients" / "my-agent.key"} https://localhost:8443/auth/token"""
+    ostiary certs issue my-agent --out {_quoted(clients)}{config}
+    curl --cacert {_quoted(clients / "ca.pem")} --cert {_quoted(clients / "my-agent.pem")} \\
+        --key {_quoted(clients / "my-agent.key")} https://localhost:8443/auth/token"""
     )
+
+
+def _quoted(path: Path) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))

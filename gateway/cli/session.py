@@ -1,4 +1,7 @@
-"""How a command performs an operation on the store: through the server that owns it, else under the store's lock."""
+"""How a command performs an operation on the store: through the server that owns it, else under the store's lock.
+
+What is wrong with the words of a command is said before the store is looked at, as wrong use.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ MAX_LINE_BYTES = 4096
 config_option = click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     envvar="OSTIARY_CONFIG",
     default=Path("ostiary.toml"),
     metavar="FILE",
@@ -52,12 +55,24 @@ def perform(config_file: Path, operation: str, **parameters: object) -> dict[str
     return asyncio.run(perform_soon(read_settings(config_file), operation, parameters))
 
 
+def check_words(operation: str, parameters: dict[str, object]) -> None:
+    """Raises click.UsageError where the operation would be refused whatever the store holds."""
+    from gateway.administration import ParameterError
+    from gateway.operations import check_parameters
+
+    try:
+        check_parameters(operation, parameters)
+    except ParameterError as error:
+        raise click.UsageError(f"{error}.") from None
+
+
 async def perform_soon(
     settings: CommandSettings, operation: str, parameters: dict[str, object]
 ) -> dict[str, Any]:
     """As ``perform``, within a running loop."""
     from gateway.control import NoServer, ask
 
+    check_words(operation, parameters)
     try:
         return await ask(settings.storage.path, operation, parameters)
     except NoServer:
@@ -75,7 +90,7 @@ async def _perform_here(
 
     actor = user_name(os.getuid())
     _become_owner(settings.storage.path)
-    stores = await open_stores(settings.storage.path, now=now)
+    stores = await open_stores(settings.storage.path, now=now, create=False)
     try:
         admin = Administration(
             stores=stores, roles=lambda: settings.roles, now=now, hash_password=hash_password
@@ -96,12 +111,15 @@ def _become_owner(folder: Path) -> None:
 
 
 def password_from_stdin() -> str:
-    """One line of standard input, without its end. Raises click.UsageError where there is none."""
+    """One line of standard input, without its end; a terminal does not show it. Raises click.UsageError."""
+    if sys.stdin.isatty():
+        password: str = click.prompt("Password", hide_input=True, err=True)
+        return password
     line = sys.stdin.buffer.readline(MAX_LINE_BYTES).rstrip(b"\r\n")
     try:
-        password = line.decode()
+        text = line.decode()
     except UnicodeDecodeError:
         raise click.UsageError("--password-stdin: what is on standard input is not UTF-8.") from None
-    if not password:
+    if not text:
         raise click.UsageError("--password-stdin: there is no password on standard input.")
-    return password
+    return text

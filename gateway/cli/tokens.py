@@ -14,7 +14,7 @@ from gateway.cli.session import config_option, json_option, now, perform
 
 @click.group()
 def tokens() -> None:
-    """The tokens that were issued: never the tokens themselves, only what is known of them."""
+    """What is known of the tokens that were issued."""
 
 
 @tokens.command(name="list")
@@ -32,12 +32,15 @@ def list_tokens(client_id: str | None, config_file: Path, *, as_json: bool) -> N
 
 
 @tokens.command()
-@click.argument("token_id", required=False)
+@click.argument("token_id", metavar="[TOKEN_ID]", required=False)
 @click.option("--client", "client_id", metavar="NAME", help="All tokens of one client.")
 @config_option
 @json_option
 def revoke(token_id: str | None, client_id: str | None, config_file: Path, *, as_json: bool) -> None:
-    """Revoke TOKEN_ID (a refresh token with all that came from it), or every token of a client."""
+    """Revoke one token, or every token of a client.
+
+    With the TOKEN_ID of a refresh token, all that came from it is revoked, too.
+    """
     if (token_id is None) == (client_id is None):
         raise click.UsageError("name one TOKEN_ID, or one client with --client NAME.")
     answer = perform(config_file, "tokens.revoke", token_id=token_id, client_id=client_id)

@@ -5,6 +5,8 @@ The rules of guarding, in the order in which they are applied:
 - Attempts are counted by address and by name before anything is hashed (``[limits] login_per_minute``).
 - After ``[accounts] lockout_after`` wrong passwords a name is locked: 30 s, then twice as long each time, up to 1 h.
 - A name that is unknown, disabled or has no password costs the same work and gets the same answer as a wrong password.
+  So does the right password of a client that requires its certificate, where that is not there; it counts as wrong, too,
+  or guessing without the certificate would tell.
 - Hashing runs in two threads with a bounded queue: over it, an attempt is refused, and the event loop never waits.
 """
 
@@ -35,6 +37,7 @@ MAX_PASSWORD_BYTES: Final = 1024
 """What is looked at; rules for new passwords are ``password_problems``."""
 SHORTEST: Final = 8
 LONGEST: Final = 128
+_WRONG: Final = "The name or the password is wrong, or a certificate is missing that the client needs."
 
 _LABEL: Final = b"ostiary password pre-hash v1"
 # A salt and a digest that nobody knows the password of.
@@ -211,9 +214,12 @@ class Passwords:
         self._by_name = TokenBuckets(per_minute, per_minute)
 
     async def verify(
-        self, clients: ClientStore, name: str, readings: Sequence[str], address: str
+        self, clients: ClientStore, name: str, readings: Sequence[str], address: str, *, certified: bool
     ) -> ClientRecord | Deny:
         """The client of that name, if its password is one of ``readings``.
+
+        ``certified``: whether the client's own certificate is there. CERTIFICATE_REQUIRED, where one is missing, is for
+        the audit alone: whoever answers the caller says INVALID_CREDENTIALS.
 
         ``readings``: what was sent, once for each way in which it may be understood (RFC 6749 section 2.3.1 has
         passwords form-encoded in ``Authorization: Basic``, most clients send them as they are).
@@ -232,9 +238,11 @@ class Passwords:
             matched = await self._matches(readings, stored)
         except OverloadedError:
             return _too_many("Too many passwords are being checked", 1.0, name)
-        return self._judge(clients, name, stored if matched else None)
+        return self._judge(clients, name, stored if matched else None, certified=certified)
 
-    def _judge(self, clients: ClientStore, name: str, proven: str | None) -> ClientRecord | Deny:
+    def _judge(
+        self, clients: ClientStore, name: str, proven: str | None, *, certified: bool
+    ) -> ClientRecord | Deny:
         """``proven``: the stored hash that the password matched. Hashing takes a while, so look again."""
         now = self._monotonic()
         locked = self._lockouts.wait(name, now)
@@ -243,7 +251,10 @@ class Passwords:
         client = clients.get(name)
         if proven is None or client is None or not is_enabled(client) or client.password_hash != proven:
             self._lockouts.count(name, now)
-            return Deny(Reason.INVALID_CREDENTIALS, "The name or the password is wrong.", client_id=name)
+            return Deny(Reason.INVALID_CREDENTIALS, _WRONG, client_id=name)
+        if client.require_certificate and not certified:
+            self._lockouts.count(name, now)
+            return Deny(Reason.CERTIFICATE_REQUIRED, _WRONG, client_id=name)
         self._lockouts.forget(name, now)
         return client
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aiohttp import hdrs, web
 
@@ -10,6 +11,7 @@ from gateway.edge import GatewayRequest
 from gateway.mcp.sessions import Session, owner_of
 from gateway.mcp.upstream import SessionKey
 from gateway.model import ClientContext, Inbound
+from gateway.reply import JsonReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Call:
     @property
     def key(self) -> SessionKey:
         """Whose upstream sessions it uses."""
-        return self.session.key if self.session is not None else SessionKey(owner_of(self.context))
+        return self.session.key if self.session is not None else _key_of(*owner_of(self.context))
 
     @property
     def accepts_stream(self) -> bool:
@@ -33,6 +35,12 @@ class Call:
         return "text/event-stream" in self.http.headers.get(hdrs.ACCEPT, "")
 
 
+@lru_cache(maxsize=1024)
+def _key_of(tenant_id: str | None, client_id: str | None) -> SessionKey:
+    """For callers that keep no session."""
+    return SessionKey((tenant_id, client_id))
+
+
 def json_response(body: bytes, status: int = 200) -> web.Response:
     """A JSON-RPC message as the whole answer."""
-    return web.Response(body=body, status=status, headers={"Content-Type": "application/json"})
+    return JsonReply(body, status)

@@ -13,19 +13,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
 from gateway.authz import authorize, permissions_for
 from gateway.config import AccessRule
-from gateway.mcp.messages import Params, Reply, encode
+from gateway.mcp.listing import LISTINGS, Kind, Listing, list_all
+from gateway.mcp.messages import encode
+from gateway.mcp.templates import MAX_URI, Template, parse_template
 from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey, Upstream, UpstreamError
-from gateway.model import ALLOW, ClientContext, Decision, Reason
+from gateway.model import ALLOW, ClientContext, Decision
+from gateway.spelling import is_plain_uri
+
+__all__ = ["LISTINGS", "Catalogue", "Entry", "Kind", "Offer", "Rules", "decide"]
 
 log = logging.getLogger("ostiary.mcp")
 
@@ -37,35 +40,7 @@ RETURN_SECONDS: Final = 0.25
 """How long a list waits for an upstream that was down, to see whether it is back."""
 PATIENCE: Final = 5.0
 """How long an upstream may take to list everything, at most."""
-MAX_PAGES: Final = 1000
 PERMISSIONS_META: Final = "ostiary/permissions"
-
-
-class Kind(StrEnum):
-    """What can be listed."""
-
-    TOOL = "tool"
-    PROMPT = "prompt"
-    RESOURCE = "resource"
-    TEMPLATE = "template"
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """How a kind is listed on the wire."""
-
-    method: str
-    member: str
-    key: str
-    capability: str
-
-
-LISTINGS: Final = {
-    Kind.TOOL: _Listing("tools/list", "tools", "name", "tools"),
-    Kind.PROMPT: _Listing("prompts/list", "prompts", "name", "prompts"),
-    Kind.RESOURCE: _Listing("resources/list", "resources", "uri", "resources"),
-    Kind.TEMPLATE: _Listing("resources/templates/list", "resourceTemplates", "uriTemplate", "resources"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +58,7 @@ class Entry:
     """Its definition under ``name``."""
     unprefixed: msgspec.Raw = field(repr=False)
     """Its definition under ``original``."""
-    pattern: re.Pattern[str] | None = field(default=None, repr=False)
+    template: Template | None = field(default=None, repr=False)
     """What URIs a template stands for."""
 
 
@@ -146,6 +121,8 @@ class Catalogue:
         self._rules = rules
         self._monotonic = monotonic
         self._on_change = on_change
+        self._clashes: set[tuple[Kind, str, str, str]] = set()
+        """What was warned of."""
         self.generation = 0
         """Grows whenever any offer changed."""
 
@@ -200,17 +177,22 @@ class Catalogue:
         return None
 
     def find_resource(self, uri: str, scope: str | None) -> Entry | None:
-        """Who serves that URI: a listed resource, else a template that it fits; its rule is that of the URI."""
+        """Who serves that URI: a listed resource, else a template that it fits; its rule is that of the URI.
+
+        What only a template serves must have a single spelling, lest another one escape that rule.
+        """
         entry = self.find(Kind.RESOURCE, uri, scope)
         if entry is not None:
             return entry
+        if len(uri) > MAX_URI or not is_plain_uri(uri):
+            return None
         for shelf in self._in_scope(scope):
-            for template in shelf.offer.entries[Kind.TEMPLATE].values() if shelf.offer else ():
-                if template.pattern is not None and template.pattern.fullmatch(uri):
-                    permissions = tuple(
-                        dict.fromkeys((*template.permissions, *self._rules.permissions(Kind.RESOURCE, uri)))
+            for entry in shelf.offer.entries[Kind.TEMPLATE].values() if shelf.offer else ():
+                if entry.template is not None and entry.template.fits(uri):
+                    permissions = (*entry.permissions, *self._rules.permissions(Kind.RESOURCE, uri))
+                    return replace(
+                        entry, name=uri, original=uri, permissions=tuple(dict.fromkeys(permissions))
                     )
-                    return replace(template, name=uri, original=uri, permissions=permissions)
         return None
 
     def find_template(self, reference: str, scope: str | None) -> Entry | None:
@@ -283,6 +265,9 @@ class Catalogue:
                     return self._missed(shelf, error.detail)
                 except TimeoutError:
                     return self._missed(shelf, "it did not list in time")
+                except Exception:
+                    log.exception("the lists of upstream %s cannot be read", shelf.upstream.name)
+                    return self._missed(shelf, "its lists cannot be read")
                 self._took(shelf, offer)
         finally:
             shelf.gathering = None
@@ -303,7 +288,19 @@ class Catalogue:
         shelf.gathered_at = self._monotonic()
         if changed:
             self.generation += 1
+            self._warn_of_clashes()
             self._on_change(shelf.upstream.name)
+
+    def _warn_of_clashes(self) -> None:
+        """Say once of each name that two upstreams have whose it is: that of the first in the configuration."""
+        owners: dict[tuple[Kind, str], str] = {}
+        offers = [shelf.offer for shelf in self._shelves.values() if shelf.offer is not None]
+        for entry in (entry for offer in offers for kind in Kind for entry in offer.entries[kind].values()):
+            owner = owners.setdefault((entry.kind, entry.name), entry.upstream)
+            clash = (entry.kind, entry.name, owner, entry.upstream)
+            if owner != entry.upstream and clash not in self._clashes:
+                self._clashes.add(clash)
+                log.warning("the %s %r of upstream %s hides that of upstream %s", *clash)
 
     async def _ask(self, shelf: _Shelf) -> Offer:
         info = await shelf.upstream.describe()
@@ -315,7 +312,7 @@ class Catalogue:
             entries[kind] = {}
             if listing.capability not in info.capabilities:
                 continue
-            for definition in await _list_all(shelf.upstream, kind, listing):
+            for definition in await list_all(shelf.upstream, kind, listing):
                 entry = self._entry(kind, listing, shelf, definition)
                 if entry is None or entry.original in entries[kind]:
                     log.warning(
@@ -326,7 +323,7 @@ class Catalogue:
                 digest.update(bytes(entry.definition))
         return Offer(info, entries, digest.digest())
 
-    def _entry(self, kind: Kind, listing: _Listing, shelf: _Shelf, definition: object) -> Entry | None:
+    def _entry(self, kind: Kind, listing: Listing, shelf: _Shelf, definition: object) -> Entry | None:
         if not isinstance(definition, dict) or not isinstance(definition.get(listing.key), str):
             return None
         original: str = definition[listing.key]
@@ -346,58 +343,10 @@ class Catalogue:
             permissions=permissions,
             definition=msgspec.Raw(encode({**plain, listing.key: name})),
             unprefixed=msgspec.Raw(encode(plain)),
-            pattern=_template_pattern(original) if kind is Kind.TEMPLATE else None,
+            template=parse_template(original) if kind is Kind.TEMPLATE else None,
         )
 
 
 def decide(entry: Entry, context: ClientContext) -> Decision:
     """Whether the caller may have it: the one decision behind list, call, get, read, complete and subscribe."""
     return authorize(context, entry.permissions)
-
-
-async def _list_all(upstream: Upstream, kind: Kind, listing: _Listing) -> list[object]:
-    """Every page of one list."""
-    found: list[object] = []
-    cursor: str | None = None
-    for _page in range(MAX_PAGES):
-        params: Params = {} if cursor is None else {"cursor": cursor}
-        async with upstream.request(GATEWAY, listing.method, params) as exchange:
-            message = await exchange.receive()
-            while not isinstance(message, Reply):
-                message = await exchange.receive()
-        if message.result is None:
-            if kind is Kind.TEMPLATE:  # many servers have resources, and no method for templates
-                return found
-            raise UpstreamError(Reason.UPSTREAM_INVALID, f"It refused {listing.method}.")
-        try:
-            result = msgspec.json.decode(message.result)
-        except msgspec.DecodeError:
-            result = None
-        items = result.get(listing.member) if isinstance(result, dict) else None
-        if not isinstance(items, list):
-            raise UpstreamError(
-                Reason.UPSTREAM_INVALID, f"Its answer to {listing.method} has no {listing.member}."
-            )
-        found += items
-        cursor = result.get("nextCursor")
-        if not isinstance(cursor, str):
-            return found
-    raise UpstreamError(Reason.UPSTREAM_INVALID, f"Its answer to {listing.method} never ends.")
-
-
-_EXPRESSION: Final = re.compile(r"\{([+#./;?&]?)[^{}]*\}")
-
-
-def _template_pattern(template: str) -> re.Pattern[str] | None:
-    """What URIs an RFC 6570 template can expand to, a little wider than it says; None where it cannot be read."""
-    pattern, end = "", 0
-    for expression in _EXPRESSION.finditer(template):
-        pattern += re.escape(template[end : expression.start()])
-        pattern += {"": "[^/?#]*", "+": ".*", "#": "(?:#.*)?", "/": "(?:/[^?#]*)?"}.get(
-            expression[1], "[^#]*"
-        )
-        end = expression.end()
-    rest = template[end:]
-    if "{" in rest or "}" in rest:
-        return None
-    return re.compile(pattern + re.escape(rest))

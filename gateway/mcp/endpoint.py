@@ -7,14 +7,15 @@ it has no stream for what an upstream might ask back.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
-import msgspec
 from aiohttp import hdrs, web
 
 from gateway import __version__
-from gateway.audit import Audit
+from gateway.audit import MAX_TEXT, Audit
 from gateway.config import Anonymous, Denied, McpSettings
 from gateway.edge import GatewayRequest, read_body
 from gateway.mcp.call import Call, json_response
@@ -23,10 +24,10 @@ from gateway.mcp.forwarding import Errand, Forwarder
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import (
     INVALID_PARAMS,
-    INVALID_REQUEST,
     LEGACY_VERSIONS,
     METHOD_NOT_FOUND,
     RESOURCE_NOT_FOUND,
+    Message,
     Notification,
     Rejected,
     Reply,
@@ -46,6 +47,7 @@ MAX_BODY: Final = 4 * 1024 * 1024
 """Bytes of a message from a client."""
 HEARTBEAT_SECONDS: Final = 15.0
 
+_ACCEPTS_JSON: Final = re.compile(r"application/json|application/\*|\*/\*")
 _LISTS: Final = {listing.method: kind for kind, listing in LISTINGS.items()}
 _EVENTS: Final = {Kind.TOOL: "tool_call", Kind.PROMPT: "prompt_get"}
 
@@ -76,8 +78,8 @@ class McpEndpoint:
         self._methods: dict[str, Callable[[Call, Request], Awaitable[web.StreamResponse]]] = {
             "ping": self._ping,
             "logging/setLevel": self._set_level,
-            "tools/call": self._call_tool,
-            "prompts/get": self._get_prompt,
+            "tools/call": partial(self._named, kind=Kind.TOOL),
+            "prompts/get": partial(self._named, kind=Kind.PROMPT),
             "resources/read": self._resource,
             "resources/subscribe": self._resource,
             "resources/unsubscribe": self._resource,
@@ -95,19 +97,39 @@ class McpEndpoint:
         if http.content_type != "application/json":
             raise Refused(Deny(Reason.CONTENT_TYPE, "Send the message as application/json."))
         accept = http.headers.get(hdrs.ACCEPT, "*/*")
-        if not any(kind in accept for kind in ("application/json", "application/*", "*/*")):
+        if not _ACCEPTS_JSON.search(accept):
             raise Refused(
                 Deny(Reason.NOT_ACCEPTABLE, "Accept must name application/json and text/event-stream.")
             )
         try:
             message = parse_client_message(await read_body(http, MAX_BODY))
         except Rejected as rejected:
+            self._audit.refused(inbound, Deny(Reason.BAD_REQUEST, rejected.message), context)
             return json_response(encode_error(rejected.id, rejected.code, rejected.message), status=400)
+        try:
+            return await self._received(http, inbound, context, scope, message)
+        except Refused as refused:
+            if not isinstance(message, Request):
+                raise
+            self._audit.refused(inbound, refused.deny, context)
+            return self._problems.json_rpc(refused.deny, inbound.request_id, message.id)
+
+    async def _received(
+        self,
+        http: GatewayRequest,
+        inbound: Inbound,
+        context: ClientContext,
+        scope: str | None,
+        message: Message,
+    ) -> web.StreamResponse:
         version = http.headers.get("MCP-Protocol-Version")
-        if version is not None and version not in LEGACY_VERSIONS:
-            return self._wrong_version(message)
+        modern = isinstance(message, Request) and message.method == "server/discover"
+        if modern or (version is not None and version not in LEGACY_VERSIONS):
+            supported = ", ".join(LEGACY_VERSIONS)
+            detail = f"This gateway speaks MCP {supported}: send initialize."
+            raise Refused(Deny(Reason.PROTOCOL_VERSION, detail))
         if isinstance(message, Request) and message.method == "initialize":
-            return await self._initialize(context, scope, message)
+            return await self._initialize(inbound, context, scope, message)
         call = Call(http, inbound, context, scope, self._session(http, context, scope))
         if isinstance(message, Notification):
             await self._notified(call, message)
@@ -139,7 +161,7 @@ class McpEndpoint:
             self._catalogue.upstream(name).listen(session.key)
         stream = EventStream(http, session_id=session.id)
         try:
-            with self._watch.guard(context, inbound.peer):
+            with self._watch.guard(http, context, inbound.peer):
                 await stream.open()
                 await _pour(session, stream)
         finally:
@@ -176,25 +198,16 @@ class McpEndpoint:
             raise Refused(session)
         return session
 
-    def _wrong_version(self, message: object) -> web.StreamResponse:
-        supported = ", ".join(LEGACY_VERSIONS)
-        detail = f"This gateway speaks MCP {supported}: send initialize."
-        request_id = message.id if isinstance(message, Request) else None
-        return json_response(encode_error(request_id, INVALID_REQUEST, detail), status=400)
-
     # -- what the gateway answers itself ------------------------------------------------------------------------------
 
     async def _initialize(
-        self, context: ClientContext, scope: str | None, message: Request
+        self, inbound: Inbound, context: ClientContext, scope: str | None, message: Request
     ) -> web.StreamResponse:
         asked = message.params.get("protocolVersion")
         version = asked if asked in LEGACY_VERSIONS else LEGACY_VERSIONS[0]
         capabilities = message.params.get("capabilities")
-        canonical = msgspec.json.encode(
-            capabilities if isinstance(capabilities, dict) else {}, order="sorted"
-        )
         await self._catalogue.refresh(scope)
-        session = self._sessions.open(context, scope, str(version), canonical)
+        session = self._sessions.open(context, scope, str(version), capabilities, inbound.address)
         offers = self._catalogue.offers(scope)
         result: dict[str, Any] = {
             "protocolVersion": version,
@@ -237,9 +250,10 @@ class McpEndpoint:
         if session is None:
             return
         if message.method == "notifications/cancelled":
-            exchange = session.in_flight.get(message.params.get("requestId", ""))
-            if exchange is not None:
-                await exchange.cancel(str(message.params.get("reason", "")))
+            request_id = message.params.get("requestId")
+            running = session.in_flight.get(request_id) if isinstance(request_id, int | str) else None
+            if running is not None:
+                await running.cancel(str(message.params.get("reason", ""))[:MAX_TEXT])
         elif message.method == "notifications/roots/list_changed":
             for name in session.used:
                 await self._catalogue.upstream(name).notify(session.key, message.method, message.params)
@@ -252,22 +266,18 @@ class McpEndpoint:
 
     # -- what is forwarded --------------------------------------------------------------------------------------------
 
-    async def _call_tool(self, call: Call, message: Request) -> web.StreamResponse:
-        return await self._named(call, message, Kind.TOOL)
-
-    async def _get_prompt(self, call: Call, message: Request) -> web.StreamResponse:
-        return await self._named(call, message, Kind.PROMPT)
-
     async def _named(self, call: Call, message: Request, kind: Kind) -> web.StreamResponse:
         name = message.params.get("name")
         if not isinstance(name, str):
             return json_response(encode_error(message.id, INVALID_PARAMS, "name must be a string."))
-        entry = await self._known(call, lambda: self._catalogue.find(kind, name, call.scope))
+        find = partial(self._catalogue.find, kind, name, call.scope)
+        entry = find() or await self._find_again(call, find)
         public_name = self._catalogue.prefixed(name, call.scope)
-        event, unknown = _EVENTS[kind], encode_error(message.id, INVALID_PARAMS, f"Unknown {kind}: {name}")
+        event = _EVENTS[kind]
+        unknown = partial(encode_error, message.id, INVALID_PARAMS, f"Unknown {kind}: {name}")
         refusal = self._refusal(call, message, entry, event=event, target=public_name, unknown=unknown)
         if refusal is not None or entry is None:
-            return refusal or json_response(unknown)
+            return refusal or json_response(unknown())
         params = {**message.params, "name": entry.original}
         return await self._forwarder.run(call, Errand(message, entry, params, event))
 
@@ -275,12 +285,15 @@ class McpEndpoint:
         uri = message.params.get("uri")
         if not isinstance(uri, str):
             return json_response(encode_error(message.id, INVALID_PARAMS, "uri must be a string."))
-        entry = await self._known(call, lambda: self._catalogue.find_resource(uri, call.scope))
+        find = partial(self._catalogue.find_resource, uri, call.scope)
+        entry = find() or await self._find_again(call, find)
         event = f"resource_{message.method.partition('/')[2]}"
-        unknown = encode_error(message.id, RESOURCE_NOT_FOUND, f"Unknown resource: {uri}", {"uri": uri})
+        unknown = partial(
+            encode_error, message.id, RESOURCE_NOT_FOUND, f"Unknown resource: {uri}", {"uri": uri}
+        )
         refusal = self._refusal(call, message, entry, event=event, target=uri, unknown=unknown)
         if refusal is not None or entry is None:
-            return refusal or json_response(unknown)
+            return refusal or json_response(unknown())
         if self._subscribe(call, message.method, (entry.upstream, uri)):
             return json_response(encode_result(message.id, {}))
         return await self._forwarder.run(call, Errand(message, entry, message.params, event))
@@ -296,40 +309,45 @@ class McpEndpoint:
             call.session.subscribed.add(resource)
             return False
         call.session.subscribed.discard(resource)
-        return any(resource in session.subscribed for session in self._sessions)
+        return self._sessions.want(resource, call.session.key)
 
     async def _complete(self, call: Call, message: Request) -> web.StreamResponse:
         reference = message.params.get("ref")
         reference = reference if isinstance(reference, dict) else {}
         name, uri = reference.get("name"), reference.get("uri")
         if reference.get("type") == "ref/prompt" and isinstance(name, str):
-            entry = await self._known(call, lambda: self._catalogue.find(Kind.PROMPT, name, call.scope))
+            find = partial(self._catalogue.find, Kind.PROMPT, name, call.scope)
         elif reference.get("type") == "ref/resource" and isinstance(uri, str):
-            entry = await self._known(call, lambda: self._catalogue.find_template(uri, call.scope))
+            find = partial(self._catalogue.find_template, uri, call.scope)
         else:
             return json_response(
                 encode_error(message.id, INVALID_PARAMS, "ref must name a prompt or a resource.")
             )
-        unknown = encode_error(message.id, INVALID_PARAMS, f"Unknown reference: {name or uri}")
+        entry = find() or await self._find_again(call, find)
+        unknown = partial(encode_error, message.id, INVALID_PARAMS, f"Unknown reference: {name or uri}")
         refusal = self._refusal(
             call, message, entry, event="completion", target=str(name or uri), unknown=unknown
         )
         if refusal is not None or entry is None:
-            return refusal or json_response(unknown)
+            return refusal or json_response(unknown())
         renamed = reference if entry.kind is not Kind.PROMPT else {**reference, "name": entry.original}
         params = {**message.params, "ref": renamed}
         return await self._forwarder.run(call, Errand(message, entry, params, "completion"))
 
-    async def _known(self, call: Call, find: Callable[[], Entry | None]) -> Entry | None:
-        """What the catalogue knows, after asking the upstreams again where it does not."""
-        entry = find()
-        if entry is None:
-            await self._catalogue.refresh(call.scope)
-            entry = find()
-        return entry
+    async def _find_again(self, call: Call, find: Callable[[], Entry | None]) -> Entry | None:
+        """What the catalogue knows after asking the upstreams again."""
+        await self._catalogue.refresh(call.scope)
+        return find()
 
     def _refusal(
-        self, call: Call, message: Request, entry: Entry | None, *, event: str, target: str, unknown: bytes
+        self,
+        call: Call,
+        message: Request,
+        entry: Entry | None,
+        *,
+        event: str,
+        target: str,
+        unknown: Callable[[], bytes],
     ) -> web.StreamResponse | None:
         """The answer to who may not have it, or None. What is hidden is answered like what does not exist."""
         decision = Deny(Reason.NOT_FOUND, "unknown") if entry is None else decide(entry, call.context)
@@ -346,10 +364,11 @@ class McpEndpoint:
                 target=None if event == "tool_call" else target,
                 upstream=entry.upstream if entry is not None else call.scope,
                 method=message.method,
+                duration_ms=self._audit.since(call.inbound),
             )
         )
         if entry is None or self._settings.denied is Denied.HIDE:
-            return json_response(unknown)
+            return json_response(unknown())
         shown = Deny(Reason.PERMISSION_DENIED, decision.detail, permissions=entry.permissions)
         return self._problems.json_rpc(shown, call.inbound.request_id, message.id)
 

@@ -6,6 +6,7 @@ The intent is durable before anything is sent; the outcome is in the journal's h
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +31,7 @@ from gateway.mcp.messages import (
 )
 from gateway.mcp.sessions import Session
 from gateway.mcp.streams import EventStream, Watch
-from gateway.mcp.upstream import CancelledByCaller, UpstreamError
+from gateway.mcp.upstream import CancelledByCaller, Exchange, UpstreamError
 from gateway.model import Deny, Reason
 from gateway.problems import json_rpc_error
 from persistence.records import AuditStatus
@@ -56,6 +57,30 @@ class Errand:
     event: str
 
 
+class Running:
+    """A request of a session that is under way: what its cancellation gets hold of, from the first moment on."""
+
+    __slots__ = ("_cancelled", "_task", "exchange")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._cancelled = False
+        self.exchange: Exchange | None = None
+        """Set once the upstream has begun to answer."""
+
+    async def cancel(self, reason: str) -> None:
+        """The client wants no answer any more."""
+        if self.exchange is not None:
+            await self.exchange.cancel(reason)
+        elif self._task is not None and not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()  # leaving the upstream's context tells it
+
+    def took_effect(self) -> bool:
+        """Whether it was this cancellation that ended the task's waiting, and no other."""
+        return self._cancelled and self._task is not None and self._task.uncancel() == 0
+
+
 class Forwarder:
     """Runs errands."""
 
@@ -71,27 +96,33 @@ class Forwarder:
             return json_response(
                 encode_error(message_id, INVALID_REQUEST, "A request with this id is under way.")
             )
-        pending = await self._begin(call, errand)
+        running = Running() if session is not None else None
+        if session is not None and running is not None:
+            session.in_flight[message_id] = running
+        pending: Pending | None = None
         stream = EventStream(call.http)
         try:
-            with self._watch.guard(call.context, call.inbound.peer):
-                return await self._exchange(call, errand, pending, stream)
+            pending = await self._begin(call, errand)
+            with self._watch.guard(call.http, call.context, call.inbound.peer):
+                return await self._exchange(call, errand, pending, stream, running)
         except UpstreamError as error:
             status = AuditStatus.TIMEOUT if error.reason is Reason.UPSTREAM_TIMEOUT else AuditStatus.ERROR
-            pending.finish(status, error.reason)
+            _finish(pending, status, error.reason)
             if error.reason is Reason.UPSTREAM_UNAVAILABLE:
                 self._catalogue.invalidate(errand.entry.upstream)
             body = json_rpc_error(Deny(error.reason, error.detail), call.inbound.request_id, message_id)
             return await stream.finish(body)
         except CancelledByCaller:
-            pending.finish(AuditStatus.CANCELLED)
-            await stream.open()
+            _finish(pending, AuditStatus.CANCELLED)
             return await stream.close()
         except asyncio.CancelledError:
-            pending.finish(AuditStatus.CANCELLED, Reason.INTERRUPTED)
+            if running is not None and running.took_effect():
+                _finish(pending, AuditStatus.CANCELLED)
+                return await stream.close()
+            _finish(pending, AuditStatus.CANCELLED, Reason.INTERRUPTED)
             raise
         finally:
-            pending.finish(AuditStatus.ERROR, Reason.INTERNAL_ERROR)
+            _finish(pending, AuditStatus.ERROR, Reason.INTERNAL_ERROR)
             if session is not None:
                 session.in_flight.pop(message_id, None)
 
@@ -110,7 +141,7 @@ class Forwarder:
         except UpstreamError:
             return  # a level is a wish, and the call that follows says what is wrong
 
-    async def _begin(self, call: Call, errand: Errand) -> Pending:
+    def _begin(self, call: Call, errand: Errand) -> Awaitable[Pending]:
         is_tool = errand.entry.kind is Kind.TOOL
         intent = self._audit.entry(
             errand.event,
@@ -122,18 +153,23 @@ class Forwarder:
             upstream=errand.entry.upstream,
             method=errand.message.method,
         )
-        return await self._audit.begin(intent, call.inbound.started)
+        return self._audit.begin(intent, call.inbound.started)
 
     async def _exchange(
-        self, call: Call, errand: Errand, pending: Pending, stream: EventStream
+        self,
+        call: Call,
+        errand: Errand,
+        pending: Pending,
+        stream: EventStream,
+        running: Running | None,
     ) -> web.StreamResponse:
         name = errand.entry.upstream
         if call.session is not None and name not in call.session.used:
             await self._first_use(call.session, name)
         upstream = self._catalogue.upstream(name)
         async with upstream.request(call.key, errand.message.method, errand.params) as exchange:
-            if call.session is not None:
-                call.session.in_flight[errand.message.id] = exchange
+            if running is not None:
+                running.exchange = exchange
             received = await exchange.receive()
             while not isinstance(received, Reply):
                 await self._pass_on(call, errand, received, stream)
@@ -168,6 +204,11 @@ class Forwarder:
         if not pending.finish(status, reason):
             return json_rpc_error(_UNAUDITED, call.inbound.request_id, errand.message.id)
         return encode_reply(errand.message.id, reply)
+
+
+def _finish(pending: Pending | None, status: AuditStatus, reason: str | None = None) -> None:
+    if pending is not None:
+        pending.finish(status, reason)
 
 
 class _ToolResult(msgspec.Struct):

@@ -6,6 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Final, Self
 
+from gateway.deadline import Deadline
 from gateway.mcp.exchange import Ticket, invalid, late, unavailable
 from gateway.mcp.http_answer import Answer
 from gateway.mcp.http_sessions import MAX_REFUSAL, HttpSession, HttpSessions, forgotten
@@ -58,7 +59,7 @@ class HttpExchange:
     async def __aenter__(self) -> Self:
         self._deadline = self._loop.time() + self._timeout
         try:
-            async with asyncio.timeout_at(self._deadline):
+            with Deadline(self._loop, self._deadline):
                 await self._places.acquire()
                 self._placed = True
                 await self._send()
@@ -88,7 +89,7 @@ class HttpExchange:
             if self._answer.at_hand:  # nothing to wait for, so no deadline to set
                 message = self._sorted(await self._answer.next())
             if message is None:
-                async with asyncio.timeout_at(self._deadline):
+                with Deadline(self._loop, self._deadline):
                     while message is None:
                         message = self._sorted(await self._read_on())
         except TimeoutError:
@@ -130,7 +131,8 @@ class HttpExchange:
 
     async def _attempt(self, body: bytes, *, last: bool) -> bool:
         """Send it once; whether the server knew the session. Raises OutboundError and UpstreamError."""
-        session = self._session = await self._sessions.session(self._ticket.key)
+        key = self._ticket.key
+        session = self._session = self._sessions.known(key) or await self._sessions.session(key)
         session.in_flight[self._ticket.id] = self._ticket
         self._under_way = True
         response = await self._sessions.send(session, body)

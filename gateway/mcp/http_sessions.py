@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import re
+from collections.abc import Awaitable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -30,11 +31,18 @@ from gateway.mcp.exchange import (
 )
 from gateway.mcp.http_answer import EVENTS, JSON, Answer
 from gateway.mcp.messages import Message, Notification, Rejected, Reply, Request, encode_result
+from gateway.mcp.sessions import Held, NoRoom, gives_way
 from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey, Unsolicited, UpstreamError
 from gateway.outbound import HttpClient, OutboundError, Response, ResponseError, encode_headers
 
 log = logging.getLogger("ostiary.mcp")
 
+MAX_SESSIONS: Final = 1_000
+"""How many sessions there may be at one upstream, besides the gateway's own."""
+MAX_SESSIONS_OF_ONE: Final = 16
+"""Of them, of one client (whose sessions differ in the capabilities that it declared)."""
+RECENT_SECONDS: Final = 60.0
+"""For so long after its use no session ends for another client's."""
 CLOSE_SECONDS: Final = 2.0
 """How long ending sessions may take when the gateway stops."""
 MAX_REFUSAL: Final = 64 * 1024
@@ -117,6 +125,7 @@ class HttpSessions:
             raise unavailable(self.name, "is being closed")
         task = self._opening.get(key)
         if task is None:
+            self._make_room(key)
             task = self._opening[key] = self.errands.run(self._open(key))
         try:
             return await asyncio.shield(task)
@@ -161,9 +170,9 @@ class HttpSessions:
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
-    async def send(self, session: HttpSession, body: bytes) -> Response:
+    def send(self, session: HttpSession, body: bytes) -> Awaitable[Response]:
         """Post a request. Raises OutboundError."""
-        return await self._client.send("POST", self._target, session.post_headers, body)
+        return self._client.send("POST", self._target, session.post_headers, body)
 
     async def stream(self, session: HttpSession, last_id: str | None) -> Response:
         """Ask for the session's stream, or for the rest of one that broke off after ``last_id``. Raises OutboundError."""
@@ -230,6 +239,27 @@ class HttpSessions:
         return invalid(self.name, what)
 
     # -- opening and ending -------------------------------------------------------------------------------------------
+
+    def _make_room(self, key: SessionKey) -> None:
+        """End the session that gives way to one of ``key``. Raises UpstreamError where none does."""
+        kept = [
+            Held(session.key, session.last_used, not session.in_flight and session.key not in self.streamed)
+            for session in self._sessions.values()
+        ]
+        kept += [Held(opening, 0.0, idle=False) for opening in self._opening if opening not in self._sessions]
+        try:
+            ending = gives_way(
+                key,
+                kept,
+                most=MAX_SESSIONS,
+                most_of_one=MAX_SESSIONS_OF_ONE,
+                unused_since=self.loop.time() - RECENT_SECONDS,
+            )
+        except NoRoom:
+            raise unavailable(self.name, "has too many sessions") from None
+        if ending is not None:
+            session = self._sessions.pop(ending)
+            self.errands.run(self.end(session))
 
     async def _open(self, key: SessionKey) -> HttpSession:
         try:

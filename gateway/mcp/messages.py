@@ -13,7 +13,7 @@ Specification: JSON-RPC 2.0; MCP 2025-11-25, basic/index.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +24,9 @@ LEGACY_VERSIONS: Final = ("2025-11-25", "2025-06-18", "2025-03-26")
 """The revisions with a handshake and sessions, newest first."""
 MAX_DEPTH: Final = 64
 """How deeply arrays and objects may nest in what a client sends."""
+
+MAX_CONTAINERS: Final = 50_000
+"""How many arrays and objects it may have: reading them holds up everybody else."""
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
@@ -36,8 +39,7 @@ RequestId = int | str
 Params = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A message that wants an answer."""
 
     id: RequestId
@@ -45,16 +47,14 @@ class Request:
     params: Params
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+class Notification(msgspec.Struct, frozen=True):
     """A message that wants none."""
 
     method: str
     params: Params
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """The answer to a request: ``result`` or ``error`` as raw JSON, the other is None."""
 
     id: RequestId | None
@@ -77,14 +77,17 @@ class Rejected(Exception):  # noqa: N818 - a classification, not a fault
 
 def parse_client_message(body: bytes) -> Message:
     """Classify what a client sent. Raises Rejected."""
+    if body.lstrip()[:1] == b"[":
+        raise Rejected(INVALID_REQUEST, "Batches are not supported: send one message a request.")
+    containers = body.count(b"[") + body.count(b"{")
+    if containers > MAX_CONTAINERS:
+        raise Rejected(PARSE_ERROR, f"The body has more than {MAX_CONTAINERS} arrays and objects.")
     try:
         document = parse(body)
     except StrictJsonError as error:
         raise Rejected(PARSE_ERROR, f"The body cannot be accepted: {error}.") from None
-    if _too_deep(body):
+    if containers > MAX_DEPTH and _too_deep(document):
         raise Rejected(PARSE_ERROR, f"The body nests deeper than {MAX_DEPTH} levels.")
-    if isinstance(document, list):
-        raise Rejected(INVALID_REQUEST, "Batches are not supported: send one message a request.")
     if not isinstance(document, dict) or document.get("jsonrpc") != "2.0":
         raise Rejected(INVALID_REQUEST, 'The body must be one JSON-RPC object with "jsonrpc": "2.0".')
     return _classify(document)
@@ -122,24 +125,19 @@ def _is_request_id(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
 
 
-def _too_deep(body: bytes) -> bool:
-    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
-        return False
-    depth = 0
-    in_string = escaped = False
-    for byte in body:
-        if in_string:
-            in_string = escaped or byte != 0x22
-            escaped = byte == 0x5C and not escaped
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                return True
-        elif byte in b"]}":
-            depth -= 1
-    return False
+def _too_deep(document: object) -> bool:
+    """Whether containers nest deeper than MAX_DEPTH; level by level, so that nothing is too deep for it."""
+    level: list[object] = [document]
+    for _ in range(MAX_DEPTH):
+        inner: list[object] = []
+        for container in level:
+            members = container.values() if isinstance(container, dict) else container
+            if isinstance(members, Iterable):
+                inner += [member for member in members if isinstance(member, dict | list)]
+        if not inner:
+            return False
+        level = inner
+    return True
 
 
 class _Wire(msgspec.Struct, gc=False):

@@ -6,7 +6,8 @@ so it may import nothing but the standard library.
 
 Limits: memory by RLIMIT_DATA (what a process uses, not its address space, of which some runtimes reserve terabytes),
 open files by RLIMIT_NOFILE, processes by RLIMIT_NPROC (which counts those of the whole user, and never holds root),
-no core files. The command gains no privileges by executing set-user-ID programs, and dies with the gateway.
+no core files. The command gains no privileges by executing set-user-ID programs, ignores no signal to begin with, and
+dies with the gateway.
 
 Exit codes, where the command could not be run: 125 limits or user, 126 not executable, 127 not found.
 """
@@ -84,12 +85,18 @@ def _confine(limits: dict[str, Any]) -> None:
         _lower(resource.RLIMIT_NOFILE, limits["open_files"])
     if limits["processes"] is not None and os.geteuid() != 0:
         _lower(resource.RLIMIT_NPROC, limits["processes"])
-    for name in (signal.SIGPIPE, signal.SIGXFSZ):  # the interpreter ignores them, and that would be inherited
-        signal.signal(name, signal.SIG_DFL)
+    _heed_every_signal()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # after the user: a change of credentials clears it
     if os.getppid() != limits["parent"]:
         raise ProcessLookupError("the gateway is gone")
+
+
+def _heed_every_signal() -> None:
+    """What is ignored stays ignored in the command: SIGPIPE by the interpreter, SIGINT in a script's background job."""
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _switch_user(name: str) -> None:

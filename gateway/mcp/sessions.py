@@ -1,22 +1,34 @@
-"""The MCP sessions of our clients (revisions with a handshake), each the property of the client that opened it."""
+"""The MCP sessions of our clients (revisions with a handshake), each the property of the client that opened it.
+
+Who is anonymous cannot be told apart, so anonymous callers, with sessions or without, share one session at each
+upstream, at which no capabilities are declared, and get nothing of what it says outside a caller's own requests but
+the news of resources to which they subscribed. Their sessions here are counted by network address, and make room for
+one another before they cost another client its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Protocol
 
+import msgspec
+
+from gateway.limits import network_of
 from gateway.mcp.catalogue import Kind
 from gateway.mcp.messages import RequestId
-from gateway.mcp.upstream import Exchange, SessionKey
-from gateway.model import ClientContext, Deny, Reason
+from gateway.mcp.upstream import GATEWAY, SessionKey
+from gateway.model import ANONYMOUS, ClientContext, Deny, Reason
 
 IDLE_SECONDS: Final = 3600.0
 MAX_SESSIONS: Final = 10_000
 MAX_SESSIONS_OF_ONE: Final = 1_000
+"""Of one client, or of one network where the callers are anonymous."""
+MAX_ANONYMOUS: Final = 5_000
+"""Of all anonymous callers together."""
 MAX_WAITING: Final = 256
 """Messages kept for a client that does not read them; beyond that the oldest is dropped."""
 
@@ -26,6 +38,81 @@ Owner = tuple[str | None, str | None]
 def owner_of(context: ClientContext) -> Owner:
     """Whose session: (tenant_id, client_id), both None for anonymous callers."""
     return (context.tenant_id, context.client_id)
+
+
+_CAPABILITIES: Final[dict[str, Any]] = {
+    "roots": {"listChanged": bool},
+    "sampling": {"context": {}, "tools": {}},
+    "elicitation": {"form": {}, "url": {}},
+    "tasks": {
+        "list": {},
+        "cancel": {},
+        "requests": {"sampling": {"createMessage": {}}, "elicitation": {"create": {}}},
+    },
+}
+"""The shape of ClientCapabilities (MCP 2025-11-25, schema) without ``experimental``."""
+
+
+def canonical(capabilities: object) -> bytes:
+    """What of a client's capabilities MCP defines, as JSON with sorted keys; always less than a kilobyte."""
+    return msgspec.json.encode(_defined(capabilities, _CAPABILITIES), order="sorted")
+
+
+def _defined(said: object, shape: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(said, dict):
+        return {}
+    kept: dict[str, Any] = {}
+    for name, inner in shape.items():
+        value = said.get(name)
+        if inner is bool and isinstance(value, bool):
+            kept[name] = value
+        elif inner is not bool and isinstance(value, dict):
+            kept[name] = _defined(value, inner)
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A session that is kept at an upstream."""
+
+    key: SessionKey
+    last_used: float
+    idle: bool
+
+
+class NoRoom(Exception):  # noqa: N818 - a fact, not a fault
+    """There are too many sessions, and none may be ended for another."""
+
+
+def gives_way(
+    key: SessionKey, kept: Iterable[Held], *, most: int, most_of_one: int, unused_since: float
+) -> SessionKey | None:
+    """Whose upstream session must end before one of ``key`` is opened; None: there is room. Raises NoRoom.
+
+    It is the owner's own that has been idle longest; another's only where the owner has not too many, and only one
+    that was not used after ``unused_since``. The gateway's own always has room, and never gives way.
+    """
+    others = [held for held in kept if held.key != GATEWAY]
+    own = [held for held in others if held.key.owner == key.owner]
+    too_many = len(own) >= most_of_one
+    if key == GATEWAY or (not too_many and len(others) < most):
+        return None
+    candidates = [held for held in own if held.idle]
+    if not candidates and not too_many:
+        candidates = [held for held in others if held.idle and held.last_used <= unused_since]
+    if not candidates:
+        raise NoRoom
+    return min(candidates, key=lambda held: held.last_used).key
+
+
+_NOBODYS: Final = SessionKey(owner_of(ANONYMOUS))
+
+
+class Cancellable(Protocol):
+    """A request that is under way."""
+
+    async def cancel(self, reason: str) -> None:
+        """The client wants no answer any more."""
 
 
 class Outbox:
@@ -70,10 +157,12 @@ class Session:
     context: ClientContext
     """Its client, as last authenticated."""
     last_used: float
+    counted: Owner
+    """With whose sessions it is counted."""
     log_level: str | None = None
     used: set[str] = field(default_factory=set)
     """The upstreams that it has called."""
-    in_flight: dict[RequestId, Exchange] = field(default_factory=dict)
+    in_flight: dict[RequestId, Cancellable] = field(default_factory=dict)
     """By the client's request id."""
     asked: dict[str, Asked] = field(default_factory=dict)
     """By the id under which the client knows it."""
@@ -98,10 +187,15 @@ class Sessions:
         *,
         monotonic: Callable[[], float],
         on_departure: Callable[[SessionKey], None] = lambda _key: None,
+        shared: Collection[str] | None = None,
     ) -> None:
-        """``on_departure`` gets a key when the last session that has it ends."""
+        """``on_departure`` gets a key when the last session that has it ends.
+
+        ``shared``: the upstreams at which all callers have one session; None: any might be such a one.
+        """
         self._monotonic = monotonic
         self._on_departure = on_departure
+        self._shared = shared
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._count: dict[Owner, int] = {}
         self._keys: dict[SessionKey, int] = {}
@@ -113,24 +207,32 @@ class Sessions:
         return iter(tuple(self._sessions.values()))
 
     def open(
-        self, context: ClientContext, scope: str | None, protocol_version: str, capabilities: bytes
+        self,
+        context: ClientContext,
+        scope: str | None,
+        protocol_version: str,
+        capabilities: object = None,
+        address: str = "",
     ) -> Session:
-        """A new session for that client; its oldest one gives way where it has too many."""
+        """A new session for that client, which calls from ``address``; an old one gives way where there are too many.
+
+        ``capabilities``: as the client said them in ``initialize``.
+        """
         owner = owner_of(context)
-        if self._count.get(owner, 0) >= MAX_SESSIONS_OF_ONE:
-            self.end(next(session for session in self._sessions.values() if session.key.owner == owner))
-        if len(self._sessions) >= MAX_SESSIONS:
-            self.end(next(iter(self._sessions.values())))
+        counted = ("", network_of(address)) if context.anonymous else owner
+        self._make_room(counted, anonymous=context.anonymous)
+        key = SessionKey(owner) if context.anonymous else SessionKey(owner, canonical(capabilities))
         session = Session(
             id=secrets.token_urlsafe(24),
-            key=SessionKey(owner, capabilities),
+            key=key,
             scope=scope,
             protocol_version=protocol_version,
             context=context,
             last_used=self._monotonic(),
+            counted=counted,
         )
         self._sessions[session.id] = session
-        self._count[owner] = self._count.get(owner, 0) + 1
+        self._count[counted] = self._count.get(counted, 0) + 1
         self._keys[session.key] = self._keys.get(session.key, 0) + 1
         return session
 
@@ -150,16 +252,32 @@ class Sessions:
         """Forget it and end its stream."""
         if self._sessions.pop(session.id, None) is None:
             return
-        owner = session.key.owner
-        self._count[owner] -= 1
-        if self._count[owner] == 0:
-            del self._count[owner]
+        self._count[session.counted] -= 1
+        if self._count[session.counted] == 0:
+            del self._count[session.counted]
         if session.outbox.reader is not None:
             session.outbox.reader.cancel()
         self._keys[session.key] -= 1
         if self._keys[session.key] == 0:
             del self._keys[session.key]
             self._on_departure(session.key)
+
+    def want(self, resource: tuple[str, str], key: SessionKey) -> bool:
+        """Whether any session that uses the same upstream session as ``key`` is subscribed to that resource."""
+        all_share = self._shared is None or resource[0] in self._shared
+        return any(
+            resource in session.subscribed and (all_share or session.key == key)
+            for session in self._sessions.values()
+        )
+
+    def _make_room(self, counted: Owner, *, anonymous: bool) -> None:
+        if self._count.get(counted, 0) >= MAX_SESSIONS_OF_ONE:
+            self.end(next(session for session in self if session.counted == counted))
+            return
+        nobodys = self._keys.get(_NOBODYS, 0)
+        if len(self._sessions) < MAX_SESSIONS and not (anonymous and nobodys >= MAX_ANONYMOUS):
+            return
+        self.end(next(session for session in self if session.key == _NOBODYS or not nobodys))
 
     def sweep(self) -> None:
         """End what has been idle too long and has no stream open."""

@@ -20,6 +20,8 @@ from gateway.mcp.sandbox import CANNOT_CONFINE, CANNOT_EXECUTE, NOT_FOUND, confi
 MAX_LOGGED: Final = 2000
 """Characters of one line of a child's in the log."""
 MAX_LINES_A_SECOND: Final = 100
+MAX_TURN_SECONDS: Final = 0.01
+"""After a turn that took longer the child's output waits as long, so that others have theirs."""
 MAX_UNREAD: Final = 4 * MAX_MESSAGE
 """Bytes that may wait for a child to read them."""
 LAST_WORDS_SECONDS: Final = 0.5
@@ -50,6 +52,10 @@ class LineLog:
         for line in lines:
             self.line("stderr", line)
 
+    def last(self, words: str) -> None:
+        """Log why the child is ended, however much was logged before."""
+        self._logger.warning("%s: the process is ended", words)
+
     def line(self, where: str, line: bytes) -> None:
         """Log one line."""
         now = self._clock()
@@ -67,8 +73,8 @@ class LineLog:
 class ChildProcess(asyncio.SubprocessProtocol):
     """One child process."""
 
-    def __init__(self, log: LineLog, received: Callable[[bytes], None], ended: Callable[[str], None]) -> None:
-        """``received`` gets each line of its output; ``ended``, once, what became of it."""
+    def __init__(self, log: LineLog, received: Callable[[bytes], bool], ended: Callable[[str], None]) -> None:
+        """``received`` gets each line of its output; False ends it. ``ended`` gets, once, what became of it."""
         self._loop = asyncio.get_running_loop()
         self._log = log
         self._received = received
@@ -84,6 +90,8 @@ class ChildProcess(asyncio.SubprocessProtocol):
         self._silent = False
         """Whether its output is closed."""
         self._over = False
+        self._fate: str | None = None
+        """Why the gateway ended it."""
 
     def write(self, line: bytes) -> None:
         """Send a line; never waits. What is sent to a dead child is lost, and one that does not read is ended."""
@@ -91,8 +99,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
             return
         self._stdin.write(line + b"\n")
         if self._stdin.get_write_buffer_size() > MAX_UNREAD + len(line):
-            self._log.line("stdin", b"nothing is read: the process is ended")
-            self._signal_group(signal.SIGKILL)
+            self._kill("does not read its input")
 
     async def drained(self) -> None:
         """Wait while the child reads too slowly."""
@@ -115,9 +122,20 @@ class ChildProcess(asyncio.SubprocessProtocol):
     def fate(self) -> str:
         """What became of it, in words for the caller."""
         code = self._transport.get_returncode()
+        if self._fate is not None:
+            return self._fate
         if code is None:
             return "closed its output"
         return _FATES.get(code, "ended")
+
+    def _kill(self, fate: str) -> None:
+        """It did what no child may do: hear nothing more of it."""
+        if self._fate is None:
+            self._fate = fate
+            self._log.last(fate)
+        self._buffer.clear()
+        self._searched = 0
+        self._signal_group(signal.SIGKILL)
 
     async def _gone_within(self, seconds: float) -> bool:
         try:
@@ -147,20 +165,44 @@ class ChildProcess(asyncio.SubprocessProtocol):
         if fd != _STDOUT:
             self._log.feed(data)
             return
+        if self._fate is not None:
+            return
+        began = self._loop.time()
+        self._take(data)
+        self._rest(self._loop.time() - began)
+
+    def _take(self, data: bytes) -> None:
         self._buffer += data
         begin = 0
         while (end := self._buffer.find(b"\n", max(begin, self._searched))) >= 0:
             line = bytes(self._buffer[begin:end])
             begin = end + 1
-            if line.strip():
-                self._received(line)
+            if line.strip() and not self._received(line):
+                self._kill("flooded its output with what nobody asked for")
+                return
         del self._buffer[:begin]
         self._searched = len(self._buffer)
         if self._searched > MAX_MESSAGE:
-            self._buffer.clear()
-            self._searched = 0
-            self._log.line("stdout", b"a line is too long: the process is ended")
-            self._signal_group(signal.SIGKILL)
+            self._kill("sent a line that is too long")
+
+    def _rest(self, seconds: float) -> None:
+        """Where a turn took that long, let as much time go by before the next."""
+        if seconds < MAX_TURN_SECONDS:
+            return
+        output = self._output()
+        if output is not None:
+            output.pause_reading()
+            self._loop.call_later(seconds, self._read_on)
+
+    def _read_on(self) -> None:
+        output = self._output()
+        if output is not None:
+            output.resume_reading()
+
+    def _output(self) -> asyncio.ReadTransport | None:
+        """Its standard output, while that is open."""
+        output = cast(asyncio.ReadTransport | None, self._transport.get_pipe_transport(_STDOUT))
+        return None if output is None or output.is_closing() else output
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
         """One of its pipes is closed."""
@@ -207,7 +249,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
 
 
 async def start(
-    settings: StdioUpstream, log: LineLog, received: Callable[[bytes], None], ended: Callable[[str], None]
+    settings: StdioUpstream, log: LineLog, received: Callable[[bytes], bool], ended: Callable[[str], None]
 ) -> ChildProcess:
     """Start the upstream's command, confined. Raises OSError."""
     environment = dict(settings.environment)

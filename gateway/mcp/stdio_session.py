@@ -1,8 +1,10 @@
 """One child process with which MCP is spoken, and the requests that share its pipes.
 
 What the child sends finds its way so: a reply by its id, progress by its token. Everything else that belongs to a
-request goes to the only one that is under way; where there are several nobody can tell whose it is, so a notification
-is unsolicited, and a request is refused (unless all of them are the same client's, which then gets it unsolicited).
+request goes to the only one that is under way; where it could be another one's nobody can tell whose it is, so a
+notification is unsolicited, and a request is refused (unless the process is one client's own, which then gets it
+unsolicited). In a process that several callers share, a request that was given up could be the one, too, until the
+child has answered it. Anonymous callers are never taken for one another.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -38,11 +41,18 @@ from gateway.mcp.messages import (
 )
 from gateway.mcp.stdio_process import ChildProcess, LineLog
 from gateway.mcp.upstream import CancelledByCaller, ServerInfo, SessionKey, Unsolicited, UpstreamError
+from gateway.model import ANONYMOUS
 
 log = logging.getLogger("ostiary.mcp")
 
 MAX_WAITING: Final = 4 * 1024 * 1024
 """Bytes of notifications that may wait for one request's reader; beyond that they are dropped."""
+MAX_UNANSWERED: Final = 1_000
+"""How many requests that the child has not answered are remembered."""
+MAX_UNASKED: Final = 1_000
+MAX_UNASKED_BYTES: Final = 8 * 1024 * 1024
+"""What a child may send within a second and without a reply in between, but for progress that was asked for."""
+_NOBODY: Final = (ANONYMOUS.tenant_id, ANONYMOUS.client_id)
 _OF_NO_REQUEST: Final = frozenset(
     {
         "notifications/tools/list_changed",
@@ -51,6 +61,34 @@ _OF_NO_REQUEST: Final = frozenset(
         "notifications/resources/updated",
     }
 )
+
+
+class Unasked:
+    """Counts what came in this second, and since the last reply, that nobody had asked for."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._messages = 0
+        self._bytes = 0
+
+    def add(self, size: int) -> None:
+        """One more message of that many bytes."""
+        now = self._clock()
+        if now - self._since >= 1.0:
+            self.clear()
+            self._since = now
+        self._messages += 1
+        self._bytes += size
+
+    def clear(self) -> None:
+        """Something came that was waited for."""
+        self._messages = self._bytes = 0
+
+    @property
+    def too_much(self) -> bool:
+        """Whether the child floods the gateway."""
+        return self._messages > MAX_UNASKED or self._bytes > MAX_UNASKED_BYTES
 
 
 class StdioSession:
@@ -75,7 +113,12 @@ class StdioSession:
         self._exchanges: dict[int, StdioExchange] = {}
         self._log = log
         self._unsolicited = unsolicited
-        self._shared = shared
+        self._shared = shared or key.owner == _NOBODY
+        self._unasked = Unasked(asyncio.get_running_loop().time)
+        self._unanswered: dict[int, SessionKey] = {}
+        """Whose each request is that the child has not answered, also where it was given up."""
+        self._lost_track = False
+        """Whether there were too many of them."""
         self._asked: dict[RequestId, SessionKey] = {}
         """Whom each request of the child's was passed on to."""
         self._handshake: asyncio.Future[Reply] | None = None
@@ -102,6 +145,10 @@ class StdioSession:
             raise self._fate
         self.tickets[ticket.id] = ticket
         self._exchanges[ticket.id] = exchange
+        self._unanswered[ticket.id] = ticket.key
+        if len(self._unanswered) > MAX_UNANSWERED:
+            del self._unanswered[next(iter(self._unanswered))]
+            self._lost_track = True
 
     def finish(self, ticket: Ticket) -> None:
         """The request is over."""
@@ -123,15 +170,18 @@ class StdioSession:
         for exchange in self._exchanges.values():
             exchange.fail(error)
 
-    def received(self, line: bytes) -> None:
-        """A line of the child's."""
+    def received(self, line: bytes) -> bool:
+        """A line of the child's. False: it floods the gateway with what nobody asked for."""
         try:
             messages = messages_in(line)
         except Rejected:
             self._log.line("stdout, which is no message", line[:200])
-            return
+            messages = []
+        if not messages:
+            self._unasked.add(len(line))
         for message in messages:
-            self._sort(message, len(line))
+            self._sort(message, len(line) // len(messages))
+        return not self._unasked.too_much
 
     def _sort(self, message: Message, size: int) -> None:
         if isinstance(message, Reply):
@@ -142,28 +192,57 @@ class StdioSession:
             ticket = ticket_of(message, self.tickets)
             if ticket is not None:
                 self._exchanges[ticket.id].put(ticket.restore(message), size)
-        elif len(self._exchanges) == 1 and message.method not in _OF_NO_REQUEST:
-            next(iter(self._exchanges.values())).put(message, size)
+            else:
+                self._unasked.add(size)
+        else:
+            self._was_told(message, size)
+
+    def _was_told(self, message: Notification, size: int) -> None:
+        self._unasked.add(size)
+        ticket = None if message.method in _OF_NO_REQUEST else self._cause()
+        if ticket is not None:
+            self._exchanges[ticket.id].put(message, size)
         else:
             self._unsolicited(self.key, message)
 
+    def _cause(self) -> Ticket | None:
+        """The request to which a message that names none belongs; None: nobody can tell."""
+        if len(self._exchanges) != 1:
+            return None
+        ticket = self.tickets[next(iter(self._exchanges))]
+        if not self._shared:
+            return ticket
+        owner = ticket.key.owner
+        others = (
+            request_id
+            for request_id, key in self._unanswered.items()
+            if key.owner != owner or (owner == _NOBODY and request_id != ticket.id)
+        )
+        return ticket if not self._lost_track and next(others, None) is None else None
+
     def _replied(self, reply: Reply, size: int) -> None:
         if self._handshake is not None and reply.id == self._handshake_id:
+            self._unasked.clear()
             if not self._handshake.done():
                 self._handshake.set_result(reply)
             return
+        if not isinstance(reply.id, int) or self._unanswered.pop(reply.id, None) is None:
+            self._unasked.add(size)
+        else:
+            self._unasked.clear()
         exchange = self._exchanges.get(reply.id) if isinstance(reply.id, int) else None
         if exchange is not None:  # else it was cancelled, and this comes too late
             exchange.put(reply, size)
 
     def _was_asked(self, request: Request, size: int) -> None:
+        self._unasked.add(size)
         if request.method == "ping":
             self.process.write(encode_result(request.id, {}))
             return
-        if len(self._exchanges) == 1:
-            ((request_id, exchange),) = self._exchanges.items()
-            self._asked[request.id] = self.tickets[request_id].key
-            exchange.put(request, size)
+        ticket = self._cause()
+        if ticket is not None:
+            self._asked[request.id] = ticket.key
+            self._exchanges[ticket.id].put(request, size)
         elif self.listened and not self._shared:
             self._asked[request.id] = self.key
             self._unsolicited(self.key, request)

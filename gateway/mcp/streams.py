@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from certs.identity import PeerIdentity
 from gateway.model import ClientContext
+from gateway.reply import JsonReply
 
+SEND_SECONDS: Final = 10.0
+"""How long a client may leave what was sent to it unread, before it holds up its upstream no more."""
 WATCH_SECONDS: Final = 0.5
 """How often open streams are checked against revocation and expiry."""
 
@@ -19,49 +23,59 @@ class EventStream:
     """One reply of type text/event-stream. A client that has gone away is noticed, not an error."""
 
     def __init__(self, request: web.BaseRequest, *, session_id: str | None = None) -> None:
-        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache, no-transform"}
-        if session_id is not None:
-            headers["Mcp-Session-Id"] = session_id
         self._request = request
-        self.response = web.StreamResponse(headers=headers)
-        self.opened = False
+        self._session_id = session_id
+        self._response: web.StreamResponse | None = None
+        """Set once the headers were sent."""
         self.gone = False
 
-    async def open(self) -> None:
-        """Send the headers, once."""
-        if not self.opened:
-            self.opened = True
-            await self._quietly(self.response.prepare(self._request))
+    async def open(self) -> web.StreamResponse:
+        """Send the headers, once; the response that was begun."""
+        if self._response is None:
+            headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache, no-transform"}
+            if self._session_id is not None:
+                headers["Mcp-Session-Id"] = self._session_id
+            self._response = web.StreamResponse(headers=headers)
+            await self._quietly(self._response.prepare(self._request))
+        return self._response
 
     async def send(self, message: bytes) -> None:
         """One JSON-RPC message as one event."""
-        await self.open()
+        response = await self.open()
+        if b"\n" in message or b"\r" in message:
+            message = msgspec.json.format(message, indent=-1)  # a line break would end the event's data
         if not self.gone:
-            await self._quietly(self.response.write(b"event: message\ndata: %b\n\n" % message))
+            await self._quietly(response.write(b"event: message\ndata: %b\n\n" % message))
 
     async def heartbeat(self) -> None:
         """A comment, so that the next hop does not take the stream for dead."""
+        response = await self.open()
         if not self.gone:
-            await self._quietly(self.response.write(b": \n\n"))
+            await self._quietly(response.write(b": \n\n"))
 
     async def finish(self, message: bytes) -> web.StreamResponse:
         """The last message: as an event where the stream is open, else as the whole answer, in JSON."""
-        if not self.opened:
-            return web.Response(body=message, headers={"Content-Type": "application/json"})
+        if self._response is None:
+            return JsonReply(message)
         await self.send(message)
         return await self.close()
 
     async def close(self) -> web.StreamResponse:
         """The end of the stream."""
+        response = await self.open()
         if not self.gone:
-            await self._quietly(self.response.write_eof())
-        return self.response
+            await self._quietly(response.write_eof())
+        return response
 
-    async def _quietly(self, sending: object) -> None:
+    async def _quietly(self, sending: Awaitable[object]) -> None:
+        """Send, unless the client does not read what was sent before: then it is taken for gone."""
         try:
-            await sending  # type: ignore[misc]
-        except ConnectionError:
+            async with asyncio.timeout(SEND_SECONDS):
+                await sending
+        except (ConnectionError, TimeoutError):
             self.gone = True
+            if self._request.transport is not None:
+                self._request.transport.abort()
 
 
 class Watch:
@@ -69,40 +83,38 @@ class Watch:
 
     def __init__(self, still_valid: Callable[[ClientContext, PeerIdentity | None], bool]) -> None:
         self._still_valid = still_valid
-        self._guarded: dict[asyncio.Task[object], tuple[ClientContext, PeerIdentity | None]] = {}
+        self._guarded: set[_Guard] = set()
 
-    def guard(self, context: ClientContext, peer: PeerIdentity | None) -> _Guard:
-        """While inside, the current task is cancelled once the caller is no longer valid."""
-        return _Guard(self._guarded, context, peer)
+    def guard(self, request: web.BaseRequest, context: ClientContext, peer: PeerIdentity | None) -> _Guard:
+        """While inside, the request's task is cancelled once the caller is no longer valid."""
+        return _Guard(self._guarded, request.task, context, peer)
 
     def sweep(self) -> None:
         """Check every open stream once."""
-        for task, (context, peer) in tuple(self._guarded.items()):
-            if not self._still_valid(context, peer):
-                task.cancel()
+        for guard in tuple(self._guarded):
+            if not self._still_valid(guard.context, guard.peer):
+                guard.task.cancel()
 
 
 class _Guard:
     """One entry of the watch. A class, for it is on the path of every call."""
 
-    __slots__ = ("_caller", "_guarded", "_task")
+    __slots__ = ("_guarded", "context", "peer", "task")
 
     def __init__(
         self,
-        guarded: dict[asyncio.Task[object], tuple[ClientContext, PeerIdentity | None]],
+        guarded: set[_Guard],
+        task: asyncio.Task[None],
         context: ClientContext,
         peer: PeerIdentity | None,
     ) -> None:
         self._guarded = guarded
-        self._caller = (context, peer)
-        self._task: asyncio.Task[object] | None = None
+        self.task = task
+        self.context = context
+        self.peer = peer
 
     def __enter__(self) -> None:
-        self._task = asyncio.current_task()
-        if self._task is None:
-            raise RuntimeError("a stream is served by a task")
-        self._guarded[self._task] = self._caller
+        self._guarded.add(self)
 
     def __exit__(self, *_error: object) -> None:
-        if self._task is not None:
-            del self._guarded[self._task]
+        self._guarded.discard(self)

@@ -15,6 +15,7 @@ from typing import Final
 from gateway.config import Sessions, StdioUpstream
 from gateway.mcp.exchange import Errands, Ticket, late, unavailable
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
+from gateway.mcp.sessions import Held, NoRoom, gives_way
 from gateway.mcp.stdio_process import LineLog, start
 from gateway.mcp.stdio_session import StdioExchange, StdioSession
 from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey, Unsolicited
@@ -26,7 +27,11 @@ IDLE_SECONDS: Final = 30 * 60.0
 GRACE_SECONDS: Final = 2.0
 """How long a process has for each step of its end."""
 MAX_PROCESSES: Final = 64
-"""How many clients may have a process of their own at the same time."""
+"""How many processes there may be at the same time, besides the gateway's own."""
+MAX_PROCESSES_OF_ONE: Final = 8
+"""Of them, of one client (whose processes differ in the capabilities that it declared)."""
+RECENT_SECONDS: Final = 60.0
+"""For so long after its use no process ends for another client's."""
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 STEADY_SECONDS: Final = 60.0
@@ -154,7 +159,7 @@ class StdioUpstreamServer:
         if slot.opening is None:
             if slot.closed_until > asyncio.get_running_loop().time():
                 raise unavailable(self.name, "keeps ending, and is started again in a while")
-            self._make_room()
+            self._make_room(self._whose(key))
             slot.opening = self._starts.run(self._start(self._whose(key), slot))
         opening = slot.opening
         try:
@@ -234,18 +239,31 @@ class StdioUpstreamServer:
         if session is not None:
             await session.process.end(self._grace)
 
-    def _make_room(self) -> None:
-        """End the process that has been idle longest, where there are too many. Raises UpstreamError."""
-        if len(self._open()) < MAX_PROCESSES:
-            return
-        idle = [
-            (slot.session.last_used, key)
-            for key, slot in self._slots.items()
-            if slot.session is not None and not slot.session.busy and key != GATEWAY
+    def _make_room(self, key: SessionKey) -> None:
+        """End the process that gives way to one of ``key``. Raises UpstreamError where none does."""
+        kept = [
+            Held(kept_key, slot.opened_at, idle=False)
+            if slot.session is None
+            else Held(kept_key, slot.session.last_used, not slot.session.busy)
+            for kept_key, slot in self._slots.items()
+            if slot.session is not None or slot.opening is not None
         ]
-        if not idle:
-            raise unavailable(self.name, "has too many clients at the same time")
-        self._drop(min(idle, key=lambda candidate: candidate[0])[1])
+        try:
+            ending = gives_way(
+                key,
+                kept,
+                most=MAX_PROCESSES,
+                most_of_one=MAX_PROCESSES_OF_ONE,
+                unused_since=asyncio.get_running_loop().time() - RECENT_SECONDS,
+            )
+        except NoRoom:
+            raise unavailable(self.name, "has too many sessions") from None
+        if ending is None:
+            return
+        slot = self._slots[ending]
+        session, slot.session = slot.session, None  # the place stays: whoever listens there still does
+        if session is not None:
+            self._ends.run(session.process.end(self._grace))
 
     def _drop(self, key: SessionKey) -> None:
         self._ends.run(self._end(self._slots.pop(key)))

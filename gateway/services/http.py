@@ -8,7 +8,6 @@ has its intent in the audit before it is forwarded.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
@@ -19,6 +18,7 @@ from gateway.config import ServiceSettings
 from gateway.edge import BODY_SECONDS, GatewayRequest, Route
 from gateway.model import ADMINISTRATION, ClientContext, Deny, Inbound, Reason, Refused
 from gateway.outbound import HttpClient, OutboundError, Response
+from gateway.spelling import is_plain_path
 from persistence.records import AuditStatus
 
 READS: Final = ("GET", "HEAD", "OPTIONS")
@@ -29,6 +29,7 @@ MAX_BODY: Final = 64 * 1024 * 1024
 _HOP_BY_HOP: Final = frozenset(
     {
         "connection",
+        "expect",
         "keep-alive",
         "proxy-authenticate",
         "proxy-authorization",
@@ -39,12 +40,11 @@ _HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
-"""RFC 9110 section 7.6.1."""
+"""RFC 9110 section 7.6.1, and Expect: who asked for 100 Continue has had it from the gateway (section 10.1.1)."""
 _OURS: Final = frozenset(
     {"host", "content-length", "authorization", "x-api-key", "forwarded", "via", "x-real-ip", "x-request-id"}
 )
 _SPEAKS_FOR_US: Final = ("x-forwarded-", "x-client-", "client-cert")
-_AMBIGUOUS_PATH: Final = re.compile(r"%2e|%2f|%5c|%00|//|/\.{1,2}(?:/|$)|[^!-~]", re.IGNORECASE)
 
 
 class ServiceProxy:
@@ -66,9 +66,13 @@ class ServiceProxy:
         self, request: GatewayRequest, inbound: Inbound, context: ClientContext
     ) -> web.StreamResponse:
         """The service's answer. Raises Refused."""
-        if _AMBIGUOUS_PATH.search(inbound.path):
+        if not is_plain_path(inbound.path):
             raise Refused(
-                Deny(Reason.AMBIGUOUS_REQUEST, "The path has encoded dots or slashes, or empty segments.")
+                Deny(
+                    Reason.AMBIGUOUS_REQUEST,
+                    "Write the path in its plain form: encode only what must be, and leave out dot segments, "
+                    "empty segments, encoded slashes and ;.",
+                )
             )
         if hdrs.UPGRADE in request.headers:
             raise Refused(
@@ -90,8 +94,11 @@ class ServiceProxy:
         try:
             return await self._pass_on(request, inbound, pending)
         except Refused as refused:
-            timed_out = refused.deny.reason is Reason.UPSTREAM_TIMEOUT
+            timed_out = refused.deny.reason in {Reason.UPSTREAM_TIMEOUT, Reason.REQUEST_TIMEOUT}
             pending.finish(AuditStatus.TIMEOUT if timed_out else AuditStatus.ERROR, refused.deny.reason)
+            raise
+        except ConnectionError:  # the caller is gone
+            pending.finish(AuditStatus.CANCELLED)
             raise
         finally:
             pending.finish(AuditStatus.CANCELLED, Reason.INTERRUPTED)
@@ -103,14 +110,14 @@ class ServiceProxy:
     async def _pass_on(
         self, request: GatewayRequest, inbound: Inbound, pending: Pending | None
     ) -> web.StreamResponse:
-        has_body = request.body_exists
         try:
-            async with asyncio.timeout(self._settings.timeout):
+            async with asyncio.timeout(self._settings.timeout) as deadline:
+                body = _body(request, deadline, self._settings.timeout) if request.body_exists else None
                 answer = await self._client.send(
                     inbound.method,
                     request.raw_path,
                     _request_headers(request, inbound),
-                    _body(request) if has_body else None,
+                    body,
                 )
         except TimeoutError:
             raise Refused(
@@ -155,15 +162,42 @@ class ServiceProxy:
         return response
 
 
-async def _body(request: GatewayRequest) -> AsyncIterator[bytes]:
-    """The caller's body as it comes, within the limits of size and time."""
-    size = 0
-    async with asyncio.timeout(BODY_SECONDS):
-        while piece := await request.content.readany():
-            size += len(piece)
-            if size > MAX_BODY:
-                raise Refused(Deny(Reason.BODY_TOO_LARGE, f"The body may have at most {MAX_BODY} bytes."))
-            yield piece
+async def _body(request: GatewayRequest, deadline: asyncio.Timeout, seconds: float) -> AsyncIterator[bytes]:
+    """The caller's body as it comes, within the limits of size and time.
+
+    The service's ``deadline`` rests while the caller is waited for, and is ``seconds`` away again after that; the
+    caller's own time runs only then. Raises Refused, and ConnectionError once the caller is gone.
+    """
+    now = asyncio.get_running_loop().time
+    size, left = 0, BODY_SECONDS
+    while True:
+        deadline.reschedule(None)
+        asked = now()
+        piece = await _piece(request, left)
+        left -= now() - asked
+        deadline.reschedule(now() + seconds)
+        if not piece:
+            return
+        size += len(piece)
+        if size > MAX_BODY:
+            raise Refused(Deny(Reason.BODY_TOO_LARGE, f"The body may have at most {MAX_BODY} bytes."))
+        yield piece
+
+
+async def _piece(request: GatewayRequest, seconds: float) -> bytes:
+    """What has come of the caller's body, once anything has; empty at its end. Raises as ``_body``."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await request.content.readany()
+    except web.RequestPayloadError:
+        raise Refused(Deny(Reason.BAD_REQUEST, "The body ended before it was whole.")) from None
+    except OSError as error:  # TimeoutError is one, too
+        if limit.expired():
+            raise Refused(
+                Deny(Reason.REQUEST_TIMEOUT, f"The body must arrive within {BODY_SECONDS:.0f} s.")
+            ) from None
+        raise ConnectionResetError("The caller is gone.") from error
 
 
 def _request_headers(request: GatewayRequest, inbound: Inbound) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ name = "bad"
 transport = "http"
 url = "{bad}"
 prefix = "bad_"
-timeout = "1s"
+timeout = "3s"
 
 [[tools]]
 match = "*"
@@ -81,7 +82,7 @@ def _raw(door: Any, served: Any, request: bytes) -> bytes:
             -32700,
         ),
         ('{"jsonrpc":"2.0","id":1,"method":"x","params":' + '{"a":' * 100 + "1" + "}" * 101, 400, -32700),
-        ("[" * 100_000, 400, -32700),
+        ("[" * 100_000, 400, -32600),
         ("[]", 400, -32600),
         ('{"id":1,"method":"ping"}', 400, -32600),
         ('{"jsonrpc":"2.0","id":1,"method":"tools/call","params":[]}', 400, -32602),
@@ -126,7 +127,7 @@ def test_sdk_2_probes_are_sent_back_to_the_handshake(door: Any, caller: Any) -> 
         ("POST", "/mcp", {**JSON, "Mcp-Session-Id": "nobodys"}, '{"jsonrpc":"2.0","id":1,"method":"ping"}', 404,
          "session_unknown"),
         ("GET", "/audit", {}, None, 401, "authentication_required"),
-        ("GET", "/health/live", {"Host": "evil.example.com"}, None, 403, "host_not_allowed"),
+        ("GET", "/audit", {"Host": "evil.example.com"}, None, 403, "host_not_allowed"),
         ("POST", "/mcp", {**JSON, "Origin": "https://evil.example.com"}, "{}", 403, "origin_not_allowed"),
     ],
 )  # fmt: skip
@@ -139,9 +140,10 @@ def test_a_bad_request_is_refused_with_its_reason(
     answer = one.ask(method, path, body, headers)
     assert answer.status == status, answer
     if reason is not None:
-        assert answer.headers["content-type"].startswith("application/problem+json")
-        assert answer.json["reason"] == reason
-        assert answer.json["detail"]
+        problem = answer.headers["content-type"].startswith("application/problem+json")
+        told = answer.json if problem else answer.json["error"]["data"]
+        assert told["reason"] == reason
+        assert told["request_id"] == answer.headers["x-request-id"]
     assert answer.headers["x-request-id"]
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "server" not in answer.headers
@@ -306,3 +308,63 @@ def test_wrong_words_end_with_2(home: Any) -> None:
         )
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("request_id", ["[]", "{}", "null", "1.5", '"nothing"'])
+def test_a_strange_cancellation_does_nothing(door: Any, caller: Any, request_id: str) -> None:
+    one = caller(door.serve())
+    session = one.rpc("initialize", {"protocolVersion": "2025-11-25"}).headers["mcp-session-id"]
+    body = f'{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{request_id}}}}}'
+    assert one.ask("POST", "/mcp", body, {**JSON, "Mcp-Session-Id": session}).status == 202
+    assert "good_echo" in one.tools()
+
+
+def test_a_caller_that_goes_away_in_mid_body_leaves_no_traceback(door: Any, caller: Any) -> None:
+    served = door.serve()
+    for path in ("/mcp", "/auth/token"):
+        with (
+            socket.create_connection(("localhost", served.port), timeout=10) as plain,
+            door.tls().wrap_socket(plain, server_hostname="localhost") as secured,
+        ):
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            secured.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+    assert "good_echo" in caller(served).tools()
+
+
+def test_refusals_of_every_kind_are_audited(door: Any, caller: Any) -> None:
+    served = door.serve()
+    one = caller(served)
+    one.ask("POST", "/mcp", "not json", JSON)
+    one.ask("POST", "/mcp", "{}", {"Content-Type": "text/plain"})
+    one.ask("POST", "/mcp", '{"jsonrpc":"2.0","id":1,"method":"ping"}', {**JSON, "Mcp-Session-Id": "x"})
+    one.ask("GET", "/nothing")
+    root = caller(served, door.folder / "clients" / "root")
+    entries = root.ask("GET", "/audit?event=request_refused").json["entries"]
+    assert {entry["reason"] for entry in entries} == {
+        "bad_request",
+        "content_type",
+        "session_unknown",
+        "not_found",
+    }
+    assert all(entry["status"] == "denied" and entry["duration_ms"] is not None for entry in entries)
+
+
+def test_a_call_is_cancelled_before_its_upstream_has_begun_to_answer(
+    door: Any, caller: Any, wait_until: Any
+) -> None:
+    served = door.serve()
+    calling, canceller = (caller(served, door.folder / "clients" / "root") for _ in range(2))
+    session = canceller.rpc("initialize", {"protocolVersion": "2025-11-25"}).headers["mcp-session-id"]
+    headers = {**JSON, "Mcp-Session-Id": session, "Accept": "application/json, text/event-stream"}
+    call = '{"jsonrpc":"2.0","id":"c1","method":"tools/call","params":{"name":"bad_hang"}}'
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(calling.ask("POST", "/mcp", call, headers)))
+    thread.start()
+    journal = door.folder / "persistence"
+    wait_until(lambda: b"bad_hang" in b"".join(f.read_bytes() for f in journal.glob("journal-*")))
+    cancelled = '{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"c1"}}'
+    assert canceller.ask("POST", "/mcp", cancelled, headers).status == 202
+    thread.join(10)
+    assert answers
+    entry = canceller.ask("GET", "/audit?tool_name=bad_hang").json["entries"][0]
+    assert entry["status"] == "cancelled"

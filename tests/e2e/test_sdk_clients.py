@@ -268,6 +268,7 @@ async def test_sessions_belong_to_who_opened_them(door: Any, caller: Any) -> Non
             }
             body = '{"jsonrpc":"2.0","id":1,"method":"ping"}' if method == "POST" else None
             answer = stranger.ask(method, "/mcp", body, headers)
-            assert (answer.status, answer.json["reason"]) == (404, "session_unknown")
+            told = answer.json["error"]["data"] if method == "POST" else answer.json
+            assert (answer.status, told["reason"]) == (404, "session_unknown")
     assert alice.ask("DELETE", "/mcp", headers={"Mcp-Session-Id": session}).status == 204
     assert alice.rpc("ping", session=session).status == 404

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -24,6 +28,18 @@ permissions = {{ read = ["persons:read"], write = ["persons:write"] }}
 name = "mirror"
 prefix = "/mirror/"
 url = "{mirror}"
+permissions = {{ read = ["persons:read"], write = ["persons:read"] }}
+
+[[services]]
+name = "private"
+prefix = "/mirror/private/"
+url = "{mirror}"
+
+[[services]]
+name = "hasty"
+prefix = "/hasty/"
+url = "{mirror}"
+timeout = 1
 permissions = {{ read = ["persons:read"], write = ["persons:read"] }}
 
 [[services]]
@@ -113,8 +129,15 @@ def test_what_is_forwarded_is_what_was_sent_but_for_what_is_ours(ask: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "path", ["/mirror/../closed/x", "/mirror/%2e%2e/x", "/mirror//x", "/mirror/a%2Fb", "/mirror/%5C"]
-)
+    "path",
+    [
+        "/mirror/../closed/x", "/mirror/%2e%2e/x", "/mirror//x", "/mirror/a%2Fb", "/mirror/%5C",
+        "/mirror/%70rivate/x", "/mirror/privat%65/x", "/mirror/%50rivate/x", "/mirror/a%7Eb", "/mirror/a%7eb", "/mirror/%2D",
+        "/mirror/a%", "/mirror/a%2", "/mirror/a%zz", "/mirror/a%2fb", "/mirror/%5c", "/mirror/%00", "/mirror/%0d%0a",
+        "/mirror/%7F", "/mirror/..;/private/x", "/mirror/.;x/private/x", "/mirror/;/private/x", "/mirror/private;x/y",
+        "/mirror/./private/x", "/mirror/x/..", "/mirror/.",
+    ],
+)  # fmt: skip
 def test_a_path_that_two_hops_read_differently_goes_nowhere(ask: Any, path: str) -> None:
     answer = ask("reader", "GET", path)
     assert (answer.status, answer.json["reason"]) == (400, "ambiguous_request")
@@ -148,3 +171,60 @@ def test_half_an_answer_does_not_look_whole(ask: Any) -> None:
 def test_websocket_is_refused_clearly(ask: Any) -> None:
     answer = ask("reader", "GET", "/mirror/ws", None, {"Upgrade": "websocket", "Connection": "Upgrade"})
     assert (answer.status, answer.json["reason"]) == (501, "not_implemented")
+
+
+def test_a_service_within_another_keeps_its_own_rule(ask: Any) -> None:
+    assert ask("reader", "GET", "/mirror/private/x").status == 403
+    assert ask("reader", "GET", "/mirror/private").status == 403
+    assert ask("reader", "GET", "/mirror/privates").status == 200
+    assert ask("root", "GET", "/mirror/private/x").status == 200
+
+
+def test_expect_is_for_the_gateway_alone(ask: Any) -> None:
+    answer = ask("reader", "POST", "/mirror/x", "the body", {"Expect": "100-continue"})
+    assert answer.status == 200, answer
+    assert answer.json["body"] == "the body"
+    assert "expect" not in {name.lower() for name, _ in answer.json["headers"]}
+
+
+@pytest.fixture
+def raw(door: Any) -> Iterator[Callable[[str], tuple[ssl.SSLSocket, Any]]]:
+    """Opens a TLS connection as somebody, to send bytes by hand."""
+    served = door.serve()
+    with ExitStack() as stack:
+
+        def connect(name: str) -> tuple[ssl.SSLSocket, Any]:
+            plain = stack.enter_context(socket.create_connection(("localhost", served.port), timeout=20))
+            context = door.tls(door.folder / "clients" / name)
+            return stack.enter_context(context.wrap_socket(plain, server_hostname="localhost")), served
+
+        yield connect
+
+
+def test_a_body_that_comes_slowly_is_not_the_services_fault(raw: Any) -> None:
+    sock, _ = raw("reader")
+    sock.sendall(
+        b"POST /hasty/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nConnection: close\r\n\r\n"
+    )
+    for piece in (b"s", b"l", b"o", b"w"):
+        time.sleep(0.5)  # all together longer than the service's time limit
+        sock.sendall(piece)
+    answer = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    assert b'"body": "slow"' in answer
+
+
+def test_a_caller_who_leaves_in_mid_body_has_cancelled(
+    raw: Any, door: Any, caller: Any, wait_until: Any
+) -> None:
+    sock, served = raw("reader")
+    sock.sendall(b"POST /mirror/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 400\r\n\r\nonly this")
+    root = caller(served, door.folder / "clients" / "root")
+
+    def entries() -> Any:
+        return root.ask("GET", "/audit?event=data_mutation").json["entries"]
+
+    sock.close()
+    entry = wait_until(entries)[0]
+    assert (entry["status"], entry["target"]) == ("cancelled", "/mirror/x")
+    assert root.ask("GET", "/mirror/x").status == 200

@@ -1,0 +1,216 @@
+"""What each OAuth endpoint does around its own work: throttle → authenticate → limit, the audit, the form of refusals.
+
+These endpoints read the credentials themselves, for here passwords are accepted, so the edge admits nobody to them.
+A client is its account: its password proves it wherever that stands. Where a certificate is there it must be the
+client's. Every token that is handed out, and every refusal, is in the audit before the reply leaves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
+
+from aiohttp import web
+
+from certs.identity import PeerIdentity
+from gateway.admission import Admission
+from gateway.api.oauth import CredentialsRefused, Parameters, Secret, oauth_error, sent_secret
+from gateway.api.wellknown import resource_metadata_url
+from gateway.audit import Audit
+from gateway.authn import UNMAPPED
+from gateway.edge import GatewayRequest
+from gateway.identity.clients import Passwords
+from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
+from gateway.problems import ANSWERS
+from persistence.records import AuditStatus, ClientRecord, ClientStore, StoreError
+
+log = logging.getLogger("ostiary.errors")
+
+Work = Callable[[GatewayRequest, Inbound], Awaitable[web.Response]]
+"""What an endpoint does for a caller. Raises Refused and StoreError."""
+
+_COUNTED: Final = frozenset(reason for reason, answer in ANSWERS.items() if answer.status == 401) | {
+    Reason.AMBIGUOUS_CREDENTIALS,
+    Reason.INVALID_GRANT,
+}
+"""The refusals that count against the caller's address."""
+
+
+class OAuthDoor:
+    """Stands before the token, revocation and introspection endpoints."""
+
+    def __init__(
+        self,
+        *,
+        public_url: str,
+        admission: Admission,
+        passwords: Passwords,
+        clients: ClientStore,
+        audit: Audit,
+    ) -> None:
+        self.authenticator = admission.authenticator
+        self._metadata = resource_metadata_url(public_url)
+        self._admission = admission
+        self._passwords = passwords
+        self._clients = clients
+        self._audit = audit
+
+    async def answer(
+        self, request: GatewayRequest, inbound: Inbound, work: Work, *, bearer: bool = False
+    ) -> web.Response:
+        """What ``work`` answers, or the refusal in OAuth's form. ``bearer``: bearer tokens are accepted, too."""
+        throttled = self._admission.throttle(inbound)
+        if throttled is not None:
+            return self._refusal(request, inbound, Refused(throttled), bearer=bearer)
+        try:
+            return await work(request, inbound)
+        except Refused as refused:
+            return self._refusal(request, inbound, refused, bearer=bearer)
+        except StoreError as error:
+            log.critical("the store cannot be written: %s", error)
+            detail = "The gateway cannot keep its records now: try again later."
+            unavailable = Refused(Deny(Reason.STORE_UNAVAILABLE, detail))
+            return self._refusal(request, inbound, unavailable, bearer=bearer)
+
+    def _refusal(
+        self, request: GatewayRequest, inbound: Inbound, refused: Refused, *, bearer: bool
+    ) -> web.Response:
+        self._enter(inbound, refused.deny)
+        shown, invalid_grant = refused.deny, False
+        if isinstance(refused, CredentialsRefused):
+            shown, invalid_grant = refused.shown, refused.invalid_grant
+        response = oauth_error(
+            shown, inbound.request_id, self._metadata, invalid_grant=invalid_grant, bearer=bearer
+        )
+        if not request.content.is_eof():
+            response.force_close()
+        return response
+
+    # Who is calling
+
+    async def known_caller(self, inbound: Inbound, parameters: Parameters) -> ClientContext:
+        """Who asks, within that client's limit. Raises Refused, for anonymous callers, too."""
+        caller = await self.caller(inbound, parameters)
+        if caller.client_id is None:
+            detail = "Authenticate with a certificate, a password or a token."
+            raise Refused(Deny(Reason.AUTHENTICATION_REQUIRED, detail))
+        self.limit(caller.client_id, inbound)
+        return caller
+
+    async def caller(self, inbound: Inbound, parameters: Parameters) -> ClientContext:
+        """Who asks: by password, or as everywhere else. Raises Refused."""
+        secret = sent_secret(inbound, parameters)
+        if secret is not None:
+            client = await self.prove(inbound, secret, parameters)
+            return self.authenticator.context(client, Proof.PASSWORD, inbound.peer)
+        self._certified(inbound.peer)  # here a certificate that names nobody is no anonymous caller
+        context = self.authenticator.authenticate(inbound)
+        if isinstance(context, Deny):
+            raise Refused(context)
+        return context
+
+    async def prove(self, inbound: Inbound, secret: Secret | None, parameters: Parameters) -> ClientRecord:
+        """The client that the password or the certificate proves; where both are there they agree. Raises Refused."""
+        certified = self._certified(inbound.peer)
+        if secret is None:
+            return _by_certificate(certified, parameters)
+        if certified is not None and certified.client_id != secret.name:
+            raise Refused(_mismatch(secret.name))
+        client = await self._passwords.verify(
+            self._clients, secret.name, secret.readings, inbound.address, certified=certified is not None
+        )
+        if isinstance(client, ClientRecord):
+            return client
+        # That only the certificate is missing would tell that the password is right.
+        only_certificate = client.reason is Reason.CERTIFICATE_REQUIRED
+        shown = replace(client, reason=Reason.INVALID_CREDENTIALS) if only_certificate else client
+        raise CredentialsRefused(client, invalid_grant=secret.is_grant, shown=shown)
+
+    def limit(self, client_id: str, inbound: Inbound) -> None:
+        """Count one request of the client. Raises Refused where it is one too many."""
+        limited = self._admission.limit(client_id, inbound)
+        if limited is not None:
+            raise Refused(limited)
+
+    def _certified(self, peer: PeerIdentity | None) -> ClientRecord | None:
+        """The client of the connection's certificate; None: there is no certificate. Raises Refused for others."""
+        if peer is None:
+            return None
+        certified = self.authenticator.certified(peer)
+        if isinstance(certified, Deny):
+            raise Refused(certified)
+        if certified is None:
+            raise Refused(UNMAPPED)
+        return certified
+
+    # The audit
+
+    async def record(
+        self, event: str, inbound: Inbound, context: ClientContext, token_id: str, target: str | None = None
+    ) -> None:
+        """What was done with a token; durable on return. ``target``: if not the token itself. Raises Refused."""
+        entry = self._audit.entry(
+            event,
+            AuditStatus.OK,
+            inbound,
+            context,
+            token_id=token_id,
+            target=target or token_id,
+            duration_ms=self._duration_ms(inbound),
+        )
+        await self._audit.record(entry)
+
+    def withheld(self, inbound: Inbound, caller: ClientContext, token_id: str, target: str) -> None:
+        """Enter that the caller was told nothing of a token that there is. ``target``: the token's client."""
+        self._audit.denied(
+            self._audit.entry(
+                "access_denied",
+                AuditStatus.DENIED,
+                inbound,
+                caller,
+                reason=Reason.PERMISSION_DENIED,
+                token_id=token_id,
+                target=target,
+                duration_ms=self._duration_ms(inbound),
+            )
+        )
+
+    def _enter(self, inbound: Inbound, deny: Deny) -> None:
+        """A refusal, which may count against the address."""
+        if deny.reason in _COUNTED:
+            self._admission.failed(inbound)
+        answer = ANSWERS[deny.reason]
+        if answer.event is not None or answer.status >= 500:
+            self._audit.refused(inbound, deny)
+            return
+        # Elsewhere nobody is refused by it; here it is a token that somebody asked for and did not get.
+        self._audit.denied(
+            self._audit.entry(
+                "request_refused",
+                AuditStatus.DENIED,
+                inbound,
+                reason=deny.reason,
+                target=inbound.path,
+                client_id=deny.client_id,
+                duration_ms=self._duration_ms(inbound),
+            )
+        )
+
+    def _duration_ms(self, inbound: Inbound) -> float:
+        return round(1000 * (self._admission.monotonic() - inbound.started), 3)
+
+
+def _by_certificate(certified: ClientRecord | None, parameters: Parameters) -> ClientRecord:
+    if certified is None:
+        detail = "Send a name and password, or connect with a certificate."
+        raise Refused(Deny(Reason.AUTHENTICATION_REQUIRED, detail))
+    if parameters.client_id not in {None, certified.client_id}:
+        raise Refused(_mismatch(parameters.client_id))
+    return certified
+
+
+def _mismatch(client_id: str | None) -> Deny:
+    detail = "The certificate is another client's than the one that is named."
+    return Deny(Reason.CERTIFICATE_MISMATCH, detail, client_id=client_id)

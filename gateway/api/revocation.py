@@ -1,0 +1,116 @@
+"""``/auth/revoke`` and ``/auth/introspect``: one's own tokens, and those of others for who may see to them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aiohttp import web
+
+from gateway.api.oauth import NO_STORE, body_parameters
+from gateway.api.oauth_door import OAuthDoor
+from gateway.config import Config
+from gateway.edge import GatewayRequest
+from gateway.identity.roles import scope_of
+from gateway.identity.tokens import Tokens, VerifiedToken
+from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
+from persistence.records import ClientRecord, TokenKind, TokenRecord
+
+TOKENS_READ: Final = "tokens:read"
+TOKENS_WRITE: Final = "tokens:write"
+ACROSS_TENANTS: Final = "platform:tokens"
+"""What other tenants' tokens need beside."""
+
+_INACTIVE: Final = {"active": False}
+
+
+class RevocationEndpoint:
+    """The handlers that end tokens, and that describe them."""
+
+    def __init__(self, *, config: Config, tokens: Tokens, door: OAuthDoor) -> None:
+        self._audience = config.tokens.audience
+        self._issuer = config.tokens.issuer
+        self._tokens = tokens
+        self._door = door
+        self._authenticator = door.authenticator
+
+    async def revoke(
+        self, request: GatewayRequest, inbound: Inbound, _context: ClientContext
+    ) -> web.StreamResponse:
+        """``POST /auth/revoke`` (RFC 7009); ``token_id`` in place of ``token`` for who has no more than that."""
+        return await self._door.answer(request, inbound, self._revoke, bearer=True)
+
+    async def introspect(
+        self, request: GatewayRequest, inbound: Inbound, _context: ClientContext
+    ) -> web.StreamResponse:
+        """``POST /auth/introspect`` (RFC 7662)."""
+        return await self._door.answer(request, inbound, self._introspect, bearer=True)
+
+    async def _revoke(self, request: GatewayRequest, inbound: Inbound) -> web.Response:
+        parameters = await body_parameters(request)
+        caller = await self._door.known_caller(inbound, parameters)
+        if (parameters.token is None) == (parameters.token_id is None):
+            raise Refused(Deny(Reason.BAD_REQUEST, "Send either token or token_id."))
+        if parameters.token is not None:
+            record = self._tokens.find(parameters.token)
+        else:
+            record = self._tokens.get(parameters.token_id or "")
+            if record is None and not caller.permissions.cover((TOKENS_WRITE,)):
+                raise Refused(_not_yours(caller))  # as for one that exists: who may not know learns nothing
+        if record is not None and not _may(caller, record, TOKENS_WRITE):
+            raise Refused(_not_yours(caller))
+        if record is not None and record.revoked_at is None:
+            await self._door.record(
+                "token_revoked", inbound, caller, record.token_id, target=record.client_id
+            )
+            await self._tokens.revoke(record)
+        return web.json_response({}, headers=NO_STORE)
+
+    async def _introspect(self, request: GatewayRequest, inbound: Inbound) -> web.Response:
+        parameters = await body_parameters(request)
+        caller = await self._door.known_caller(inbound, parameters)
+        if parameters.token is None:
+            raise Refused(Deny(Reason.BAD_REQUEST, "token is missing."))
+        verified = self._tokens.inspect(parameters.token)
+        token = self._tokens.find(parameters.token) if isinstance(verified, Deny) else verified[0]
+        if token is not None and not _may(caller, token, TOKENS_READ):
+            self._door.withheld(inbound, caller, token.token_id, token.client_id)
+            return web.json_response(_INACTIVE, headers=NO_STORE)
+        if isinstance(verified, Deny):
+            return web.json_response(_INACTIVE, headers=NO_STORE)
+        return web.json_response(self._description(*verified), headers=NO_STORE)
+
+    def _description(self, token: VerifiedToken, client: ClientRecord) -> dict[str, Any]:
+        """RFC 7662 section 2.2."""
+        is_access = token.kind is TokenKind.ACCESS
+        description = {
+            "active": True,
+            "client_id": client.client_id,
+            "username": client.username,
+            "user_id": client.user_id,
+            "tenant_id": client.tenant_id,
+            "sub": client.client_id,
+            "scope": scope_of(self._authenticator.permissions(client, token.scope)),
+            "token_type": "Bearer" if is_access else "refresh_token",
+            "iss": self._issuer,
+            "aud": self._audience if is_access else self._issuer,
+            "jti": token.token_id,
+            "iat": token.issued_at,
+            "nbf": token.issued_at,
+            "exp": token.exp,
+            "auth_time": token.auth_time,
+        }
+        if is_access and token.thumbprint is not None:
+            description["cnf"] = {"x5t#S256": token.thumbprint}
+        return description
+
+
+def _may(caller: ClientContext, token: TokenRecord | VerifiedToken, permission: str) -> bool:
+    """Whether the token is the caller's own, or the caller may see to those of others."""
+    if caller.tenant_id != token.tenant_id:
+        return caller.permissions.cover((permission, ACROSS_TENANTS))
+    return caller.client_id == token.client_id or caller.permissions.cover((permission,))
+
+
+def _not_yours(caller: ClientContext) -> Deny:
+    detail = "The token is not yours to revoke."
+    return Deny(Reason.PERMISSION_DENIED, detail, permissions=(TOKENS_WRITE,), client_id=caller.client_id)

@@ -1,0 +1,72 @@
+"""What can be listed, and how one upstream is asked for all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from gateway.mcp.messages import Params, Reply
+from gateway.mcp.upstream import GATEWAY, Upstream, UpstreamError
+from gateway.model import Reason
+
+MAX_PAGES: Final = 1000
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    TOOL = "tool"
+    PROMPT = "prompt"
+    RESOURCE = "resource"
+    TEMPLATE = "template"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """How a kind is listed on the wire."""
+
+    method: str
+    member: str
+    key: str
+    capability: str
+
+
+LISTINGS: Final = {
+    Kind.TOOL: Listing("tools/list", "tools", "name", "tools"),
+    Kind.PROMPT: Listing("prompts/list", "prompts", "name", "prompts"),
+    Kind.RESOURCE: Listing("resources/list", "resources", "uri", "resources"),
+    Kind.TEMPLATE: Listing("resources/templates/list", "resourceTemplates", "uriTemplate", "resources"),
+}
+
+
+async def list_all(upstream: Upstream, kind: Kind, listing: Listing) -> list[object]:
+    """Every page of one list. Raises UpstreamError."""
+    found: list[object] = []
+    cursor: str | None = None
+    for _page in range(MAX_PAGES):
+        params: Params = {} if cursor is None else {"cursor": cursor}
+        async with upstream.request(GATEWAY, listing.method, params) as exchange:
+            message = await exchange.receive()
+            while not isinstance(message, Reply):
+                message = await exchange.receive()
+        if message.result is None:
+            if kind is Kind.TEMPLATE:  # many servers have resources, and no method for templates
+                return found
+            raise UpstreamError(Reason.UPSTREAM_INVALID, f"It refused {listing.method}.")
+        try:
+            result = msgspec.json.decode(message.result)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            result = None
+        items = result.get(listing.member) if isinstance(result, dict) else None
+        if not isinstance(items, list):
+            raise UpstreamError(
+                Reason.UPSTREAM_INVALID, f"Its answer to {listing.method} has no {listing.member}."
+            )
+        found += items
+        cursor = result.get("nextCursor")
+        if not isinstance(cursor, str):
+            return found
+    raise UpstreamError(Reason.UPSTREAM_INVALID, f"Its answer to {listing.method} never ends.")

@@ -1,0 +1,42 @@
+"""Spellings that two hops may read differently: what is decided by its spelling must have only one.
+
+A service is chosen by the beginning of a path, and a resource's rule by its URI, as they are written. Whoever gets
+them next may decode escapes, resolve dots, merge slashes or drop parameters first, and so reach what another rule
+guards. Such spellings are refused, not normalized: what is forwarded is what was decided on.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_OCTETS: Final = (
+    r"[^!-~]|\\"  # raw controls, spaces, non-ASCII and backslashes
+    r"|%(?![0-9A-Fa-f]{2})"  # not an escape
+    r"|%(?:2[DEde]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])"  # unreserved (RFC 3986 section 2.3)
+    r"|%(?:[01][0-9A-Fa-f]|7[Ff]|2[Ff]|5[Cc])"  # controls, slash and backslash
+)
+_PATH: Final = re.compile(rf"{_OCTETS}|//|/\.{{1,2}}(?:/|$)|;")
+_AFTER_AUTHORITY: Final = re.compile(
+    rf"{_OCTETS}"
+    r"|//|[^/]/(?:[?#]|$)"  # empty segments, the last included
+    r"|(?:^|[/?#])\.{1,2}(?:[/?#;]|$)"  # dot segments, wherever a reader may take the path to end
+)
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://)?")
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether every hop reads this path (without query) alike: RFC 3986 sections 2.3, 3.3 and 5.2.4.
+
+    A raw ``;`` is refused, too: some servers drop it and what follows it in a segment. Encoded, it may come along.
+    """
+    return path.startswith("/") and _PATH.search(path) is None
+
+
+def is_plain_uri(uri: str) -> bool:
+    """Whether every reader of this URI means the same by it, the ``//`` before its authority aside.
+
+    Query and fragment are held to the same rules: some readers take all that follows the scheme for a path.
+    """
+    scheme = _SCHEME.match(uri)
+    return _AFTER_AUTHORITY.search(uri[scheme.end() :] if scheme else uri) is None

@@ -1,0 +1,312 @@
+"""Clients' sessions: how many there may be, what they declare, and who hears what upstreams say by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import AccessRule
+from gateway.mcp import sessions as sessions_module
+from gateway.mcp.announcements import Announcements
+from gateway.mcp.catalogue import Catalogue, Kind, Rules
+from gateway.mcp.lists import Lists
+from gateway.mcp.messages import Message, Notification, Params, Reply, Request, RequestId
+from gateway.mcp.sessions import Session, Sessions, canonical
+from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey
+from gateway.model import ANONYMOUS, ClientContext, Deny, Permissions
+
+ALICE = ClientContext(client_id="alice", tenant_id="t", permissions=Permissions(frozenset({"hr:read"})))
+BOB = replace(ALICE, client_id="bob")
+SALARIES = "file:///hr/salaries"
+UPDATED = "notifications/resources/updated"
+LOGGED = Notification("notifications/message", {"data": "private"})
+ASKED = Request(7, "sampling/createMessage", {})
+
+
+class Files:
+    """An upstream with two resources and a template."""
+
+    name = "files"
+
+    async def describe(self) -> ServerInfo:
+        return ServerInfo("2025-11-25", {"resources": {"subscribe": True}})
+
+    @asynccontextmanager
+    async def request(self, key: SessionKey, method: str, params: Params) -> AsyncIterator[Any]:
+        listed = {
+            "resources/list": {
+                "resources": [{"uri": uri, "name": uri} for uri in (SALARIES, "file:///news")]
+            },
+            "resources/templates/list": {
+                "resourceTemplates": [{"uriTemplate": "log:///{day}", "name": "log"}]
+            },
+        }
+
+        class Answer:
+            async def receive(self) -> Message:
+                return Reply(1, result=msgspec.Raw(json.dumps(listed[method]).encode()))
+
+            async def cancel(self, reason: str) -> None: ...
+
+        yield Answer()
+
+    async def notify(self, key: SessionKey, method: str, params: Params) -> None: ...
+    async def respond(self, key: SessionKey, request_id: RequestId, reply: Reply) -> None: ...
+    def listen(self, key: SessionKey) -> None: ...
+    def unlisten(self, key: SessionKey) -> None: ...
+    async def end(self, key: SessionKey) -> None: ...
+    async def close(self) -> None: ...
+
+
+class World:
+    """Sessions that use one upstream, and clients whose permissions may change."""
+
+    def __init__(self) -> None:
+        public = AccessRule("file:///news", re.compile(fnmatch.translate("file:///news")), ())
+        rest = AccessRule("*", re.compile(".*"), ("hr:read",))
+        self.catalogue = Catalogue(
+            [(Files(), "", 5.0)], Rules(resources=(public, rest)), monotonic=lambda: 0.0
+        )
+        self.sessions = Sessions(monotonic=lambda: 0.0)
+        self.now: dict[str | None, ClientContext | None] = {}
+        self.announcements = Announcements(
+            self.catalogue,
+            self.sessions,
+            Lists(self.catalogue),
+            current=lambda context: self.now.get(context.client_id, context),
+        )
+
+    def open(self, context: ClientContext, *subscribed: str) -> Session:
+        session = self.sessions.open(context, None, "2025-11-25", {})
+        session.used.add("files")
+        session.subscribed = {("files", uri) for uri in subscribed}
+        return session
+
+    def updated(self, uri: str, key: SessionKey = GATEWAY) -> None:
+        self.announcements.unsolicited("files", key, Notification(UPDATED, {"uri": uri}))
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    made = World()
+    await made.catalogue.refresh(None)
+    yield made
+    await made.catalogue.close()
+
+
+def heard(session: Session) -> list[Any]:
+    """What waits for it now."""
+    taken: list[Any] = []
+
+    async def take() -> None:
+        while True:
+            taken.append(json.loads(await session.outbox.take()))
+
+    taking = take()
+    try:
+        taking.send(None)
+    finally:
+        taking.close()
+    return taken
+
+
+class TestUpdates:
+    async def test_reach_who_subscribed_and_may_read(self, world: World) -> None:
+        alice, bob = world.open(ALICE, SALARIES), world.open(BOB)
+        world.updated(SALARIES)
+        assert [each["params"] for each in heard(alice)] == [{"uri": SALARIES}]
+        assert heard(bob) == []
+
+    async def test_stop_with_the_permission(self, world: World) -> None:
+        alice = world.open(ALICE, SALARIES)
+        for changed in (replace(ALICE, permissions=Permissions(frozenset())), None):
+            world.now["alice"] = changed
+            world.updated(SALARIES)
+            assert heard(alice) == []
+        del world.now["alice"]
+        world.updated(SALARIES)
+        assert len(heard(alice)) == 1
+
+    async def test_say_nothing_of_parts_that_cannot_be_read(self, world: World) -> None:
+        alice = world.open(ALICE, "file:///", "log:///")
+        for uri in ("file:///hr/salaries/ceo-bonus", "file:///nothing", "file:///"):
+            world.updated(uri)
+        assert heard(alice) == []
+        world.updated(SALARIES)
+        world.updated("log:///monday")
+        assert [each["params"]["uri"] for each in heard(alice)] == [SALARIES, "log:///monday"]
+
+    async def test_of_another_upstream_session_are_not_theirs(self, world: World) -> None:
+        alice = world.open(ALICE, SALARIES)
+        world.updated(SALARIES, SessionKey(("t", "bob")))
+        assert heard(alice) == []
+        world.updated(SALARIES, alice.key)
+        assert len(heard(alice)) == 1
+
+    async def test_without_a_uri_reach_nobody(self, world: World) -> None:
+        alice = world.open(ALICE, SALARIES)
+        world.announcements.unsolicited("files", alice.key, Notification(UPDATED, {"uri": 5}))
+        assert heard(alice) == []
+
+    @pytest.mark.parametrize(
+        ("shared", "still_wanted"), [(None, True), (frozenset({"files"}), True), (frozenset(), False)]
+    )
+    def test_are_wanted_while_one_of_the_same_upstream_session_wants_them(
+        self, shared: frozenset[str] | None, still_wanted: bool
+    ) -> None:
+        sessions = Sessions(monotonic=lambda: 0.0, shared=shared)
+        alice, bob = (sessions.open(context, None, "2025-11-25") for context in (ALICE, BOB))
+        resource = ("files", SALARIES)
+        bob.subscribed.add(resource)
+        assert sessions.want(resource, bob.key)
+        assert sessions.want(resource, alice.key) == still_wanted
+
+
+class TestWhatBelongsToNoRequest:
+    async def test_is_the_clients_own(self, world: World) -> None:
+        alice, bob = world.open(ALICE), world.open(BOB)
+        world.announcements.unsolicited("files", alice.key, LOGGED)
+        assert [each["method"] for each in heard(alice)] == [LOGGED.method]
+        assert heard(bob) == []
+
+    @pytest.mark.parametrize("message", [LOGGED, ASKED])
+    async def test_reaches_no_anonymous_visitor(self, world: World, message: Notification | Request) -> None:
+        visitors = [world.open(ANONYMOUS), world.open(ANONYMOUS)]
+        for visitor in visitors:
+            visitor.outbox.reader = asyncio.current_task()
+        assert visitors[0].key == visitors[1].key
+        world.announcements.unsolicited("files", visitors[0].key, message)
+        assert [heard(visitor) for visitor in visitors] == [[], []]
+        assert not any(visitor.asked for visitor in visitors)
+
+    async def test_anonymous_visitors_hear_of_the_public_resources_to_which_they_subscribed(
+        self, world: World
+    ) -> None:
+        reader, other = world.open(ANONYMOUS, "file:///news", SALARIES), world.open(ANONYMOUS)
+        for uri in ("file:///news", SALARIES):
+            world.updated(uri, reader.key)
+        assert [each["params"]["uri"] for each in heard(reader)] == ["file:///news"]
+        assert heard(other) == []
+
+    async def test_a_changed_list_is_told_by_what_the_client_may_see_now(self, world: World) -> None:
+        alice = world.open(ALICE)
+        alice.listed[Kind.RESOURCE] = hash(Lists(world.catalogue).visible(Kind.RESOURCE, None, ALICE))
+        world.announcements.changed("files")
+        assert heard(alice) == []
+        world.now["alice"] = None
+        world.announcements.changed("files")
+        assert heard(alice) == []
+        world.now["alice"] = replace(ALICE, permissions=Permissions(frozenset()))
+        world.announcements.changed("files")
+        assert [each["method"] for each in heard(alice)] == ["notifications/resources/list_changed"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["roots", "listChanged", "sampling", "tools", "tasks", "requests", "form", "x"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+class TestCapabilities:
+    def test_what_mcp_defines_is_kept(self) -> None:
+        all_of_them = {
+            "elicitation": {"form": {}, "url": {}},
+            "roots": {"listChanged": True},
+            "sampling": {"context": {}, "tools": {}},
+            "tasks": {
+                "cancel": {},
+                "list": {},
+                "requests": {"elicitation": {"create": {}}, "sampling": {"createMessage": {}}},
+            },
+        }
+        assert json.loads(canonical(all_of_them)) == all_of_them
+        assert canonical({"sampling": {}, "elicitation": {}}) == b'{"elicitation":{},"sampling":{}}'
+
+    def test_the_rest_is_not(self) -> None:
+        huge = "a" * 3_900_000
+        said = {
+            "x": huge,
+            "experimental": {huge: {}},
+            "extensions": {"y": huge},
+            "sampling": {"tools": {"z": huge}, "v": 1},
+            "roots": {"listChanged": huge},
+            "elicitation": huge,
+        }
+        assert canonical(said) == b'{"roots":{},"sampling":{"tools":{}}}'
+
+    @given(JSON)
+    def test_it_is_small_and_stable_whatever_is_said(self, said: Any) -> None:
+        kept = canonical(said)
+        assert len(kept) < 1024
+        assert canonical(json.loads(kept)) == kept
+
+
+class TestHowMany:
+    def _open(self, sessions: Sessions, context: ClientContext, address: str = "192.0.2.1") -> Session:
+        return sessions.open(context, None, "2025-11-25", {"sampling": {}}, address)
+
+    def _known(self, sessions: Sessions, session: Session) -> bool:
+        return not isinstance(sessions.get(session.id, session.context, None), Deny)
+
+    def test_anonymous_sessions_declare_nothing_and_share_their_upstream_session(self) -> None:
+        sessions = Sessions(monotonic=lambda: 0.0)
+        visitor, alice = self._open(sessions, ANONYMOUS), self._open(sessions, ALICE)
+        assert visitor.key == SessionKey((None, None))
+        assert alice.key == SessionKey(("t", "alice"), b'{"sampling":{}}')
+
+    def test_anonymous_ones_make_room_for_those_of_the_same_network(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sessions_module, "MAX_SESSIONS_OF_ONE", 3)
+        sessions = Sessions(monotonic=lambda: 0.0)
+        visitor = self._open(sessions, ANONYMOUS)
+        noisy = [self._open(sessions, ANONYMOUS, f"2001:db8::{number}") for number in range(1, 20)]
+        assert self._known(sessions, visitor)
+        assert [self._known(sessions, each) for each in noisy] == [False] * 16 + [True] * 3
+
+    def test_they_cost_no_client_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sessions_module, "MAX_ANONYMOUS", 3)
+        monkeypatch.setattr(sessions_module, "MAX_SESSIONS", 5)
+        sessions = Sessions(monotonic=lambda: 0.0)
+        alice = self._open(sessions, ALICE)
+        visitors = [self._open(sessions, ANONYMOUS, f"192.0.2.{number}") for number in range(10)]
+        assert self._known(sessions, alice)
+        assert sum(self._known(sessions, each) for each in visitors) == 3
+        more = [self._open(sessions, BOB) for _ in range(4)]
+        assert len(sessions) == 5
+        assert not any(self._known(sessions, each) for each in visitors)
+        assert all(self._known(sessions, each) for each in (alice, *more))
+        self._open(sessions, BOB)  # none of nobody's is left: the one that was used least recently
+        assert not self._known(sessions, alice)
+
+    def test_an_end_is_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sessions_module, "MAX_SESSIONS_OF_ONE", 1)
+        departed: list[SessionKey] = []
+        sessions = Sessions(monotonic=lambda: 0.0, on_departure=departed.append)
+        first = self._open(sessions, ANONYMOUS)
+        sessions.end(first)
+        sessions.end(first)
+        assert departed == [first.key]
+        second = self._open(sessions, ANONYMOUS)
+        assert self._known(sessions, second)
+        third = self._open(sessions, ANONYMOUS)
+        assert (self._known(sessions, second), self._known(sessions, third)) == (False, True)
