@@ -119,7 +119,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
     """Open everything in order; on the way out close it in the opposite one."""
     async with AsyncExitStack() as stack:
         context = tls_context(config.tls)
-        stores = await open_stores(config.storage.path, now=time.time)
+        stores = await open_stores(config.storage.path, now=time.time, create=False)
         stack.push_async_callback(stores.close)
 
         def tenant_of(client_id: str) -> str | None:

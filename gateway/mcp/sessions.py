@@ -13,6 +13,7 @@ import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -55,7 +56,13 @@ _CAPABILITIES: Final[dict[str, Any]] = {
 
 def canonical(capabilities: object) -> bytes:
     """What of a client's capabilities MCP defines, as JSON with sorted keys; always less than a kilobyte."""
-    return msgspec.json.encode(_defined(capabilities, _CAPABILITIES), order="sorted")
+    return _interned(msgspec.json.encode(_defined(capabilities, _CAPABILITIES), order="sorted"))
+
+
+@lru_cache(maxsize=1024)
+def _interned(capabilities: bytes) -> bytes:
+    """One copy of what many sessions say."""
+    return capabilities
 
 
 def _defined(said: object, shape: dict[str, Any]) -> dict[str, Any]:
