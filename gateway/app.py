@@ -56,6 +56,7 @@ from gateway.mcp.streams import WATCH_SECONDS, Watch
 from gateway.mcp.upstream import SessionKey, Upstream
 from gateway.mcp.upstream_http import HttpUpstreamServer
 from gateway.mcp.upstream_stdio import StdioUpstreamServer
+from gateway.model import ClientContext
 from gateway.operations import perform as perform_operation
 from gateway.outbound import HttpClient
 from gateway.problems import Problems
@@ -144,7 +145,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
         watch = Watch(authenticator.still_valid)
         problems = Problems(config.server.public_url)
 
-        mcp = _open_mcp(stack, _Shared(config, audit, problems, watch))
+        mcp = _open_mcp(stack, _Shared(config, audit, problems, watch, authenticator.current))
         services = [_open_service(stack, settings, audit) for settings in config.services]
         admission = _admission(config, authenticator)
         door = OAuthDoor(
@@ -193,6 +194,7 @@ class _Shared:
     audit: Audit
     problems: Problems
     watch: Watch
+    current: Callable[[ClientContext], ClientContext | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,9 +225,13 @@ def _open_mcp(stack: AsyncExitStack, shared: _Shared) -> _Mcp:
         on_change=lambda name: announcements.changed(name),  # noqa: PLW0108 - it is made below
     )
     stack.push_async_callback(catalogue.close)
-    sessions = Sessions(monotonic=time.monotonic, on_departure=catalogue.unlisten)
+    sessions = Sessions(
+        monotonic=time.monotonic,
+        on_departure=catalogue.unlisten,
+        shared=frozenset(u.name for u in config.upstreams if u.sessions == "shared"),
+    )
     lists = Lists(catalogue)
-    announcements = Announcements(catalogue, sessions, lists)
+    announcements = Announcements(catalogue, sessions, lists, current=shared.current)
     endpoint = McpEndpoint(
         catalogue=catalogue,
         lists=lists,

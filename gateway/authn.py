@@ -132,6 +132,15 @@ class Authenticator:
         """All that the client may do now, narrowed to ``scope`` if there is one."""
         return self._roles.permissions(client, scope)
 
+    def current(self, context: ClientContext) -> ClientContext | None:
+        """The caller with what it may do now; None: it may no longer come in."""
+        if context.client_id is None:
+            return context
+        client = self._clients.get(context.client_id)
+        if client is None or not is_enabled(client):
+            return None
+        return replace(context, roles=client.roles, permissions=self.permissions(client, context.scope))
+
     def still_valid(self, context: ClientContext, peer: PeerIdentity | None) -> bool:
         """Whether the caller of an open stream would still be let in. ``peer``: its connection's certificate."""
         certified = None if peer is None else self.certified(peer)

@@ -167,6 +167,8 @@ class Edge:
         context = ANONYMOUS
         try:
             route, context = self._admit(request, inbound)
+            if hdrs.EXPECT in request.headers:
+                await _go_on(request)
             return await route.handler(request, inbound, context)
         except Refused as refused:
             self._audit.refused(inbound, refused.deny, context)
@@ -289,6 +291,15 @@ class Edge:
         """Whether the name is one of the gateway's; what tells nothing to nobody in particular answers to any name."""
         name = _host_name(host)
         return name in self._allowed_hosts or (name is not None and target.startswith(_ANSWERS_ANYONE))
+
+
+async def _go_on(request: GatewayRequest) -> None:
+    """Have the caller send the body that it holds back (RFC 9110 section 10.1.1). Raises Refused."""
+    if request.headers[hdrs.EXPECT].lower() != "100-continue":
+        raise Refused(Deny(Reason.BAD_REQUEST, "Only 100-continue can be expected."))
+    if request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
 
 
 def _no_route(inbound: Inbound, methods: Mapping[str, Route]) -> Deny:

@@ -94,6 +94,7 @@ class Connection(asyncio.Protocol):
             return await waiter
         except BaseException:
             if self._waiter is waiter or waiter.cancelled():
+                waiter.cancel()  # nobody awaits it any more
                 self.abort()
             elif waiter.exception() is None:
                 waiter.result().close()  # the connection itself may be in other hands by now

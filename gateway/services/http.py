@@ -123,6 +123,10 @@ class ServiceProxy:
             raise Refused(
                 Deny(Reason.UPSTREAM_TIMEOUT, f"{self._settings.name} did not answer in time.")
             ) from None
+        except ConnectionError:  # the caller left in mid-body: nobody will read the answer
+            if pending is not None:
+                pending.finish(AuditStatus.CANCELLED)
+            raise Refused(Deny(Reason.BAD_REQUEST, "The body ended before it was whole.")) from None
         except OutboundError:
             raise Refused(
                 Deny(Reason.UPSTREAM_UNAVAILABLE, f"{self._settings.name} cannot be reached now.")

@@ -39,7 +39,7 @@ url = "{mirror}"
 name = "hasty"
 prefix = "/hasty/"
 url = "{mirror}"
-timeout = 1
+timeout = "1s"
 permissions = {{ read = ["persons:read"], write = ["persons:read"] }}
 
 [[services]]
@@ -228,3 +228,11 @@ def test_a_caller_who_leaves_in_mid_body_has_cancelled(
     entry = wait_until(entries)[0]
     assert (entry["status"], entry["target"]) == ("cancelled", "/mirror/x")
     assert root.ask("GET", "/mirror/x").status == 200
+
+
+def test_a_body_that_waits_for_100_continue_arrives(ask: Any) -> None:
+    answer = ask("reader", "POST", "/mirror/upload", b"x" * 2_000_000, {"Expect": "100-continue"})
+    assert answer.status == 200
+    assert answer.json["length"] == 2_000_000
+    refused = ask("reader", "POST", "/mirror/upload", b"x", {"Expect": "200-maybe"})
+    assert (refused.status, refused.json["reason"]) == (400, "bad_request")
