@@ -125,7 +125,10 @@ def test_a_ca_that_is_not_there(folder: Path) -> None:
 
 def test_a_ca_whose_key_is_not_there(authority: Authority, folder: Path) -> None:
     (folder / "ca.key").unlink()
-    with pytest.raises(CertificateError, match=r"ca\.key: the key of .*ca\.pem is not there; issue .* where the CA's key is kept"):
+    with pytest.raises(
+        CertificateError,
+        match=r"ca\.key: the key of .*ca\.pem is not there; issue .* where the CA's key is kept",
+    ):
         Authority.load(folder)
 
 
