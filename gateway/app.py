@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import ssl
@@ -69,6 +70,8 @@ log = logging.getLogger("ostiary.errors")
 KEEP_ALIVE_SECONDS: Final = 75.0
 SWEEP_EVERY: Final = 120
 """Every so many rounds of the watch, what is idle or expired is cleared away."""
+PURGE_SLICE: Final = 500
+"""Tokens that are forgotten at a time (about a millisecond) before requests get their turn."""
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _Methods = Mapping[str, Route]
@@ -95,6 +98,7 @@ def _with_uvloop(main: Coroutine[Any, Any, T]) -> T:
 
 async def _serve(config: Config, read_again: Callable[[], Config]) -> int:
     async with open_gateway(config) as gateway:
+        gc.freeze()  # what is there now stays: with many tokens a collection would otherwise be a long pause
         await gateway.serve(_announce, lambda: tls_context(read_again().tls))
     return 0
 
@@ -110,9 +114,17 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
     """Open everything in order; on the way out close it in the opposite one."""
     async with AsyncExitStack() as stack:
         context = tls_context(config.tls)
-        stores = await open_stores(config.storage.path, now=time.time)
+        stores = await open_stores(
+            config.storage.path, now=time.time, checkpoint_file=config.audit.checkpoint_file
+        )
         stack.push_async_callback(stores.close)
-        audit = Audit(stores.audit, config.audit.on_failure, now=time.time, monotonic=time.monotonic)
+        audit = Audit(
+            stores.audit,
+            config.audit.on_failure,
+            now=time.time,
+            monotonic=time.monotonic,
+            redact=config.audit.redact,
+        )
         stack.push_async_callback(audit.close)
         keyring = Keyring(config.tokens)
         tokens = Tokens(config.tokens, keyring, stores.tokens, stores.clients, now=time.time)
@@ -268,6 +280,7 @@ def _own_routes(
     open_to_all = partial(Route, identify=False)
     return {
         "/audit": {"GET": Route(audit.query, ("audit:read",))},
+        "/audit/checkpoint": {"GET": Route(audit.checkpoint, ("audit:read",))},
         "/health/live": dict.fromkeys(("GET", "HEAD"), open_to_all(health.live)),
         "/health/ready": dict.fromkeys(("GET", "HEAD"), open_to_all(health.ready)),
         "/auth/token": {"GET": open_to_all(tokens.get), "POST": open_to_all(tokens.post)},
@@ -361,9 +374,17 @@ async def _keep_house(watch: Watch, sessions: Sessions, stores: Stores, leeway: 
             watch.sweep()
             if rounds % SWEEP_EVERY == 0:
                 sessions.sweep()
-                stores.tokens.purge(time.time() - leeway)
+                await _purge(stores, leeway)
         except Exception:
             log.exception("housekeeping failed; it goes on")
+
+
+async def _purge(stores: Stores, leeway: float) -> None:
+    """Forget the expired tokens, however many, without keeping requests waiting."""
+    more = True
+    while more:
+        more = stores.tokens.purge(time.time() - leeway, PURGE_SLICE) == PURGE_SLICE
+        await asyncio.sleep(0)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

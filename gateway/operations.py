@@ -11,29 +11,28 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
 import msgspec
 
 from gateway.administration import Administration, Answer, Operation, OperationError
-from gateway.clock import rfc3339
+from gateway.audit_operations import compress_audit, page_limit, prune_audit, query_audit
 from gateway.config_shapes import NAME, PERMISSION, PERMISSION_REMEDY, did_you_mean
 from gateway.parameters import (
-    MAX_PAGE,
     AddClient,
     ChangeRoles,
+    CompressAudit,
     ListClients,
     ListTokens,
     OneClient,
+    PruneAudit,
     QueryAudit,
     RevokeTokens,
     SetPassword,
 )
 from persistence.records import (
     AuditEntry,
-    AuditQuery,
     AuditStatus,
     ClientRecord,
     TokenKind,
@@ -95,7 +94,7 @@ async def _add_client(admin: Administration, wanted: AddClient, actor: str) -> A
 async def _list_clients(admin: Administration, wanted: ListClients, _actor: str) -> Answer:
     after = wanted.cursor or ""
     rest = (client for client in admin.stores.clients if client.client_id > after)
-    page = list(islice(rest, _limit(wanted.limit) + 1))
+    page = list(islice(rest, page_limit(wanted.limit) + 1))
     more = len(page) > wanted.limit
     page = page[: wanted.limit]
     return {
@@ -190,7 +189,7 @@ async def _list_tokens(admin: Administration, wanted: ListTokens, _actor: str) -
         if not tokens:
             _known(admin, wanted.client_id)
     start = max(0, wanted.cursor)
-    page = list(islice(tokens, start, start + _limit(wanted.limit) + 1))
+    page = list(islice(tokens, start, start + page_limit(wanted.limit) + 1))
     more = len(page) > wanted.limit
     listed = [msgspec.to_builtins(token) for token in page[: wanted.limit]]
     return {"tokens": listed, "next_cursor": start + wanted.limit if more else None}
@@ -235,22 +234,6 @@ def _live_tokens(admin: Administration, wanted: RevokeTokens) -> tuple[str, list
     return client_id, [token for token in tokens if token.revoked_at is None and token.exp > admin.now()]
 
 
-async def _query_audit(admin: Administration, wanted: QueryAudit, _actor: str) -> Answer:
-    if wanted.status is not None and wanted.status not in set(AuditStatus):
-        raise OperationError(f"no such status; {did_you_mean(wanted.status, AuditStatus)}")
-    _limit(wanted.limit)
-    fields = msgspec.structs.asdict(wanted)
-    for key in ("since", "until"):
-        if fields[key] is not None:
-            fields[key] = _utc(fields[key], key)
-    try:
-        page = await admin.stores.audit.query(AuditQuery(**fields))
-    except ValueError:
-        raise OperationError("the cursor is not one of this audit; leave it out to begin anew") from None
-    entries = [msgspec.to_builtins(entry) for entry in page.entries]
-    return {"entries": entries, "next_cursor": page.next_cursor}
-
-
 OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "clients.add": Operation(AddClient, _add_client),
     "clients.list": Operation(ListClients, _list_clients, changes=False),
@@ -263,7 +246,9 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "clients.unlock": Operation(OneClient, _unlock_client),
     "tokens.list": Operation(ListTokens, _list_tokens, changes=False),
     "tokens.revoke": Operation(RevokeTokens, _revoke_tokens),
-    "audit.query": Operation(QueryAudit, _query_audit, changes=False),
+    "audit.prune": Operation(PruneAudit, prune_audit),
+    "audit.compress": Operation(CompressAudit, compress_audit),
+    "audit.query": Operation(QueryAudit, query_audit, changes=False),
 }
 """Every operation, by the name that the control socket knows it by."""
 
@@ -368,20 +353,3 @@ def _changed(
 
 def _unique(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words))
-
-
-def _limit(limit: int) -> int:
-    if not 1 <= limit <= MAX_PAGE:
-        raise OperationError(f"a page has 1 to {MAX_PAGE} entries; give another limit")
-    return limit
-
-
-def _utc(text: str, key: str) -> str:
-    """RFC 3339 in any offset, or a date, as the store has its times. No offset: UTC."""
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return rfc3339(moment.timestamp())
-    except (ValueError, OverflowError):
-        raise OperationError(f"{key} is not a time; write it as 2026-01-31T12:00:00Z") from None

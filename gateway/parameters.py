@@ -78,6 +78,18 @@ class RevokeTokens(Parameters, frozen=True, kw_only=True):
     client_id: str | None = None
 
 
+class PruneAudit(Parameters, frozen=True, kw_only=True):
+    """Only what is older than so many seconds."""
+
+    older_than: int
+
+
+class CompressAudit(Parameters, frozen=True, kw_only=True):
+    """So many segments at most."""
+
+    most: int = 8
+
+
 class QueryAudit(Parameters, frozen=True, kw_only=True):
     """As AuditQuery; ``since`` and ``until`` in RFC 3339."""
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.audit import FLOOD_BURST, MAX_FLOODS, Audit
-from gateway.config import OnAuditFailure
+from gateway.config import OnAuditFailure, Redaction
 from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Reason, Refused
 from persistence.records import AuditEntry, AuditPage, AuditQuery, AuditStatus, StoreError
 
@@ -133,3 +135,16 @@ def test_an_entry_has_the_facts_of_its_request_and_no_more_than_fits() -> None:
     assert (entry.address, entry.user_agent, entry.request_id) == ("192.0.2.1", "curl/8", "r1")
     assert entry.timestamp == "1970-01-12T13:46:40.000Z"
     assert len(entry.tool_name or "") == 512
+
+
+async def test_what_rules_keep_out_is_not_written():
+    store, clock = Written(), Clock()
+    rules = (Redaction("user_agent", None), Redaction("target", re.compile(r"\d+")))
+    audit = Audit(store, OnAuditFailure.REFUSE, now=clock, monotonic=clock, redact=rules)
+    entry = audit.entry("tool_call", AuditStatus.DENIED, _inbound(), target="/persons/17/notes/4")
+    audit.denied(entry)
+    audit.denied(msgspec.structs.replace(entry, target=None))
+    (one, other) = store.entries
+    assert (one.user_agent, one.target) == (None, "/persons/[redacted]/notes/[redacted]")
+    assert one == msgspec.structs.replace(entry, user_agent=None, target=one.target)
+    assert other.target is None
