@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= auto
+ROUNDS ?= 100
 COMPILE := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format bench lock clean
+.PHONY: help setup demo run test crash check format bench lock clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,9 @@ run: $(READY) ## a gateway with the example servers, until Ctrl-C
 
 test: $(READY) ## all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+
+crash: $(READY) ## kills the gateway under load ROUNDS times, and looks for what was lost
+	@$(BIN)/python tests/faults/crash.py --rounds $(ROUNDS)
 
 check: $(READY) ## format, lint, types, import rules
 	@$(BIN)/ruff format --check .

@@ -71,6 +71,8 @@ log = logging.getLogger("ostiary.errors")
 KEEP_ALIVE_SECONDS: Final = 75.0
 SWEEP_EVERY: Final = 120
 """Every so many rounds of the watch, what is idle or expired is cleared away."""
+PURGE_SLICE: Final = 500
+"""Tokens that are forgotten at a time (about a millisecond) before requests get their turn."""
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _Methods = Mapping[str, Route]
@@ -120,7 +122,12 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
     """Open everything in order; on the way out close it in the opposite one."""
     async with AsyncExitStack() as stack:
         context = tls_context(config.tls)
-        stores = await open_stores(config.storage.path, now=time.time, create=False)
+        stores = await open_stores(
+            config.storage.path,
+            now=time.time,
+            create=False,
+            checkpoint_file=config.audit.checkpoint_file,
+        )
         stack.push_async_callback(stores.close)
 
         def tenant_of(client_id: str) -> str | None:
@@ -133,6 +140,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             now=time.time,
             monotonic=time.monotonic,
             tenant_of=tenant_of,
+            redact=config.audit.redact,
         )
         stack.push_async_callback(audit.close)
         keyring = Keyring(config.tokens)
@@ -299,6 +307,7 @@ def _own_routes(
     open_to_all = partial(Route, identify=False)
     return {
         "/audit": {"GET": Route(audit.query, ("audit:read",))},
+        "/audit/checkpoint": {"GET": Route(audit.checkpoint, ("audit:read",))},
         "/health/live": dict.fromkeys(("GET", "HEAD"), open_to_all(health.live)),
         "/health/ready": dict.fromkeys(("GET", "HEAD"), open_to_all(health.ready)),
         "/auth/token": {"GET": open_to_all(tokens.get), "POST": open_to_all(tokens.post)},
@@ -398,9 +407,17 @@ async def _keep_house(watch: Watch, sessions: Sessions, stores: Stores, leeway: 
             watch.sweep()
             if rounds % SWEEP_EVERY == 0:
                 sessions.sweep()
-                stores.tokens.purge(time.time() - leeway)
+                await _purge(stores, leeway)
         except Exception:
             log.exception("housekeeping failed; it goes on")
+
+
+async def _purge(stores: Stores, leeway: float) -> None:
+    """Forget the expired tokens, however many, without keeping requests waiting."""
+    more = True
+    while more:
+        more = stores.tokens.purge(time.time() - leeway, PURGE_SLICE) == PURGE_SLICE
+        await asyncio.sleep(0)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -15,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from gateway.clock import rfc3339
-from gateway.config import OnAuditFailure
+from gateway.config import OnAuditFailure, Redaction
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import ANSWERS
 from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus, AuditStore, Intent, StoreError
@@ -33,6 +33,8 @@ FLOOD_BURST: Final = 10
 """So many refusals for one reason from one address are entered one by one; beyond that, one entry a second."""
 MAX_FLOODS: Final = 4096
 """How many (reason, address) pairs are told apart at a time; the rest are summed up by reason alone."""
+REDACTED: Final = "[redacted]"
+"""What stands in an entry for text that a rule keeps out of it."""
 MAX_TEXT: Final = 512
 """Characters of what a caller may write into an entry."""
 
@@ -90,11 +92,13 @@ class Audit:
         now: Callable[[], float],
         monotonic: Callable[[], float],
         tenant_of: Callable[[str], str | None] = lambda _client_id: None,
+        redact: Sequence[Redaction] = (),
     ) -> None:
         """``tenant_of``: the tenant of a client, where all that is known of somebody is the name."""
         self._store = store
         self._tenant_of = tenant_of
         self._refuse = on_failure is OnAuditFailure.REFUSE
+        self._redactions = redact
         self._now = now
         self._monotonic = monotonic
         self._floods: OrderedDict[tuple[str, str], _Flood] = OrderedDict()
@@ -148,14 +152,14 @@ class Audit:
     async def record(self, entry: AuditEntry) -> None:
         """Durable on return. Raises Refused where it cannot be, unless the configuration says to go on."""
         try:
-            await self._store.append(entry)
+            await self._store.append(self._redacted(entry))
         except StoreError as error:
             self._failed(error)
 
     async def begin(self, entry: AuditEntry, started: float) -> Pending:
         """The intent, durable on return. Raises Refused as ``record`` does. ``started``: monotonic seconds."""
         try:
-            intent = await self._store.begin(entry)
+            intent = await self._store.begin(self._redacted(entry))
         except StoreError as error:
             self._failed(error)
             return Pending(self, None, started)
@@ -247,9 +251,18 @@ class Audit:
 
     def _write(self, entry: AuditEntry) -> None:
         try:
-            self._store.append_soon(entry)
+            self._store.append_soon(self._redacted(entry))
         except StoreError as error:
             log.critical("a refusal could not be audited: %s", error)
+
+    def _redacted(self, entry: AuditEntry) -> AuditEntry:
+        """What of the entry may be written."""
+        for rule in self._redactions:
+            value = getattr(entry, rule.field)
+            if value is not None:
+                kept = None if rule.match is None else rule.match.sub(REDACTED, value)
+                entry = msgspec.structs.replace(entry, **{rule.field: kept})
+        return entry
 
     def _failed(self, error: StoreError) -> None:
         log.critical("the audit cannot be written: %s", error)

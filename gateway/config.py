@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from certs.contexts import ClientCertificates
 from certs.identity import DEFAULT_RULES, IdentityRule
@@ -114,11 +115,27 @@ class StorageSettings:
     backend: str = "json"
 
 
+REDACTABLE: Final = ("address", "user_agent", "target", "tool_name")
+"""The fields of an audit entry of which a rule may keep something out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """``[[audit.redact]]``: what of a field is not written."""
+
+    field: str
+    match: re.Pattern[str] | None
+    """Each match is replaced; None: the whole value is left out."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
     """``[audit]``"""
 
     on_failure: OnAuditFailure = OnAuditFailure.REFUSE
+    checkpoint_file: Path | None = None
+    """Where the signed checkpoint is published, too: on another disk."""
+    redact: tuple[Redaction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

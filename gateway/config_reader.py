@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from certs.contexts import ClientCertificates
 from certs.identity import DEFAULT_RULES, CertificateField, IdentityRule
 from gateway.config import (
+    REDACTABLE,
     AccessRule,
     AccountSettings,
     Algorithm,
@@ -29,6 +30,7 @@ from gateway.config import (
     LimitSettings,
     McpSettings,
     OnAuditFailure,
+    Redaction,
     Register,
     ServerSettings,
     StorageSettings,
@@ -65,6 +67,7 @@ class CommandSettings:
 
     file: Path
     storage: StorageSettings
+    audit: AuditSettings
     tls: TlsSettings
     roles: Mapping[str, tuple[str, ...]]
     public_host: str
@@ -80,7 +83,7 @@ def read_command_settings(file: Path, environment: Mapping[str, str]) -> Command
     """As ``read_config``, but secrets and the variables of child processes may be absent. Raises ConfigError."""
     config = _read(file, environment, secrets=False)
     public_host = urlsplit(config.server.public_url).hostname or "localhost"
-    return CommandSettings(config.file, config.storage, config.tls, config.roles, public_host)
+    return CommandSettings(config.file, config.storage, config.audit, config.tls, config.roles, public_host)
 
 
 def _read(file: Path, environment: Mapping[str, str], *, secrets: bool) -> Config:
@@ -238,9 +241,25 @@ def _storage(root: Table) -> StorageSettings:
 
 def _audit(root: Table) -> AuditSettings:
     table = _section(root, "audit")
-    settings = AuditSettings(on_failure=table.choice("on_failure", OnAuditFailure.REFUSE))
+    settings = AuditSettings(
+        on_failure=table.choice("on_failure", OnAuditFailure.REFUSE),
+        checkpoint_file=table.path("checkpoint_file"),
+        redact=_redactions(table),
+    )
     table.close()
     return settings
+
+
+def _redactions(audit: Table) -> tuple[Redaction, ...]:
+    rules = []
+    for table in audit.tables("redact", "audit.redact"):
+        field = table.text("field", "")
+        if field not in REDACTABLE:
+            table.reject("field", f"is not one that can be redacted; {did_you_mean(field, REDACTABLE)}")
+        match = table.regex("match")
+        rules.append(Redaction(field, None if match is None else re.compile(match)))
+        table.close()
+    return tuple(rules)
 
 
 def _roles(root: Table) -> dict[str, tuple[str, ...]]:

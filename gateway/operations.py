@@ -17,24 +17,25 @@ from typing import Any, Final
 import msgspec
 
 from gateway.administration import Administration, Answer, Operation, OperationError, ParameterError
+from gateway.audit_operations import compress_audit, prune_audit, query_audit
 from gateway.config_shapes import did_you_mean
 from gateway.parameters import (
     NO_CERTIFICATE,
     AddClient,
     ChangeRoles,
+    CompressAudit,
     ListClients,
     ListTokens,
     OneClient,
+    PruneAudit,
     QueryAudit,
     RecordCertificate,
     RevokeTokens,
     SetPassword,
-    stored_time,
 )
 from persistence.records import (
     DEFAULT_TENANT,
     AuditEntry,
-    AuditQuery,
     AuditStatus,
     ClientRecord,
     TokenKind,
@@ -235,19 +236,6 @@ async def _record_certificate(admin: Administration, wanted: RecordCertificate, 
     return {"client_id": None if client is None else client.client_id}
 
 
-async def _query_audit(admin: Administration, wanted: QueryAudit, _actor: str) -> Answer:
-    fields = msgspec.structs.asdict(wanted)
-    for key in ("since", "until"):
-        if fields[key] is not None:
-            fields[key] = stored_time(fields[key])
-    try:
-        page = await admin.stores.audit.query(AuditQuery(**fields))
-    except ValueError:
-        raise OperationError("the cursor is not one of this audit; leave it out to begin anew") from None
-    entries = [msgspec.to_builtins(entry) for entry in page.entries]
-    return {"entries": entries, "next_cursor": page.next_cursor}
-
-
 OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "clients.add": Operation(AddClient, _add_client),
     "clients.list": Operation(ListClients, _list_clients, changes=False),
@@ -261,7 +249,9 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "tokens.list": Operation(ListTokens, _list_tokens, changes=False),
     "tokens.revoke": Operation(RevokeTokens, _revoke_tokens),
     "certs.issue": Operation(RecordCertificate, _record_certificate),
-    "audit.query": Operation(QueryAudit, _query_audit, changes=False),
+    "audit.prune": Operation(PruneAudit, prune_audit),
+    "audit.compress": Operation(CompressAudit, compress_audit),
+    "audit.query": Operation(QueryAudit, query_audit, changes=False),
 }
 """Every operation, by the name that the control socket knows it by."""
 

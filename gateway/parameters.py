@@ -134,6 +134,25 @@ class RecordCertificate(Parameters, frozen=True, kw_only=True):
     """The certificate id that it yields; None: it names no client."""
 
 
+class PruneAudit(Parameters, frozen=True, kw_only=True):
+    """Only what is older than so many seconds."""
+
+    older_than: int
+
+    def __post_init__(self) -> None:
+        if self.older_than < 0:
+            raise ValueError("an age is not negative; write it as 90d")
+
+
+class CompressAudit(Parameters, frozen=True, kw_only=True):
+    """So many segments at most."""
+
+    most: int = 8
+
+    def __post_init__(self) -> None:
+        _check_limit(self.most)
+
+
 class QueryAudit(Parameters, frozen=True, kw_only=True):
     """As AuditQuery; ``since`` and ``until`` in RFC 3339 with any offset (none: UTC), or as dates."""
 

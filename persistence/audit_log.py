@@ -1,7 +1,8 @@
 """The audit: the newest segment in memory as the bytes that go to disk, intents that are under way, sealed segments.
 
-Entries are numbered from 1 without a gap, in the order in which they were handed over. Each is encoded once: the same
-bytes go to the journal, into ``audit.json``, and into the sealed segment.
+Entries are numbered from 1 without a gap, in the order in which they were handed over, and each holds the hash of the
+one before (``audit_chain``). Each is encoded once: the same bytes go to the journal, into ``audit.json``, and into the
+sealed segment.
 
 An intent is in the journal until its outcome is; intents that are under way at a checkpoint are written into
 ``audit.json`` too. What is still open when the store is opened after a crash, or closed, becomes an entry ``error``,
@@ -14,27 +15,33 @@ import asyncio
 import base64
 import binascii
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
 
-from persistence.audit_segments import (
-    EntryFilter,
-    NumberedEntry,
-    SealedSegments,
-    Segment,
-    encodable,
-    entry_line,
-    search,
+from persistence.audit_archive import AuditArchive
+from persistence.audit_chain import (
+    START,
+    Erasure,
+    Salts,
+    laid_out,
+    line_hash,
+    new_line,
+    read_line,
+    wrong_digests,
 )
+from persistence.audit_erasure import Taken, claim
+from persistence.audit_segments import EntryFilter, Match, Segment, encodable, matches
 from persistence.changes import EntryAdded, IntentBegun
+from persistence.files import RESTORE
 from persistence.journal import Journal
-from persistence.records import AuditEntry, AuditPage, AuditQuery, AuditStatus, StoreError
+from persistence.records import AuditEntry, AuditPage, AuditQuery, AuditStatus, SealedSegment, StoreError
 
 MAX_LIMIT: Final = 1000
 
-_decode_numbered = msgspec.json.Decoder(NumberedEntry).decode
+_WHERE: Final = "audit.json, or in the journal behind it"
+_RESTORE: Final = f"`ostiary audit verify` says more; {RESTORE}"
 
 
 class JournalledIntent:
@@ -64,18 +71,32 @@ class JournalledIntent:
 class AuditLog:
     """``AuditStore`` of the json backend. Entries are seen by queries once they are durable."""
 
-    def __init__(self, journal: Journal, sealed: SealedSegments) -> None:
+    def __init__(self, journal: Journal, archive: AuditArchive, *, on_change: Callable[[], None]) -> None:
+        """``on_change`` is called where a checkpoint is wanted for another reason than an entry."""
         self._journal = journal
-        self._sealed = sealed
+        self._archive = archive
+        self._on_change = on_change
+        self._erasing = asyncio.Lock()
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        """Who waits for a checkpoint, and for what it must have done."""
+        self.seal_wanted = False
+        """Whether the newest segment is to be sealed however small it is."""
+        self._salts = Salts()
         self._number = 1
         self._first_seq = 1
+        self._prev = START
+        """The hash of the entry before ``_first_seq``."""
         self._lines: list[bytes] = []
+        self._opening = True
+        """While what is applied comes from files."""
         self._next_seq = 1
+        self._last_hash = START
+        """The hash of the entry that was handed over last."""
         self._next_intent = 1
         self._intents: dict[int, IntentBegun] = {}
         """The durable intents whose outcome is not durable yet."""
-        self._ending: set[int] = set()
-        """The numbers of those whose outcome was handed over."""
+        self._ending: dict[int, AuditEntry] = {}
+        """By number, the outcomes of those whose outcome was handed over."""
         self.changed = False
         """Whether something was applied since the owner last set this to False."""
         self.bytes = 0
@@ -85,14 +106,14 @@ class AuditLog:
 
     async def append(self, entry: AuditEntry) -> None:
         """Add an entry; durable on return. Raises StoreError."""
-        future = self._journal.append(self._added(entry))
-        self._next_seq += 1
+        added, last = self._added(entry)
+        future = self._journal.append(added)
+        self._next_seq, self._last_hash = added.seq + 1, last
         await future
 
     def append_soon(self, entry: AuditEntry) -> None:
         """Hand an entry to the journal without waiting for the disk. Raises StoreError."""
-        self._journal.append_soon(self._added(entry))
-        self._next_seq += 1
+        self._append_soon(entry)
 
     async def begin(self, entry: AuditEntry) -> JournalledIntent:
         """Make the intent durable.
@@ -129,16 +150,55 @@ class AuditLog:
         if before is not None and before > end:
             raise ValueError("the cursor is not one of this audit")
         found = await asyncio.to_thread(
-            search,
-            self.segment(),
-            self._sealed,
-            wanted,
-            before=end if before is None else before,
-            enough=limit + 1,
+            self._search, self.segment(), wanted, end if before is None else before, limit + 1
         )
         more = len(found) > limit
         entries = tuple(entry for _, entry in found[:limit])
         return AuditPage(entries, _to_cursor(found[limit - 1][0]) if more else None)
+
+    async def checkpoint(self) -> bytes:
+        """The signed checkpoint, as JSON."""
+        return self._archive.checkpoint()
+
+    async def prune(self, before: str) -> Sequence[SealedSegment]:
+        """Remove the sealed segments that are older than ``before``. Raises StoreError, ValueError."""
+        try:
+            return await self._archive.prune(before)
+        except OSError as error:
+            raise StoreError(f"the audit could not be pruned: {error}") from error
+
+    def prunable(self, before: str) -> Sequence[SealedSegment]:
+        """The segments that ``prune`` would remove. Raises ValueError."""
+        return self._archive.prunable(before)
+
+    async def compress(self, most: int) -> tuple[int, int]:
+        """Compress up to ``most`` sealed segments; how many were, and how many are left. Raises StoreError."""
+        try:
+            return await self._archive.compress(most)
+        except OSError as error:
+            raise StoreError(f"the audit could not be compressed: {error}") from error
+
+    async def erase(self, entry: AuditEntry, taken: Taken) -> int:
+        """Take values that identify a person out of all entries so far; how many. ``entry``: says so, event ``erased``.
+
+        The entry is durable and signed for before anything goes. Raises StoreError.
+        """
+        async with self._erasing:
+            await self._seal_now()
+            try:
+                found = await asyncio.to_thread(self._archive.find, taken)
+                claims = [claim(first_seq, gone) for first_seq, gone in found.items() if gone]
+                added, last = self._added(entry, erases=claims)
+                future = self._journal.append(added)
+                self._next_seq, self._last_hash = added.seq + 1, last
+                await future
+                if not claims:
+                    return 0
+                await self._checkpointed(lambda: self._archive.signed_seq >= added.seq)
+                await self._archive.erase(found, added.seq)
+            except OSError as error:
+                raise StoreError(f"the audit could not be erased from: {error}") from error
+            return sum(one.count for one in claims)
 
     # ---- for JournalledIntent and the owner --------------------------------------------------------------------
 
@@ -154,9 +214,7 @@ class AuditLog:
         entry = msgspec.structs.replace(
             begun.entry, status=status, timestamp=timestamp, duration_ms=duration_ms, reason=reason
         )
-        self._journal.append_soon(self._added(entry, begun.number))
-        self._next_seq += 1
-        self._ending.add(begun.number)
+        self._end(begun.number, entry)
 
     def interrupt(self) -> int:
         """End every intent that is open as ``interrupted``; how many. Raises StoreError."""
@@ -166,6 +224,17 @@ class AuditLog:
                 begun, AuditStatus.ERROR, begun.entry.timestamp, begun.entry.duration_ms, "interrupted"
             )
         return len(open_intents)
+
+    def end_again(self) -> None:
+        """Hand over the outcomes that the journal did not take, or lost, while it could not write."""
+        ending, self._ending = self._ending, {}
+        for number, entry in ending.items():
+            if number in self._intents:
+                self._end(number, entry)
+
+    def _end(self, number: int, entry: AuditEntry) -> None:
+        self._ending[number] = entry
+        self._append_soon(entry, number)
 
     def apply_intent(self, change: IntentBegun) -> None:
         """Take over an intent that is durable."""
@@ -177,59 +246,128 @@ class AuditLog:
         self.changed = True
         if change.seq != self._first_seq + len(self._lines):
             raise StoreError(
-                f"audit entry {change.seq} follows entry {self._first_seq + len(self._lines) - 1}: "
-                "restore a backup of the whole folder"
+                f"audit entry {change.seq} in {_WHERE}, follows entry {self._first_seq + len(self._lines) - 1}: {_RESTORE}"
             )
-        line = bytes(change.entry)
+        line = self._checked(bytes(change.entry)) if self._opening else bytes(change.entry)
         self._lines.append(line)
         self.bytes += len(line)
         if change.intent is not None:
             self._intents.pop(change.intent, None)
-            self._ending.discard(change.intent)
+            self._ending.pop(change.intent, None)
 
     def load(
         self, number: int, first_seq: int, entries: Iterable[msgspec.Raw], intents: Iterable[IntentBegun]
     ) -> None:
-        """Take over what ``audit.json`` holds.
+        """Take over what ``audit.json`` holds. The archive is open.
 
         Raises:
-            StoreError: A number is not the next one, or a sealed segment is missing.
+            StoreError: A number is not the next one, or an entry does not hold the hash of the one before.
             msgspec.ValidationError: An entry is not one.
         """
-        self._sealed.check(number - 1)
         self._number, self._first_seq = number, first_seq
+        self._prev = self._last_hash = self._archive.end[1]
         self._intents = {begun.number: begun for begun in intents}
         for raw in entries:
-            seq = _decode_numbered(raw).seq
-            line = bytes(raw)
-            self.apply(
-                EntryAdded(seq, msgspec.Raw(msgspec.json.format(line, indent=-1) if b"\n" in line else line))
-            )
+            self.apply(EntryAdded(read_line(bytes(raw))[0].seq, raw))
+
+    def check(self) -> None:
+        """What was loaded and replayed is compared with the signed checkpoint. Raises StoreError."""
+        self._archive.check(self.segment())
+        self.changed |= self._archive.unsigned and bool(self._lines)
 
     def replayed(self) -> None:
-        """The journal was replayed: number on from there."""
-        self._next_seq = self._first_seq + len(self._lines)
+        """The journal was replayed, or goes on after a failure: number on from what was applied."""
+        self._opening = False
+        last_seq, self._last_hash = self.segment().end
+        self._next_seq = last_seq + 1
         self._next_intent = max(self._intents, default=0) + 1
 
     def segment(self) -> Segment:
         """The newest segment now."""
-        return Segment(self._number, self._first_seq, tuple(self._lines), tuple(self._intents.values()))
+        return Segment(
+            self._number, self._first_seq, self._prev, tuple(self._lines), tuple(self._intents.values())
+        )
+
+    async def seal(self, segment: Segment) -> None:
+        """Write the sealed file of ``segment``, the first part of the newest one. Raises OSError."""
+        await self._archive.seal(segment)
+
+    async def sign(self, segment: Segment) -> None:
+        """``audit.json`` holds ``segment``: sign for it. Raises OSError."""
+        await self._archive.sign(segment)
+        self._tell_waiting()
 
     def sealed(self, segment: Segment) -> None:
         """``segment`` was sealed, and ``audit.json`` starts behind it."""
         count = len(segment.lines)
+        self._prev = segment.end[1]
         self._number = segment.number + 1
         self._first_seq = segment.first_seq + count
         self.bytes -= sum(map(len, self._lines[:count]))
         del self._lines[:count]
+        self.seal_wanted = False
+        self._tell_waiting()
 
-    def _added(self, entry: AuditEntry, intent: int | None = None) -> EntryAdded:
+    async def _seal_now(self) -> None:
+        await self._journal.settle()
+        number = self._number
+        if self._lines:
+            self.seal_wanted = True
+            await self._checkpointed(lambda: self._number > number)
+
+    async def _checkpointed(self, done: Callable[[], bool]) -> None:
+        """Wait for a checkpoint that does something."""
+        if done():
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((done, future))
+        self.changed = True
+        self._on_change()
+        await future
+
+    def _tell_waiting(self) -> None:
+        for done, future in self._waiting:
+            if done() and not future.done():
+                future.set_result(None)
+        self._waiting = [(done, future) for done, future in self._waiting if not future.done()]
+
+    def _append_soon(self, entry: AuditEntry, intent: int | None = None) -> None:
+        added, last = self._added(entry, intent)
+        self._journal.append_soon(added)
+        self._next_seq, self._last_hash = added.seq + 1, last
+
+    def _added(
+        self, entry: AuditEntry, intent: int | None = None, erases: Sequence[Erasure] = ()
+    ) -> tuple[EntryAdded, str]:
+        """The change that adds an entry as the next one, and the entry's hash."""
         seq = self._next_seq
         try:
-            line = entry_line(seq, entry)
+            line, last = new_line(seq, self._last_hash, entry, self._salts, erases)
         except UnicodeEncodeError:
-            line = entry_line(seq, encodable(entry))
-        return EntryAdded(seq, msgspec.Raw(line), intent)
+            line, last = new_line(seq, self._last_hash, encodable(entry), self._salts, erases)
+        return EntryAdded(seq, msgspec.Raw(line), intent), last
+
+    def _checked(self, line: bytes) -> bytes:
+        """A line from a file, as it was written. Raises StoreError where it is not in the chain."""
+        link, entry = read_line(line)
+        if link.prev is None and self._archive.unsigned:
+            line, self._last_hash = new_line(link.seq, self._last_hash, entry, self._salts)
+            return line
+        wrong = wrong_digests(link, entry)
+        if link.prev != self._last_hash or wrong:
+            what = f"its {wrong[0]}" if wrong else "it, or the one before,"
+            raise StoreError(
+                f"audit entry {link.seq} in {_WHERE}, is not as it was written: {what} was changed; {_RESTORE}"
+            )
+        line = laid_out(link, entry)
+        self._last_hash = line_hash(line)
+        return line
+
+    def _search(self, segment: Segment, wanted: EntryFilter, before: int, enough: int) -> list[Match]:
+        """The newest ``enough`` entries numbered below ``before``; reads files: for use in a thread."""
+        found = list(matches(segment.lines, segment.first_seq, wanted, before, enough))
+        found += self._archive.search(wanted, before, enough - len(found), segment.number)
+        return found
 
 
 def _to_cursor(seq: int) -> str:

@@ -1,4 +1,4 @@
-"""Segments of the audit as bytes and files: how an entry becomes a line, and how lines are searched.
+"""Segments of the audit: how lines become a file, and how they are searched.
 
 A segment is a JSON file ``{"version": 1, "segment": 3, …, "entries": [...]}`` with an entry on each line. The newest is
 ``audit.json``; an older one is sealed: ``audit/000003.json`` is written once and never again.
@@ -6,36 +6,34 @@ A segment is a JSON file ``{"version": 1, "segment": 3, …, "entries": [...]}``
 
 from __future__ import annotations
 
+import gzip
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Final
 
 import msgspec
 
+from persistence.audit_chain import line_hash
+from persistence.audit_checkpoint import SegmentRecord
 from persistence.changes import IntentBegun
 from persistence.checkpoint import SLICE
-from persistence.files import Folder
-from persistence.records import AuditEntry, AuditQuery, StoreError
+from persistence.records import AuditEntry, AuditQuery
 
 VERSION: Final = 1
 
-_HEAD_BYTES: Final = 4096
+COMPRESSED: Final = ".gz"
+_NAME: Final = re.compile(r"(\d{6,})(\.\d+)?\.json(\.gz)?")
 _END: Final = b"\n]}\n"
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
-_encode_entry = msgspec.json.Encoder().encode
 _decode_entry = msgspec.json.Decoder(AuditEntry).decode
 
 Match = tuple[int, AuditEntry]
 """The number of an entry, and the entry."""
-
-
-class NumberedEntry(AuditEntry, frozen=True, kw_only=True, gc=False):
-    """An entry as the files have it."""
-
-    seq: int
-    """1 for the first entry ever, then contiguous."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +42,16 @@ class Segment:
 
     number: int
     first_seq: int
+    prev: str
+    """The hash of the entry before its first."""
     lines: Sequence[bytes]
     intents: Sequence[IntentBegun] = ()
+
+    @property
+    def end(self) -> tuple[int, str]:
+        """Number and hash of its last entry, or of the one before its first."""
+        seq = self.first_seq + len(self.lines) - 1
+        return seq, line_hash(self.lines[-1]) if self.lines else self.prev
 
     @property
     def size(self) -> int:
@@ -54,10 +60,9 @@ class Segment:
 
     def split(self, count: int) -> tuple[Segment, Segment]:
         """Its first ``count`` entries, to be sealed, and the segment that follows."""
-        return (
-            Segment(self.number, self.first_seq, self.lines[:count]),
-            Segment(self.number + 1, self.first_seq + count, self.lines[count:], self.intents),
-        )
+        full = Segment(self.number, self.first_seq, self.prev, self.lines[:count])
+        last, prev = full.end
+        return full, Segment(self.number + 1, last + 1, prev, self.lines[count:], self.intents)
 
     def slices(self) -> Iterator[bytes]:
         """Its entries as newline-terminated JSON, a slice at a time."""
@@ -75,10 +80,18 @@ class SealedHead(msgspec.Struct, frozen=True, kw_only=True):
     oldest: str
     newest: str
 
-
-def entry_line(seq: int, entry: AuditEntry) -> bytes:
-    """The one place where an entry becomes bytes: its JSON, with its number first."""
-    return b'{"seq":%d,%b' % (seq, _encode_entry(entry)[1:])
+    def record(self, file: str, last_hash: str | None, data: bytes) -> SegmentRecord:
+        """What the index keeps of a segment whose file has these bytes."""
+        return SegmentRecord(
+            segment=self.segment,
+            file=file,
+            first_seq=self.first_seq,
+            last_seq=self.first_seq + self.count - 1,
+            hash=last_hash,
+            oldest=self.oldest,
+            newest=self.newest,
+            sha256=sha256(data).hexdigest(),
+        )
 
 
 def encodable(entry: AuditEntry) -> AuditEntry:
@@ -96,15 +109,34 @@ def segment_name(number: int) -> str:
     return f"{number:06d}.json"
 
 
+def unpack(data: bytes, name: str) -> bytes:
+    """The content of a file of that name. Raises ValueError where it is compressed and damaged."""
+    if not name.endswith(COMPRESSED):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"it cannot be unpacked ({error})") from error
+
+
+def segment_of(name: str) -> int | None:
+    """The number of the segment whose file, or once whose file, has that name; None: no segment's."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else None
+
+
 def instant(timestamp: str) -> datetime:
     """The instant that an RFC 3339 timestamp names. Raises ValueError, also where it has no offset."""
-    parsed = datetime.fromisoformat(timestamp)
+    try:
+        parsed = datetime.fromisoformat(timestamp)
+    except ValueError:
+        raise ValueError(f"{timestamp!r} is not an RFC 3339 timestamp") from None
     if parsed.tzinfo is None or "T" not in timestamp.upper():
         raise ValueError(f"{timestamp!r} is not an RFC 3339 timestamp with an offset")
     return parsed
 
 
-def _when(timestamp: str) -> datetime:
+def instant_or_long_ago(timestamp: str) -> datetime:
     """The instant of an entry; one whose timestamp is not RFC 3339 counts as older than all others."""
     try:
         return instant(timestamp)
@@ -112,9 +144,9 @@ def _when(timestamp: str) -> datetime:
         return _LONG_AGO
 
 
-def seal(segment: Segment) -> Iterator[bytes]:
+def seal(segment: Segment) -> tuple[SealedHead, list[bytes]]:
     """The file of a sealed segment, in parts; takes CPU time: for use in a thread."""
-    times = sorted((_decode_entry(line).timestamp for line in segment.lines), key=_when)
+    times = sorted((_decode_entry(line).timestamp for line in segment.lines), key=instant_or_long_ago)
     head = SealedHead(
         version=VERSION,
         segment=segment.number,
@@ -123,9 +155,17 @@ def seal(segment: Segment) -> Iterator[bytes]:
         oldest=times[0],
         newest=times[-1],
     )
-    yield msgspec.json.encode(head)[:-1] + b',"entries":[\n'
-    yield b",\n".join(segment.lines)
-    yield _END
+    return head, [msgspec.json.encode(head)[:-1] + b',"entries":[\n', b",\n".join(segment.lines), _END]
+
+
+def lines_of(data: bytes, count: int) -> list[bytes]:
+    """The lines of a sealed segment's file. Raises ValueError where it is not laid out as ``seal`` does."""
+    first, found, rest = data.partition(b"[\n")
+    head = msgspec.json.decode(first + b"[]}", type=SealedHead)
+    lines = rest.removesuffix(_END).split(b",\n")
+    if not found or not rest.endswith(_END) or not len(lines) == count == head.count:
+        raise ValueError("it is not laid out as it was written")
+    return lines
 
 
 class EntryFilter:
@@ -140,12 +180,13 @@ class EntryFilter:
             "tool_name": query.tool_name,
             "tenant_id": query.tenant_id,
         }
-        # A quote inside a JSON string is escaped, so these bytes can be nothing but the field with that value.
+        # A quote inside a JSON string is escaped, so lines without these bytes need not be decoded.
         self._needles = [
             b'"%b":%b' % (name.encode(), msgspec.json.encode(value))
             for name, value in wanted.items()
             if value is not None
         ]
+        self._wanted = [(name, value) for name, value in wanted.items() if value is not None]
         self._since = None if query.since is None else instant(query.since)
         self._until = None if query.until is None else instant(query.until)
 
@@ -155,83 +196,18 @@ class EntryFilter:
             if needle not in line:
                 return None
         entry = _decode_entry(line)
+        if any(getattr(entry, name) != value for name, value in self._wanted):
+            return None
         return entry if self.overlaps(entry.timestamp, entry.timestamp) else None
 
     def overlaps(self, oldest: str, newest: str) -> bool:
         """Whether anything between these two times can be wanted."""
-        if self._since is not None and _when(newest) < self._since:
+        if self._since is not None and instant_or_long_ago(newest) < self._since:
             return False
-        return self._until is None or _when(oldest) < self._until
+        return self._until is None or instant_or_long_ago(oldest) < self._until
 
 
-class SealedSegments:
-    """The sealed segments of a store, read when they are asked for."""
-
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
-        self._heads: dict[int, SealedHead] = {}
-
-    def check(self, newest: int) -> None:
-        """Raises StoreError where one of the segments 1 to ``newest`` is missing."""
-        there = set(self._folder.names())
-        for number in range(1, newest + 1):
-            if segment_name(number) not in there:
-                raise StoreError(f"{self._path(number)} is missing: restore a backup of the whole folder")
-
-    def head(self, number: int) -> SealedHead:
-        """What the segment says of itself. Raises StoreError."""
-        if number not in self._heads:
-            first, _, _ = self._folder.read_now(segment_name(number), _HEAD_BYTES).partition(b"[\n")
-            self._heads[number] = self._decode(first + b"[]}", number)
-        return self._heads[number]
-
-    def search(self, number: int, wanted: EntryFilter, before: int, enough: int) -> Iterator[Match]:
-        """The newest matching entries of a segment first. Raises StoreError."""
-        first, _, rest = self._folder.read_now(segment_name(number)).partition(b"[\n")
-        head = self._decode(first + b"[]}", number)
-        lines = rest.removesuffix(_END).split(b",\n")
-        if len(lines) != head.count or not rest.endswith(_END):
-            raise StoreError(f"{self._path(number)} is damaged: restore it from a backup")
-        try:
-            yield from _matches(lines, head.first_seq, wanted, before, enough)
-        except msgspec.MsgspecError as error:
-            raise StoreError(
-                f"{self._path(number)} is damaged ({error}): restore it from a backup"
-            ) from error
-
-    def _decode(self, head: bytes, number: int) -> SealedHead:
-        try:
-            found = msgspec.json.decode(head, type=SealedHead)
-        except msgspec.MsgspecError as error:
-            raise StoreError(
-                f"{self._path(number)} is damaged ({error}): restore it from a backup"
-            ) from error
-        if found.version != VERSION or found.segment != number:
-            raise StoreError(f"{self._path(number)} is not segment {number} of version {VERSION}")
-        return found
-
-    def _path(self, number: int) -> str:
-        return str(self._folder.path / segment_name(number))
-
-
-def search(
-    segment: Segment, sealed: SealedSegments, wanted: EntryFilter, *, before: int, enough: int
-) -> list[Match]:
-    """The newest ``enough`` entries numbered below ``before``, in ``segment`` (the newest) and the sealed ones.
-
-    It reads files: for use in a thread. Raises StoreError.
-    """
-    found = list(_matches(segment.lines, segment.first_seq, wanted, before, enough))
-    for number in range(segment.number - 1, 0, -1):
-        if len(found) >= enough:
-            break
-        head = sealed.head(number)
-        if head.first_seq < before and wanted.overlaps(head.oldest, head.newest):
-            found += sealed.search(number, wanted, before, enough - len(found))
-    return found
-
-
-def _matches(
+def matches(
     lines: Sequence[bytes], first_seq: int, wanted: EntryFilter, before: int, enough: int
 ) -> Iterator[Match]:
     """The newest matching lines first; ``enough`` of them at most."""

@@ -44,13 +44,15 @@ class EntryAdded(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag=
     intent: int | None = None
 
 
-class Bases(msgspec.Struct, frozen=True, gc=False, tag="bases"):
+class Bases(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="bases"):
     """First in each journal but the first: from which checkpoint on each part needs this journal.
 
     A part whose file names the generation given here has not changed between that generation and this journal.
     """
 
     generations: dict[Part, int]
+    ends: dict[int, int] = {}
+    """Where earlier journals end whose writing failed: what stands behind that was never acknowledged."""
 
 
 Change = ClientPut | TokensPut | IntentBegun | EntryAdded | Bases

@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from persistence.changes import IntentBegun, Part
-from persistence.files import Folder
+from persistence.files import RESTORE, Folder
 from persistence.records import ClientRecord, StoreError, TokenRecord
 
 VERSION: Final = 1
@@ -62,6 +62,8 @@ class AuditFile(msgspec.Struct, frozen=True, kw_only=True):
     journal: int
     segment: int
     first_seq: int
+    prev: str | None = None
+    """The hash of the entry before the first; None: written before there was a chain."""
     intents: tuple[IntentBegun, ...]
     entries: list[msgspec.Raw]
 
@@ -86,9 +88,9 @@ def decode(data: bytes, shape: type[FileT], path: object) -> FileT:
     """
     try:
         found = msgspec.json.decode(data, type=shape)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         _check_version(data, path)
-        raise StoreError(f"{path} is damaged ({error}): restore a backup of the whole folder") from error
+        raise StoreError(f"{path} is damaged ({error}): {RESTORE}") from error
     if found.version != VERSION:
         raise _other_version(path, found.version)
     return found
@@ -154,22 +156,31 @@ async def _decode_by_lines(pieces: AsyncIterator[bytes]) -> tuple[int, list[Toke
 
 
 def _share(tokens: list[TokenRecord], texts: dict[str, str]) -> list[TokenRecord]:
-    """The same tokens, which nobody has seen yet, with equal texts held once: that is a third of their memory."""
+    """The same tokens, which nobody has seen yet, with equal texts held once: that is a third of their memory.
+
+    Family and time are compared with the token before only: those that were issued together stand together.
+    """
     share = texts.setdefault
     change = msgspec.structs.force_setattr
+    family, created_at = None, ""
     for token in tokens:
         change(token, "client_id", share(token.client_id, token.client_id))
         change(token, "tenant_id", share(token.tenant_id, token.tenant_id))
         thumbprint = token.certificate_thumbprint
         if thumbprint is not None:
             change(token, "certificate_thumbprint", share(thumbprint, thumbprint))
+        if token.family_id == family:
+            change(token, "family_id", family)
+        if token.created_at == created_at:
+            change(token, "created_at", created_at)
+        family, created_at = token.family_id, token.created_at
     return tokens
 
 
 def _check_version(data: bytes, path: object) -> None:
     try:
         found = msgspec.json.decode(data, type=_Version)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return
     if found.version != VERSION:
         raise _other_version(path, found.version)

@@ -2,17 +2,21 @@
 
 A checkpoint goes over to a new journal generation, replaces the file of each part that changed, then removes the older
 generations. At no instant is a change in neither a file nor a journal that follows it.
+
+When the journal has failed, the same is what brings it back: a new generation, every file anew from memory, which holds
+exactly what was acknowledged. It is tried again and again, more and more slowly, and only when it is all done are writes
+taken again. Nothing that the failed generation's disk said is needed for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from persistence.audit_log import AuditLog
-from persistence.audit_segments import Segment, seal, segment_name
+from persistence.audit_segments import Segment
 from persistence.changes import Bases, Part
 from persistence.checkpoint import encode, file_name, in_lines
 from persistence.clients import JsonClients
@@ -35,6 +39,9 @@ _BUSY_RECORDS: Final = 200
 """More writes than this within a pause are busy."""
 _RETRY_PAUSE: Final = 5.0
 """Seconds before a checkpoint that failed is tried again."""
+RECOVERY_PAUSE: Final = 1.0
+"""Seconds from a failure of the journal to the first attempt to recover; each further one waits twice as long."""
+_LONGEST_RECOVERY_PAUSE: Final = 30.0
 _REST: Final = 9
 """So many times as long as the last checkpoint took, nothing is done before the next one."""
 
@@ -45,7 +52,6 @@ class Checkpointer:
     def __init__(
         self,
         folder: Folder,
-        audit_folder: Folder,
         journal: Journal,
         *,
         clients: JsonClients,
@@ -53,9 +59,11 @@ class Checkpointer:
         audit: AuditLog,
         segment_bytes: int,
         pause: float,
+        recovery_pause: float,
+        on_recovery: Callable[[], None],
     ) -> None:
+        """``on_recovery`` is called once writes are taken again after the journal had failed."""
         self._folder = folder
-        self._audit_folder = audit_folder
         self._journal = journal
         self._clients = clients
         self._tokens = tokens
@@ -67,10 +75,15 @@ class Checkpointer:
         }
         self._segment_bytes = segment_bytes
         self._shortest_pause = pause
+        self._recovery_pause = recovery_pause
+        self._on_recovery = on_recovery
         self._sealing = 0
         """How many entries of the newest segment were being sealed when that failed."""
         self._dirty = asyncio.Event()
-        self._stopping = asyncio.Event()
+        self._urgent = asyncio.Event()
+        """Set where no pause may be waited for: on a failure of the journal, and when it is to stop."""
+        self._failed = False
+        self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self.bases: dict[Part, int] = dict.fromkeys(Part, 1)
         """The generation that each part's file names."""
@@ -94,10 +107,17 @@ class Checkpointer:
         """Something changed."""
         self._dirty.set()
 
+    def failed(self) -> None:
+        """The journal has failed."""
+        self._failed = True
+        self._dirty.set()
+        self._urgent.set()
+
     async def stop(self) -> None:
         """Write the last checkpoint. One that cannot be written is logged: the journals have everything."""
-        self._stopping.set()
+        self._stopping = True
         self._dirty.set()
+        self._urgent.set()
         if self._task is not None:
             await self._task
         if self._task is not None and self._journal.working:
@@ -106,21 +126,45 @@ class Checkpointer:
     async def _run(self) -> None:
         while True:
             await self._until_due()
-            if self._stopping.is_set() or not self._journal.working:
+            if self._stopping:
                 return
+            if self._failed:
+                await self._recover()
+                continue
             self._dirty.clear()
             if not await self._try_write():
                 await self._pause(_RETRY_PAUSE)
                 self._dirty.set()
 
+    async def _recover(self) -> None:
+        """Bring the journal back, however long it takes."""
+        pause = self._recovery_pause
+        while True:
+            self._calm_down()
+            await self._pause(pause)
+            if self._stopping:
+                return
+            if await self._try_write(after_failure=True):
+                self._journal.resume()
+                self._on_recovery()
+                log.warning("the store %s takes writes again", self._folder.path)
+                return
+            pause = min(2 * pause, _LONGEST_RECOVERY_PAUSE)
+
+    def _calm_down(self) -> None:
+        """The failure is being seen to."""
+        self._failed = False
+        if not self._stopping:
+            self._urgent.clear()
+
     async def _until_due(self) -> None:
-        """Wait for a change, then until it is quiet, but not for ever."""
+        """Wait for a change, then until it is quiet, but not for ever; not at all where something is urgent."""
         await self._dirty.wait()
         loop = asyncio.get_running_loop()
         latest = loop.time() + _BUSY * self._shortest_pause
         pause = max(self._shortest_pause, _REST * self.last_seconds)
         busy = True
-        while busy and not self._stopping.is_set():
+        while busy and not self._urgent.is_set():
             records = self._journal.records
             await self._pause(pause)
             pause = self._shortest_pause
@@ -131,17 +175,17 @@ class Checkpointer:
             )
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, but not beyond ``stop``."""
+        """Sleep, unless something is or becomes urgent."""
         try:
             async with asyncio.timeout(seconds):
-                await self._stopping.wait()
+                await self._urgent.wait()
         except TimeoutError:
             return
 
-    async def _try_write(self) -> bool:
+    async def _try_write(self, *, after_failure: bool = False) -> bool:
         """Whether a checkpoint could be written; if not, every journal stays."""
         try:
-            await self._checkpoint()
+            await self._checkpoint(after_failure=after_failure)
         except (OSError, StoreError) as error:
             log.error("no checkpoint of %s could be written: %s", self._folder.path, error)
             return False
@@ -150,8 +194,9 @@ class Checkpointer:
             return False
         return True
 
-    async def _checkpoint(self) -> None:
-        if not any(part.changed for part in self._parts.values()):
+    async def _checkpoint(self, *, after_failure: bool) -> None:
+        """After a failure everything is written, whether it changed or not."""
+        if not after_failure and not any(part.changed for part in self._parts.values()):
             return
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -159,14 +204,15 @@ class Checkpointer:
         segments: list[Segment] = []
 
         def between_generations(generation: int) -> Bases:
-            changed.extend(part for part, state in self._parts.items() if state.changed)
+            changed.extend(part for part, state in self._parts.items() if state.changed or after_failure)
             for part in changed:
                 self._parts[part].changed = False
             segments.append(self._audit.segment())
             return Bases({part: generation if part in changed else self.bases[part] for part in Part})
 
         try:
-            generation = await self._journal.rotate(between_generations)
+            go_over = self._journal.restart if after_failure else self._journal.rotate
+            generation = await go_over(between_generations)
             for part in changed:
                 await self._write(part, generation, segments[0])
                 self.bases[part] = generation
@@ -195,14 +241,14 @@ class Checkpointer:
         A crash in between leaves a sealed file that nobody looks at, and that is written again. After an error it may
         already count: then the same entries are sealed again, whatever has come meanwhile.
         """
-        if not self._sealing and segment.size >= self._segment_bytes:
+        full_enough = segment.size >= self._segment_bytes or self._audit.seal_wanted
+        if not self._sealing and full_enough:
             self._sealing = len(segment.lines)
         if not self._sealing:
             await self._replace_audit(generation, segment)
             return
         full, newest = segment.split(self._sealing)
-        parts = await asyncio.to_thread(list, seal(full))
-        await self._audit_folder.replace(segment_name(full.number), _each(parts))
+        await self._audit.seal(full)
         await self._replace_audit(generation, newest)
         self._audit.sealed(full)
         self._sealing = 0
@@ -212,15 +258,12 @@ class Checkpointer:
             "journal": generation,
             "segment": segment.number,
             "first_seq": segment.first_seq,
+            "prev": segment.prev,
             "intents": segment.intents,
         }
         await self._replace(Part.AUDIT, head, segment.slices())
+        await self._audit.sign(segment)
 
     async def _replace(self, part: Part, head: dict[str, object], lines: Iterable[bytes]) -> None:
         array = "entries" if part is Part.AUDIT else part
         await self._folder.replace(file_name(part), encode(head, array, lines))
-
-
-async def _each(parts: list[bytes]) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part

@@ -26,9 +26,13 @@ from persistence.records import StoreError
 
 LOCK: Final = "lock"
 TEMPORARY: Final = ".tmp"
+RESTORE: Final = "move the store's folder away, then put a backup in its place: ostiary restore FILE"
+"""The way out where something is missing or damaged."""
 PIECE: Final = 1 << 20
 """Bytes that are read or written in one call (aiofiles costs a thread hop for each)."""
 
+_SYNC_EVERY: Final = 8 << 20
+"""Bytes of a large file after which it is synced: one fsync of it all would hold up the journal's for long."""
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,6 +40,10 @@ _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 
 class System:
     """The system calls that make bytes durable. A test passes one whose calls fail."""
+
+    def open(self, name: str, flags: int, mode: int, folder: int) -> int:
+        """Open or make a file in the folder of that descriptor."""
+        return os.open(name, flags, mode, dir_fd=folder)
 
     def write(self, descriptor: int, data: memoryview) -> int:
         """Write some of ``data``: how many bytes were taken."""
@@ -149,7 +157,9 @@ class Folder:
         try:
             async with aiofiles.open(self._create(temporary), "wb", buffering=0) as file:
                 async for piece in _in_large(pieces):
-                    await _write_piece(file, piece)
+                    await asyncio.to_thread(write_all, self.system, file.fileno(), piece)
+                    if size // _SYNC_EVERY != (size + len(piece)) // _SYNC_EVERY:
+                        await asyncio.to_thread(self.system.fsync, file.fileno())
                     size += len(piece)
                 await asyncio.to_thread(self.system.fsync, file.fileno())
             await asyncio.to_thread(self._put_in_place, temporary, name)
@@ -172,6 +182,10 @@ class Folder:
         except BaseException:
             self._discard(temporary)
             raise
+
+    def open_to_read(self, name: str) -> int:
+        """A descriptor that reads the file. Raises StoreError."""
+        return self._open(name, os.O_RDONLY)
 
     def open_to_append(self, name: str) -> int:
         """A descriptor that appends to the file. Raises StoreError."""
@@ -205,7 +219,7 @@ class Folder:
     def _open(self, name: str, flags: int) -> int:
         path = self.path / name
         try:
-            descriptor = os.open(name, flags | _FLAGS, _FILE_MODE, dir_fd=self._descriptor)
+            descriptor = self.system.open(name, flags | _FLAGS, _FILE_MODE, self._descriptor)
         except OSError as error:
             why = "it is a symbolic link" if error.errno == errno.ELOOP else _why(error)
             raise StoreError(f"{path} cannot be opened: {why}") from error
@@ -223,12 +237,8 @@ class Folder:
         """A new file; one left by a crash under that name (always a temporary one) goes first."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._descriptor)
-        return os.open(
-            name,
-            os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS,
-            _FILE_MODE,
-            dir_fd=self._descriptor,
-        )
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS
+        return self.system.open(name, flags, _FILE_MODE, self._descriptor)
 
     def _put_in_place(self, temporary: str, name: str) -> None:
         self.system.rename(temporary, name, self._descriptor)
@@ -252,13 +262,6 @@ async def _in_large(parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
             size = 0
     if gathered:
         yield b"".join(gathered)
-
-
-async def _write_piece(file: object, piece: bytes) -> None:
-    """Write all of a piece to an unbuffered file, which may take less than it is given."""
-    rest = memoryview(piece)
-    while rest:
-        rest = rest[await file.write(rest) :]  # type: ignore[attr-defined]
 
 
 def _sync_folder(path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from persistence.files import RESTORE
 from persistence.records import StoreError
 
 VERSION: Final = 1
@@ -70,7 +71,7 @@ def read(data: bytes, path: object, generation: int) -> Frames:
     lines.pop()  # what follows the last newline: nothing, or torn
     first = _payload(lines[0]) if lines else None
     if first is None or first[0] != 0:
-        raise _damaged(path, 0)
+        raise damaged(path, 0)
     _check_header(first[1], path, generation)
     payloads: list[bytes] = []
     end = len(lines[0]) + 1
@@ -78,7 +79,7 @@ def read(data: bytes, path: object, generation: int) -> Frames:
         payload = _payload(lines[number])
         if payload is None or payload[0] != number:
             if _any_frame(data, end):
-                raise _damaged(path, end)
+                raise damaged(path, end)
             break
         payloads.append(payload[1])
         end += len(lines[number]) + 1
@@ -121,9 +122,10 @@ def _check_header(json: bytes, path: object, generation: int) -> None:
         )
     if found.generation != generation:
         raise StoreError(
-            f"{path} is the journal of generation {found.generation}, not {generation}: restore a backup"
+            f"{path} is the journal of generation {found.generation}, not {generation}: {RESTORE}"
         )
 
 
-def _damaged(path: object, offset: int) -> StoreError:
-    return StoreError(f"{path} is damaged at byte {offset}: restore a backup of the whole folder")
+def damaged(path: object, offset: int) -> StoreError:
+    """What to raise for a journal that is damaged there."""
+    return StoreError(f"{path} is damaged at byte {offset}: {RESTORE}")

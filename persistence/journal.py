@@ -6,9 +6,11 @@ fdatasync in one hop to a thread, has them applied to the state in memory, and a
 gives way to whoever is about to hand over more; changes that nobody waits for go with the next batch that somebody waits
 for, or after SOON_SECONDS.
 
-A write or fdatasync that fails ends the journal: the changes that waited get a StoreError and are not applied, and
-every later one is refused at once. The fdatasync is not repeated, because the kernel may already have dropped the pages
-that it could not write: that a second one succeeds says nothing.
+A write or fdatasync that fails ends the generation: the changes that waited get a StoreError and are not applied, and
+every later one is refused. The fdatasync is not repeated, because the kernel may already have dropped the pages that it
+could not write: that a second one succeeds says nothing. The owner goes over to a new generation with ``restart``, writes
+everything down anew from memory, and only then lets the journal take changes again with ``resume``. The first change of
+the new generation says where the one that failed ends, so that what was not acknowledged does not come back.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import msgspec
 from persistence import frames
 from persistence.changes import Bases, Change
 from persistence.disk_thread import DiskThread
-from persistence.files import Folder, write_all
+from persistence.files import RESTORE, Folder, write_all
 from persistence.records import StoreError
 
 log = logging.getLogger("ostiary.storage")
@@ -67,6 +69,9 @@ class Journal:
         self._closed = False
         self._failed = False
         self._loop = asyncio.get_running_loop()
+        self._on_failure: Callable[[], None] | None = None
+        self._ends: dict[int, int] = {}
+        """Where the generations that failed and are still on disk end."""
         self._work = asyncio.Event()
         self._soon: asyncio.TimerHandle | None = None
         """Set while changes that nobody waits for will be written by themselves."""
@@ -78,8 +83,8 @@ class Journal:
         self._in_flight = False
         self._switch: Callable[[], None] | None = None
         self._next_number = 1
-        self._torn: tuple[int, int] | None = None
-        """Generation and length of the journal that has a torn tail."""
+        self._torn: dict[int, int] = {}
+        """The journals that have a torn tail, and where it begins."""
         self.generation = 0
         """The generation that is being written."""
         self.bytes = 0
@@ -97,7 +102,7 @@ class Journal:
         for before, after in itertools.pairwise(found):
             if after != before + 1:
                 missing = self._folder.path / journal_name(before + 1)
-                raise StoreError(f"{missing} is missing: restore a backup of the whole folder")
+                raise StoreError(f"{missing} is missing: {RESTORE}")
         return found
 
     async def read(self, generations: Sequence[int]) -> tuple[list[list[Change]], bool]:
@@ -106,29 +111,33 @@ class Journal:
         Raises:
             StoreError: A journal is missing or damaged.
         """
-        decoder = msgspec.json.Decoder(list[Change])
         read: list[list[Change]] = []
-        torn: tuple[int, int] | None = None
-        for generation in generations:
-            path = self._folder.path / journal_name(generation)
-            found = frames.read(await self._folder.read(path.name), path, generation)
-            if torn is not None and found.payloads:
-                earlier = self._folder.path / journal_name(torn[0])
-                raise StoreError(
-                    f"{earlier} is damaged at byte {torn[1]}: restore a backup of the whole folder"
-                )
+        ends: dict[int, int] = {}
+        for generation in reversed(generations):
+            name = journal_name(generation)
+            data = await self._folder.read(name)
+            end = ends.get(generation, len(data))
+            found = frames.read(data[:end], self._folder.path / name, generation)
+            if len(data) < end or (found.torn and any(read)):
+                raise frames.damaged(self._folder.path / name, found.end)
             if found.torn:
-                torn = (generation, found.end)
-            try:
-                read.append([change for payload in found.payloads for change in decoder.decode(payload)])
-            except msgspec.MsgspecError as error:
-                raise StoreError(
-                    f"{path} holds what this version of Ostiary does not read: {error}"
-                ) from error
-            self.generation, self.bytes = generation, found.end
-            self._next_number = len(found.payloads) + 1
-        self._torn = torn
-        return read, torn is not None
+                self._torn[generation] = found.end
+            if not read:
+                self.generation, self.bytes = generation, found.end
+                self._next_number = len(found.payloads) + 1
+            changes = self._decode(found.payloads, name)
+            if changes and isinstance(changes[0], Bases):
+                ends |= changes[0].ends
+            read.append(changes)
+        return read[::-1], bool(self._torn)
+
+    def _decode(self, payloads: Sequence[bytes], name: str) -> list[Change]:
+        decode = msgspec.json.Decoder(list[Change]).decode
+        try:
+            return [change for payload in payloads for change in decode(payload)]
+        except msgspec.MsgspecError as error:
+            path = self._folder.path / name
+            raise StoreError(f"{path} holds what this version of Ostiary does not read: {error}") from error
 
     def unused(self) -> bool:
         """Whether there is no journal, or the first one without a change."""
@@ -142,21 +151,22 @@ class Journal:
 
     # ---- writing ----------------------------------------------------------------------------------------------
 
-    def start(self, on_durable: Callable[[list[Change]], None]) -> None:
+    def start(self, on_durable: Callable[[list[Change]], None], on_failure: Callable[[], None]) -> None:
         """Go on writing the last journal that was read.
 
         ``on_durable`` gets the changes of each batch, in order, once they are on disk and before they are acknowledged.
+        ``on_failure`` is called when a write failed: from then on changes are refused until ``resume``.
 
         Raises:
             StoreError: The file cannot be opened.
             OSError: The torn tail cannot be cut.
         """
-        if self._torn is not None:
-            generation, end = self._torn
+        for generation, end in self._torn.items():
             self._folder.cut(journal_name(generation), end)
             log.warning("a torn tail was cut off %s at byte %d", journal_name(generation), end)
         self._descriptor = self._folder.open_to_append(journal_name(self.generation))
         self._refusal = None
+        self._on_failure = on_failure
         self._thread = DiskThread("journal")
         self._writer = self._loop.create_task(
             self._write_until_closed(self._thread, on_durable), name="journal"
@@ -220,17 +230,36 @@ class Journal:
             OSError: The new file could not be made: the old one goes on.
             StoreError: The journal has failed, or is closed.
         """
+        if not self.working:
+            raise StoreError(self._refusal)
+        return await self._go_over(bases)
+
+    async def restart(self, bases: Callable[[int], Bases]) -> int:
+        """After a failure: go over to a new generation, as ``rotate`` does. No changes are taken until ``resume``.
+
+        Raises:
+            OSError: The new file could not be made.
+            StoreError: It could not be written either, or the journal is closed.
+        """
+        return await self._go_over(bases)
+
+    def resume(self) -> None:
+        """Everything is on disk again: take changes."""
+        if self.working:
+            self._refusal = None
+
+    async def _go_over(self, bases: Callable[[int], Bases]) -> int:
+        failed = self._failed
         generation = self.generation + 1
         descriptor = await asyncio.to_thread(self._create, generation)
-        if not self.working:
+        if self._closed or self._failed != failed:
             os.close(descriptor)
             raise StoreError(self._refusal)
         switched: asyncio.Future[None] = self._loop.create_future()
 
         def switch() -> None:
-            os.close(self._descriptor)
+            change = msgspec.structs.replace(bases(generation), ends=self._ends)
             self._take_over(descriptor, generation)
-            change = bases(generation)
             self._payloads.insert(0, self._encode(change))
             self._changes.insert(0, change)
 
@@ -239,16 +268,18 @@ class Journal:
         self._work.set()
         try:
             await switched
-        finally:
-            if self._switch is not None:
-                self._switch = None
+        except BaseException:
+            self._switch = None
+            if self._descriptor != descriptor:
                 os.close(descriptor)
+            raise
         return generation
 
     async def forget(self, before: int) -> None:
         """Remove the journals before that generation, the oldest first. Raises OSError."""
         old = [journal_name(generation) for generation in self.generations() if generation < before]
         await asyncio.to_thread(self._folder.remove, old)
+        self._ends = {generation: end for generation, end in self._ends.items() if generation >= before}
 
     def refuse(self) -> None:
         """Take no more changes; those handed over are still written."""
@@ -273,14 +304,14 @@ class Journal:
     async def _write_until_closed(
         self, thread: DiskThread, on_durable: Callable[[list[Change]], None]
     ) -> None:
-        try:
-            while not self._closed or self._waiting or self._changes:
-                await self._work.wait()
-                await self._gather()
-                self._work.clear()
+        while not self._closed or self._waiting or self._changes:
+            await self._work.wait()
+            await self._gather()
+            self._work.clear()
+            try:
                 await self._write_batch(thread, on_durable)
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
-            self._fail(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
+                await self._fail(error)
 
     async def _gather(self) -> None:
         """Give way while that brings others who wait for a change: one fdatasync is for all of them.
@@ -324,26 +355,37 @@ class Journal:
         self._next_number += 1
         self.bytes += len(data)
 
-    def _fail(self, error: Exception) -> None:
+    async def _fail(self, error: Exception) -> None:
+        """Refuse changes, drop what waits. A fault in the program is final: memory may not be what the disk has."""
         path = self._folder.path / journal_name(self.generation)
-        self._failed = True
-        self._refusal = (
-            f"{path} could not be written ({error}), so the store takes no more writes: "
-            "see to the disk, then restart"
-        )
+        on_failure, self._failed, self._switch = self._on_failure, True, None
+        if isinstance(error, OSError):
+            remedy = "it goes on by itself once the disk takes them again: free space, or see to the disk"
+        else:
+            on_failure, remedy = None, "restart, and report this fault with the log"
+        self._refusal = f"{path} could not be written ({error}), so the store takes no writes: {remedy}"
         log.critical("%s", self._refusal, exc_info=None if isinstance(error, OSError) else error)
+        if on_failure is not None:
+            self._ends[self.generation] = self.bytes
+            with contextlib.suppress(OSError, StoreError):  # for a crash before there is a new generation
+                await asyncio.to_thread(self._folder.cut, path.name, self.bytes)
         for future in (*self._acknowledge, *self._waiting):
             if not future.done():
                 future.set_exception(StoreError(self._refusal))
         self._payloads, self._changes, self._waiting, self._acknowledge = [], [], [], []
         self._in_flight = False
+        if on_failure is not None:
+            on_failure()
 
     def _create(self, generation: int) -> int:
         self._folder.create(journal_name(generation), frames.header(generation))
         return self._folder.open_to_append(journal_name(generation))
 
     def _take_over(self, descriptor: int, generation: int) -> None:
+        with contextlib.suppress(OSError):  # all that counts was made durable before
+            os.close(self._descriptor)
         self._descriptor = descriptor
+        self._failed = False
         self.generation = generation
         self.bytes = len(frames.header(generation))
         self._next_number = 1

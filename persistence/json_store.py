@@ -26,13 +26,13 @@ from typing import Final
 import msgspec
 
 from persistence import checkpoint
+from persistence.audit_archive import AuditArchive
 from persistence.audit_log import AuditLog
-from persistence.audit_segments import SealedSegments
 from persistence.changes import Bases, Change, ClientPut, EntryAdded, IntentBegun, Part, TokensPut
 from persistence.checkpoint import AuditFile, ClientsFile, file_name
-from persistence.checkpointer import PAUSE, SEGMENT_BYTES, Checkpointer
+from persistence.checkpointer import PAUSE, RECOVERY_PAUSE, SEGMENT_BYTES, Checkpointer
 from persistence.clients import JsonClients
-from persistence.files import LOCK, TEMPORARY, Folder, System
+from persistence.files import LOCK, RESTORE, TEMPORARY, Folder, System
 from persistence.journal import Journal, journal_generation, journal_name
 from persistence.records import AuditEntry, AuditStatus, StoreError
 from persistence.tokens import JsonTokens
@@ -83,23 +83,36 @@ def missing_store(path: Path) -> str | None:
 class JsonStores:
     """``Stores`` of the json backend. Made by ``open``."""
 
-    def __init__(self, folder: Folder, *, now: Callable[[], float], segment_bytes: int, pause: float) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        *,
+        now: Callable[[], float],
+        segment_bytes: int,
+        pause: float,
+        recovery_pause: float,
+        checkpoint_file: Path | None,
+    ) -> None:
         self._folder = folder
         self._now = now
         self._audit_folder = folder.subfolder(_AUDIT_FOLDER)
         self._journal = Journal(folder)
         self.clients = JsonClients(self._journal)
         self.tokens = JsonTokens(self._journal, on_purge=self._wake)
-        self.audit = AuditLog(self._journal, SealedSegments(self._audit_folder))
+        self._archive = AuditArchive(
+            folder, self._audit_folder, timestamp=self._timestamp, checkpoint_file=checkpoint_file
+        )
+        self.audit = AuditLog(self._journal, self._archive, on_change=self._wake)
         self._checkpointer = Checkpointer(
             folder,
-            self._audit_folder,
             self._journal,
             clients=self.clients,
             tokens=self.tokens,
             audit=self.audit,
             segment_bytes=segment_bytes,
             pause=pause,
+            recovery_pause=recovery_pause,
+            on_recovery=self._healthy_again,
         )
         self._closer: asyncio.Task[None] | None = None
 
@@ -113,12 +126,16 @@ class JsonStores:
         system: System | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         pause: float = PAUSE,
+        recovery_pause: float = RECOVERY_PAUSE,
+        checkpoint_file: Path | None = None,
     ) -> JsonStores:
         """Open the store in the folder ``path``; an empty folder becomes a new one.
 
         ``create``: so does a missing folder, and one with other things in it (``missing_store`` says why not to do so
         unasked). ``now``: seconds since the epoch. ``system``: the system calls that make bytes durable. ``segment_bytes``: size
         of the newest audit segment from which on it is sealed. ``pause``: seconds between a write and its checkpoint.
+        ``recovery_pause``: seconds from a write that failed to the first attempt to go on. ``checkpoint_file``: where the
+        audit's signed checkpoint is published, too.
 
         Raises:
             StoreError: It is not there, in use, damaged, of another version, not private, or cannot be read or written.
@@ -129,7 +146,14 @@ class JsonStores:
         folder = Folder(path, system=system or System())
         try:
             folder.lock()
-            stores = cls(folder, now=now, segment_bytes=segment_bytes, pause=pause)
+            stores = cls(
+                folder,
+                now=now,
+                segment_bytes=segment_bytes,
+                pause=pause,
+                recovery_pause=recovery_pause,
+                checkpoint_file=checkpoint_file,
+            )
         except BaseException:
             folder.close()
             raise
@@ -141,6 +165,31 @@ class JsonStores:
                 raise StoreError(f"the store {path} cannot be opened: {error}") from error
             raise
         return stores
+
+    @classmethod
+    async def read_only(cls, folder: Folder) -> JsonStores:
+        """The state that is in ``folder``, for reading alone: no lock is taken and nothing is written.
+
+        Raises:
+            StoreError: It is damaged, or of another version.
+        """
+        stores = cls(
+            folder,
+            now=lambda: 0.0,
+            segment_bytes=SEGMENT_BYTES,
+            pause=PAUSE,
+            recovery_pause=RECOVERY_PAUSE,
+            checkpoint_file=None,
+        )
+        await stores._load()
+        await stores._replay()
+        stores.audit.check()
+        return stores
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self._folder.path
 
     @property
     def healthy(self) -> bool:
@@ -191,10 +240,11 @@ class JsonStores:
         await self._make_if_new()
         await self._load()
         torn = await self._replay()
-        self._journal.start(self._durable)
+        self.audit.check()
+        self._journal.start(self._durable, self._checkpointer.failed)
         self.audit.replayed()
         if torn:
-            self.audit.append_soon(self._recovered())
+            self.audit.append_soon(self._recovered("torn_tail"))
         interrupted = self.audit.interrupt()
         if interrupted:
             log.warning("%d actions were interrupted when the store was last in use", interrupted)
@@ -214,6 +264,7 @@ class JsonStores:
         elif any(map(_is_ours, names)) or self._audit_folder.names():
             return
         self._folder.create(_INITIALISING, b"")
+        self._archive.create()
         await self._checkpointer.write_first()
         self._journal.create_first()
         self._folder.remove([_INITIALISING])
@@ -229,20 +280,21 @@ class JsonStores:
         path = self._folder.path / file_name(Part.CLIENTS)
         for record in clients.clients:
             if self.clients.get(record.client_id) is not None:
-                raise StoreError(f"{path} has client {record.client_id!r} twice: restore a backup")
+                raise StoreError(f"{path} has client {record.client_id!r} twice: {RESTORE}")
             try:
                 self.clients.check(record)
             except StoreError as error:
-                raise StoreError(f"{path}: {error}: restore a backup") from error
+                raise StoreError(f"{path}: {error}: {RESTORE}") from error
             self.clients.apply(ClientPut(record))
         self._checkpointer.bases[Part.TOKENS], tokens = await checkpoint.read_tokens(self._folder)
         self.tokens.load(tokens)
         audit = await self._decode(Part.AUDIT, AuditFile)
+        await self._archive.open(audit.segment, audit.first_seq, audit.prev)
         try:
             self.audit.load(audit.segment, audit.first_seq, audit.entries, audit.intents)
         except msgspec.MsgspecError as error:
             path = self._folder.path / file_name(Part.AUDIT)
-            raise StoreError(f"{path} is damaged ({error}): restore a backup of the whole folder") from error
+            raise StoreError(f"{path} is damaged ({error}): {RESTORE}") from error
         for part in (self.clients, self.tokens, self.audit):
             part.changed = False
 
@@ -270,18 +322,20 @@ class JsonStores:
             if changes and isinstance(changes[0], Bases) and changes[0].generations.get(part) == named:
                 return generation
         missing = self._folder.path / journal_name(named)
-        raise StoreError(
-            f"{missing} is missing, and {file_name(part)} needs it: restore a backup of the whole folder"
-        )
+        raise StoreError(f"{missing} is missing, and {file_name(part)} needs it: {RESTORE}")
 
-    def _recovered(self) -> AuditEntry:
-        timestamp = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
+    def _recovered(self, reason: str) -> AuditEntry:
         return AuditEntry(
-            timestamp=timestamp.replace("+00:00", "Z"),
+            timestamp=self._timestamp(),
             event="store_recovered",
             status=AuditStatus.OK,
-            reason="torn_tail",
+            reason=reason,
         )
+
+    def _timestamp(self) -> str:
+        """Now, as the records have it."""
+        timestamp = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
+        return timestamp.replace("+00:00", "Z")
 
     # ---- running -----------------------------------------------------------------------------------------------
 
@@ -289,6 +343,12 @@ class JsonStores:
         """The journal has these on disk."""
         self._apply(changes)
         self._wake()
+
+    def _healthy_again(self) -> None:
+        """The disk takes writes again: number on from what it has, and enter what was on its way when it failed."""
+        self.audit.replayed()
+        self.audit.append_soon(self._recovered("write_failed"))
+        self.audit.end_again()
 
     def _wake(self) -> None:
         self._checkpointer.wake()

@@ -84,25 +84,38 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     timestamp: str
     event: str
     status: AuditStatus
-    client_id: str | None = None
     tenant_id: str | None = None
     tool_name: str | None = None
     duration_ms: float | None = None
     reason: str | None = None
     request_id: str | None = None
-    address: str | None = None
-    user_agent: str | None = None
     upstream: str | None = None
     method: str | None = None
     """The MCP or HTTP method."""
-    target: str | None = None
-    """What was acted upon: a path, a resource URI, a prompt, a client, a token id."""
     token_id: str | None = None
-    certificate_thumbprint: str | None = None
-    actor: str | None = None
-    """The operating-system user, where a command line did it."""
     count: int = 1
     """How many like entries this one sums up."""
+
+    # What identifies a person, last: see audit_chain.
+    client_id: str | None = None
+    address: str | None = None
+    user_agent: str | None = None
+    target: str | None = None
+    """What was acted upon: a path, a resource URI, a prompt, a client, a token id."""
+    actor: str | None = None
+    """The operating-system user, where a command line did it."""
+    certificate_thumbprint: str | None = None
+
+
+class SealedSegment(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of the audit that nothing is added to any more."""
+
+    segment: int
+    first_seq: int
+    last_seq: int
+    oldest: str
+    """The earliest and latest timestamp in it."""
+    newest: str
 
 
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,8 +173,11 @@ class TokenStore(Protocol):
     async def put(self, *records: TokenRecord) -> None:
         """Insert or replace all of them as one write."""
 
-    def purge(self, now: float) -> int:
-        """Forget those that expired before ``now``; how many. (Derivable from ``exp``: nothing to make durable.)"""
+    def purge(self, now: float, at_most: int | None = None) -> int:
+        """Forget those that expired before ``now``; how many. (Derivable from ``exp``: nothing to make durable.)
+
+        ``at_most``: so many in one call, which is then to be repeated until it says less.
+        """
 
 
 class Intent(Protocol):
@@ -187,6 +203,21 @@ class AuditStore(Protocol):
 
     async def query(self, query: AuditQuery) -> AuditPage:
         """Entries, newest first. Raises ValueError for a cursor that this store did not give."""
+
+    async def checkpoint(self) -> bytes:
+        """The newest signed checkpoint, a JSON document."""
+
+    def prunable(self, before: str) -> Sequence[SealedSegment]:
+        """The segments that ``prune`` would remove. Raises ValueError where ``before`` is not RFC 3339."""
+
+    async def prune(self, before: str) -> Sequence[SealedSegment]:
+        """Remove the oldest segments, as far as all that is in them is older than ``before``; which those were.
+
+        Raises StoreError, and ValueError as ``prunable`` does.
+        """
+
+    async def compress(self, most: int) -> tuple[int, int]:
+        """Compress up to ``most`` sealed segments; how many were, and how many are left. Raises StoreError."""
 
 
 class Stores(Protocol):

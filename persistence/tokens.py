@@ -23,7 +23,8 @@ class JsonTokens:
         self._on_purge = on_purge
         self._tokens: dict[str, TokenRecord] = {}
         self._by_client: dict[str, dict[str, None]] = {}
-        self._by_family: dict[str, list[str]] = {}
+        self._by_family: dict[str, tuple[str, ...]] = {}
+        """Tuples, which the garbage collector does not look into again and again: most families have two tokens."""
         self._by_exp: dict[int, list[str]] = {}
         self._seconds: list[int] = []
         """The keys of ``_by_exp``, a heap."""
@@ -55,16 +56,20 @@ class JsonTokens:
         if records:
             await self._journal.append(TokensPut(records))
 
-    def purge(self, now: float) -> int:
-        """Forget those that expired before ``now``; how many."""
+    def purge(self, now: float, at_most: int | None = None) -> int:
+        """Forget those that expired before ``now``; how many. ``at_most``: so many, to be called again for the rest."""
+        limit = len(self._tokens) if at_most is None else at_most
         purged = 0
-        while self._seconds and self._seconds[0] < now:
-            second = heapq.heappop(self._seconds)
-            for token_id in self._by_exp.pop(second):
-                record = self._tokens.get(token_id)
+        while self._seconds and self._seconds[0] < now and purged < limit:
+            second = self._seconds[0]
+            bucket = self._by_exp[second]
+            while bucket and purged < limit:
+                record = self._tokens.get(bucket.pop())
                 if record is not None and record.exp == second:
                     self._forget(record)
                     purged += 1
+            if not bucket:
+                del self._by_exp[heapq.heappop(self._seconds)]
         if purged:
             self.changed = True
             self._on_purge()
@@ -130,11 +135,7 @@ class JsonTokens:
             of_client[record.token_id] = None
         if record.family_id is None:
             return
-        of_family = self._by_family.get(record.family_id)
-        if of_family is None:
-            self._by_family[record.family_id] = [record.token_id]
-        else:
-            of_family.append(record.token_id)
+        self._by_family[record.family_id] = (*self._by_family.get(record.family_id, ()), record.token_id)
 
     def _forget(self, record: TokenRecord) -> None:
         del self._tokens[record.token_id]
@@ -148,7 +149,8 @@ class JsonTokens:
             del self._by_client[record.client_id]
         if record.family_id is None:
             return
-        of_family = self._by_family[record.family_id]
-        of_family.remove(record.token_id)
-        if not of_family:
+        of_family = tuple(t for t in self._by_family[record.family_id] if t != record.token_id)
+        if of_family:
+            self._by_family[record.family_id] = of_family
+        else:
             del self._by_family[record.family_id]

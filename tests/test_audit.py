@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.audit import FLOOD_BURST, MAX_FLOODS, Audit
-from gateway.config import OnAuditFailure
+from gateway.config import OnAuditFailure, Redaction
 from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Reason, Refused
 from persistence.records import AuditEntry, AuditPage, AuditQuery, AuditStatus, StoreError
 
@@ -155,3 +157,16 @@ def test_a_client_that_is_known_by_name_alone_is_filed_under_its_tenant() -> Non
     audit = Audit(Written(), OnAuditFailure.REFUSE, now=clock, monotonic=clock, tenant_of={"zed": "beta"}.get)
     assert audit.entry("auth_failed", AuditStatus.FAILED, _inbound(), client_id="zed").tenant_id == "beta"
     assert audit.entry("auth_failed", AuditStatus.FAILED, _inbound(), client_id="who").tenant_id == "default"
+
+
+async def test_what_rules_keep_out_is_not_written():
+    store, clock = Written(), Clock()
+    rules = (Redaction("user_agent", None), Redaction("target", re.compile(r"\d+")))
+    audit = Audit(store, OnAuditFailure.REFUSE, now=clock, monotonic=clock, redact=rules)
+    entry = audit.entry("tool_call", AuditStatus.DENIED, _inbound(), target="/persons/17/notes/4")
+    audit.denied(entry)
+    audit.denied(msgspec.structs.replace(entry, target=None))
+    (one, other) = store.entries
+    assert (one.user_agent, one.target) == (None, "/persons/[redacted]/notes/[redacted]")
+    assert one == msgspec.structs.replace(entry, user_agent=None, target=one.target)
+    assert other.target is None

@@ -67,6 +67,14 @@ path = "persistence"
 
 [audit]
 on_failure = "refuse"
+checkpoint_file = "elsewhere/checkpoint.json"
+
+[[audit.redact]]
+field = "user_agent"
+
+[[audit.redact]]
+field = "target"
+match = "/persons/[^/]+"
 
 [roles]
 admin = ["*:*"]
@@ -216,6 +224,11 @@ def test_everything_on_the_contract_page_loads(read: Read, tmp_path: Path) -> No
     assert config.services[0].prefix == "/api/v1/"
     assert (config.services[0].read, config.services[0].write) == (("persons:read",), ("persons:write",))
     assert config.mcp.authorization_servers == ("https://id.example.org/realms/one",)
+    assert config.audit.checkpoint_file == tmp_path / "elsewhere/checkpoint.json"
+    whole, part = config.audit.redact
+    assert (whole.field, whole.match) == ("user_agent", None)
+    assert part.match is not None
+    assert part.match.sub("", "/persons/7/notes") == "/notes"
 
 
 def test_what_init_writes_loads_as_it_is_and_with_its_examples_taken_in(read: Read) -> None:
@@ -293,6 +306,18 @@ burst = "many"
         ("[storage]\nbackend = 'sqlite'", "[storage] backend", 'write "json"'),
         ("[storage]\nredis_url_env = 'OSTIARY_REDIS_URL'", "[storage] redis_url_env", "is not built yet"),
         ("[storage]\nurl_env = 'OSTIARY_DATABASE_URL'", "[storage] url_env", "is not built yet"),
+        (
+            "[[audit.redact]]\nfield = 'client_id'",
+            "[[audit.redact]] #1 field",
+            "is not one that can be redacted",
+        ),
+        ("[[audit.redact]]\nmatch = 'x'", "[[audit.redact]] #1 field", "is not one that can be redacted"),
+        (
+            "[[audit.redact]]\nfield = 'target'\nmatch = '('",
+            "[[audit.redact]] #1 match",
+            "is not a regular expression",
+        ),
+        ("[audit]\ncheckpoint_files = 'x'", "[audit] checkpoint_files", 'did you mean "checkpoint_file"?'),
         ("[accounts]\nregister = 'open'", "[accounts] register", "is not built yet"),
         ("[accounts]\nlockout_after = 0", "[accounts] lockout_after", "from 1 to 1000"),
         ("[mcp]\nanonymous = 'challenge'", "[mcp] anonymous", "needs an authorization endpoint"),

@@ -220,7 +220,11 @@ class TestCheckpoints:
         assert tokens["journal"] == clients["journal"] == audit["journal"] == 2
         assert tokens["tokens"] == [json.loads(msgspec.json.encode(token("t1")))]
         assert clients["clients"] == [json.loads(msgspec.json.encode(client("a")))]
-        assert audit["entries"] == [{"seq": 1} | msgspec.to_builtins(entry("x"))]
+        (line,) = audit["entries"]
+        in_the_chain = {name: line.pop(name) for name in ("seq", "prev", "digests", "salts")}
+        assert line == msgspec.to_builtins(entry("x"))
+        assert (in_the_chain["seq"], in_the_chain["prev"]) == (1, "A" * 43)
+        assert in_the_chain["digests"].keys() == in_the_chain["salts"].keys() == {"target"}
         assert [path.name for path in journals(tmp_path / "s")] == ["journal-000000002.log"]
         assert len((tmp_path / "s" / "tokens.json").read_text().splitlines()) == 3
 

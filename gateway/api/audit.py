@@ -1,4 +1,4 @@
-"""``GET /audit``: the audit, newest first, filtered and paged by cursor."""
+"""``GET /audit``: the audit, newest first, filtered and paged by cursor. ``GET /audit/checkpoint``: what it is signed with."""
 
 from __future__ import annotations
 
@@ -47,6 +47,15 @@ class AuditApi:
             raise Refused(Deny(Reason.BAD_REQUEST, f"{error}")) from None
         return web.Response(
             body=msgspec.json.encode(page),
+            headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
+        )
+
+    async def checkpoint(
+        self, _request: GatewayRequest, _inbound: Inbound, _context: ClientContext
+    ) -> web.StreamResponse:
+        """The newest signed checkpoint, to be kept elsewhere: ``ostiary audit verify --checkpoint``."""
+        return web.Response(
+            body=await self._store.checkpoint(),
             headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
         )
 

@@ -24,6 +24,7 @@ from gateway.cli.check import check
 from gateway.cli.clients import clients
 from gateway.cli.init import init
 from gateway.cli.serve import serve
+from gateway.cli.store import backup, restore, store
 from gateway.cli.tokens import tokens
 
 DONE = 0
@@ -51,7 +52,7 @@ def ostiary() -> None:
     """The doorkeeper: lets each client reach the MCP tools and HTTP services that it may use, and nothing else."""
 
 
-for command in (init, serve, check, clients, certs, tokens, audit):
+for command in (init, serve, check, clients, certs, tokens, audit, backup, restore, store):
     ostiary.add_command(command)
 
 

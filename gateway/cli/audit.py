@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
+from gateway.cli.audit_files import export, key, verify
 from gateway.cli.output import print_json, print_table, printable, short_time
 from gateway.cli.session import config_option, json_option, perform, perform_soon, read_settings
 
 FOLLOW_SECONDS = 1.0
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 PAGE = 1000
 """Entries that are looked at in each round; more than that in one round are not shown."""
 
@@ -21,6 +24,10 @@ PAGE = 1000
 @click.group()
 def audit() -> None:
     """Who did what, when, and how it ended."""
+
+
+for command in (verify, export, key):
+    audit.add_command(command)
 
 
 @audit.command()
@@ -64,6 +71,51 @@ def query(config_file: Path, *, as_json: bool, **filters: object) -> None:
 def tail(lines: int, config_file: Path, *, follow: bool, as_json: bool) -> None:
     """The newest entries, oldest of them first."""
     asyncio.run(_tail(config_file, lines, follow=follow, as_json=as_json))
+
+
+@audit.command()
+@click.option(
+    "--older-than",
+    metavar="AGE",
+    help="Remove sealed segments all of whose entries are older: 90d, 12w, 36h.",
+)
+@click.option("--compress", is_flag=True, help="Compress the sealed segments that stay.")
+@config_option
+@json_option
+def prune(older_than: str | None, config_file: Path, *, compress: bool, as_json: bool) -> None:
+    """Remove or compress what is old, in whole segments; the rest still verifies, from a signed starting point."""
+    if older_than is None and not compress:
+        raise click.UsageError("Give --older-than AGE, --compress, or both.")
+    answer: dict[str, Any] = {}
+    if older_than is not None:
+        answer |= perform(config_file, "audit.prune", older_than=_age(older_than))
+    if compress:
+        answer |= _compress(config_file)
+    if as_json:
+        print_json(answer)
+        return
+    if older_than is not None:
+        click.echo(f"{answer['segments']} segments with {answer['entries']} entries were removed.")
+    if compress:
+        click.echo(f"{answer['compressed']} segments were compressed.")
+
+
+def _compress(config_file: Path) -> dict[str, Any]:
+    """A few at a time, so that a server answers in between."""
+    compressed = 0
+    while True:
+        answer = perform(config_file, "audit.compress")
+        compressed += answer["compressed"]
+        if not answer["left"] or not answer["compressed"]:
+            return {"compressed": compressed}
+
+
+def _age(text: str) -> int:
+    """Seconds. Raises click.UsageError."""
+    found = re.fullmatch(r"(\d{1,6})([smhdw])", text)
+    if found is None:
+        raise click.UsageError("An age is a number with s, m, h, d or w, such as 90d.")
+    return int(found[1]) * _UNITS[found[2]]
 
 
 async def _tail(config_file: Path, lines: int, *, follow: bool, as_json: bool) -> None:

@@ -89,8 +89,10 @@ async def _perform_here(
     from persistence import open_stores
 
     actor = user_name(os.getuid())
-    _become_owner(settings.storage.path)
-    stores = await open_stores(settings.storage.path, now=now, create=False)
+    become_owner(settings.storage.path)
+    stores = await open_stores(
+        settings.storage.path, now=now, create=False, checkpoint_file=settings.audit.checkpoint_file
+    )
     try:
         admin = Administration(
             stores=stores, roles=lambda: settings.roles, now=now, hash_password=hash_password
@@ -100,7 +102,7 @@ async def _perform_here(
         await stores.close()
 
 
-def _become_owner(folder: Path) -> None:
+def become_owner(folder: Path) -> None:
     """As root, write as the store's owner: a file of root's in there would lock the gateway's own user out."""
     if os.geteuid() != 0 or not folder.exists():
         return

@@ -1,0 +1,36 @@
+"""The audit's checkpoint on another disk: ``[audit] checkpoint_file``. It holds nothing that is secret."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from persistence.audit_checkpoint import Checkpoint, read_signed
+from persistence.records import StoreError
+
+_MODE: Final = 0o644
+
+
+def publish(path: Path, checkpoint: bytes) -> None:
+    """Put the checkpoint in the place of the one before, durably; blocks. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE
+    )
+    with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(checkpoint)
+        file.flush()
+        os.fsync(descriptor)
+    temporary.replace(path)
+
+
+def published(path: Path) -> Checkpoint | None:
+    """The checkpoint that was published there; None: none was. Raises StoreError where it is damaged or unreadable."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    return read_signed(data, Checkpoint, path)

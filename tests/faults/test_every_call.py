@@ -1,0 +1,227 @@
+"""Each system call of the store made to fail once, wherever it is made: what was acknowledged is there, nothing else is.
+
+The same run is made again and again; in the k-th one, the k-th call fails. The store recovers by itself. The folder as a
+crash would have left it when a write was refused, and the folder as it is in the end, are opened and compared with what
+was acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import errno
+import itertools
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from persistence import JsonStores, StoreError
+from persistence.files import System
+from persistence.records import AuditEntry, AuditQuery, AuditStatus, ClientRecord, TokenKind, TokenRecord
+
+NEVER = 3600.0
+NOW = 1_800_000_000.0
+TIME = "2027-01-15T08:00:00.000Z"
+SHORT = 0
+"""As an error: a write takes a part only."""
+
+
+class Failing(System):
+    """Counts the calls; the one numbered ``at`` fails."""
+
+    def __init__(self, at: int, error: int) -> None:
+        self.at = at
+        self.error = error
+        self.calls: list[str] = []
+        self.failed: str | None = None
+
+    def _enter(self, call: str) -> bool:
+        """Whether a write is to be a short one. Raises OSError."""
+        self.calls.append(call)
+        if len(self.calls) != self.at:
+            return False
+        self.failed = call
+        if self.error == SHORT:
+            return True
+        raise OSError(self.error, os.strerror(self.error))
+
+    def open(self, name: str, flags: int, mode: int, folder: int) -> int:
+        self._enter("open")
+        return super().open(name, flags, mode, folder)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        return super().write(descriptor, data[: len(data) // 2 or 1] if self._enter("write") else data)
+
+    def fdatasync(self, descriptor: int) -> None:
+        super().fdatasync(descriptor)  # the bytes may be there although it says that they are not
+        self._enter("fdatasync")
+
+    def fsync(self, descriptor: int) -> None:
+        self._enter("fsync")
+        super().fsync(descriptor)
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        self._enter("truncate")
+        super().truncate(descriptor, length)
+
+    def rename(self, source: str, target: str, folder: int) -> None:
+        self._enter("rename")
+        super().rename(source, target, folder)
+
+    def unlink(self, name: str, folder: int) -> None:
+        self._enter("unlink")
+        super().unlink(name, folder)
+
+
+class Acknowledged:
+    """What the store said is done."""
+
+    def __init__(self) -> None:
+        self.clients: dict[str, ClientRecord] = {}
+        self.tokens: dict[str, TokenRecord] = {}
+        self.entries: list[str] = []
+        self.intents: list[str] = []
+
+
+def token(token_id: str, revoked_at: str | None = None) -> TokenRecord:
+    return TokenRecord(
+        token_id=token_id,
+        client_id="a",
+        kind=TokenKind.ACCESS,
+        exp=int(NOW) + 60,
+        created_at=TIME,
+        revoked_at=revoked_at,
+    )
+
+
+def client(client_id: str) -> ClientRecord:
+    return ClientRecord(
+        client_id=client_id, username=client_id, user_id="u", created_at=TIME, updated_at=TIME
+    )
+
+
+def entry(target: str) -> AuditEntry:
+    return AuditEntry(timestamp=TIME, event="tool_call", status=AuditStatus.OK, target=target)
+
+
+async def opened(folder: Path, system: System, pause: float = NEVER) -> JsonStores:
+    return await JsonStores.open(
+        folder, now=lambda: NOW, system=system, pause=pause, segment_bytes=1200, recovery_pause=0.001
+    )
+
+
+async def until_healthy(stores: JsonStores) -> None:
+    async with asyncio.timeout(20):
+        while not stores.healthy:  # noqa: ASYNC110 - it recovers by itself
+            await asyncio.sleep(0.002)
+
+
+def copy_of(folder: Path, target: Path) -> None:
+    """Nothing goes on meanwhile but one call of a checkpoint that a thread may be making: once more, then."""
+    try:
+        shutil.copytree(folder, target)
+    except shutil.Error:
+        shutil.rmtree(target)
+        shutil.copytree(folder, target)
+
+
+async def work(stores: JsonStores, done: Acknowledged, round_: int, crashed: Path) -> Acknowledged | None:
+    """Writes of every kind. What is refused is tried once more when the store is healthy, and must be taken then.
+
+    Where something was refused: what was acknowledged before, of which ``crashed`` is a copy.
+    """
+    refused: Acknowledged | None = None
+
+    async def put(record: TokenRecord) -> None:
+        await stores.tokens.put(record)
+        done.tokens[record.token_id] = record
+
+    async def change(record: ClientRecord) -> None:
+        await stores.clients.put(record)
+        done.clients[record.client_id] = record
+
+    async def add(target: str) -> None:
+        await stores.audit.append(entry(target))
+        done.entries.append(target)
+
+    async def call(target: str) -> None:
+        intent = await stores.audit.begin(entry(target))
+        done.intents.append(target)
+        with contextlib.suppress(StoreError):
+            intent.finish(AuditStatus.OK, timestamp=TIME, duration_ms=1.0)
+
+    for write in (
+        lambda: put(token(f"t{round_}")),
+        lambda: add(f"e{round_}"),
+        lambda: put(token(f"t{round_}", revoked_at=TIME)),
+        lambda: change(client(f"c{round_}")),
+        lambda: call(f"i{round_}"),
+        lambda: add(f"f{round_}"),
+    ):
+        try:
+            await write()
+        except StoreError:
+            refused = copy.deepcopy(done)
+            copy_of(stores.path, crashed)
+            await until_healthy(stores)
+            await write()
+    return refused
+
+
+async def run(folder: Path, system: System, done: Acknowledged, *, pause: float = NEVER) -> None:
+    """Open it (again where that failed), work, write checkpoints, close and open it once more."""
+    crashed = folder.with_name("crashed")
+    for round_ in range(2):
+        try:
+            stores = await opened(folder, system, pause)
+        except StoreError:
+            stores = await opened(folder, system, pause)
+        try:
+            for number in range(2):
+                refused = await work(stores, done, 10 * round_ + number, crashed)
+                if refused is not None:
+                    await check(crashed, refused)
+        finally:
+            await stores.close()
+
+
+async def check(folder: Path, done: Acknowledged) -> None:
+    stores = await opened(folder, System())
+    try:
+        assert {record.client_id: record for record in stores.clients} == done.clients
+        assert {record.token_id: record for record in stores.tokens} == done.tokens
+        page = await stores.audit.query(AuditQuery(limit=1000))
+        found = [e.target for e in page.entries if e.event == "tool_call"][::-1]
+        assert [target for target in found if target in done.entries] == done.entries
+        assert sorted(found) == sorted(done.entries + done.intents)
+    finally:
+        await stores.close()
+
+
+async def test_the_run_makes_calls_of_every_kind(tmp_path):
+    system = Failing(0, errno.EIO)
+    done = Acknowledged()
+    await run(tmp_path / "s", system, done)
+    await check(tmp_path / "s", done)
+    assert set(system.calls) == {"open", "write", "fdatasync", "fsync", "rename", "unlink"}
+    assert list((tmp_path / "s" / "audit").glob("0*.json"))
+
+
+@pytest.mark.parametrize("pause", [NEVER, 0.002])
+@pytest.mark.parametrize("errors", [(errno.EIO, errno.ENOSPC, errno.EINTR), (SHORT,)])
+async def test_wherever_a_call_fails_the_state_is_what_was_acknowledged(tmp_path, errors, pause):
+    failed: set[str] = set()
+    for at in itertools.count(1):
+        folder = tmp_path / str(at) / "s"
+        folder.parent.mkdir()
+        system, done = Failing(at, errors[at % len(errors)]), Acknowledged()
+        await run(folder, system, done, pause=pause)
+        if system.failed is None:
+            break
+        failed.add(system.failed)
+        await check(folder, done)
+        shutil.rmtree(folder.parent)
+    assert failed == {"open", "write", "fdatasync", "fsync", "rename", "unlink"}

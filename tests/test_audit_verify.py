@@ -1,0 +1,377 @@
+"""The audit under the hands of somebody who can write its files: whatever is changed, ``verify`` finds it and says where."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from persistence import JsonStores, StoreError
+from persistence.audit_checkpoint import Checkpoint, read_signed
+from persistence.audit_verify import Report, verify
+from persistence.records import AuditEntry, AuditQuery, AuditStatus
+
+NOW = 1_800_000_000.0
+NEVER = 3600.0
+
+
+def entry(number: int, **more) -> AuditEntry:
+    fields = {
+        "timestamp": f"2027-01-15T08:{number // 60:02d}:{number % 60:02d}.000Z",
+        "event": "tool_call",
+        "status": AuditStatus.OK,
+        "client_id": f"client{number % 3}",
+        "address": "192.0.2.7",
+        "tool_name": f"files_{number}",
+    }
+    return AuditEntry(**(fields | more))
+
+
+@contextlib.asynccontextmanager
+async def store(folder: Path, *, pause: float = NEVER, **more):
+    stores = await JsonStores.open(folder, now=lambda: NOW, pause=pause, **more)
+    try:
+        yield stores
+    finally:
+        await stores.close()
+
+
+async def written(folder: Path, rounds: int = 4, each: int = 5, last: int = 3) -> Path:
+    """A store with ``rounds`` sealed segments of ``each`` entries, and ``last`` entries in the newest one."""
+    for turn in range(rounds):
+        async with store(folder, segment_bytes=1) as stores:
+            for number in range(each):
+                await stores.audit.append(entry(turn * each + number))
+    async with store(folder) as stores:
+        for number in range(last):
+            await stores.audit.append(entry(rounds * each + number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    return asyncio.run(written(tmp_path_factory.mktemp("made") / "s"))
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "s"))
+
+
+def copied(made: Path) -> contextlib.AbstractContextManager[Path]:
+    @contextlib.contextmanager
+    def copying() -> Iterator[Path]:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(shutil.copytree(made, Path(temporary) / "s"))
+
+    return copying()
+
+
+def found(folder: Path, **more) -> list[str]:
+    return [str(problem) for problem in asyncio.run(verify(folder, **more)).problems]
+
+
+def report(folder: Path, **more) -> Report:
+    return asyncio.run(verify(folder, **more))
+
+
+def sealed(folder: Path, number: int) -> Path:
+    return folder / "audit" / f"{number:06d}.json"
+
+
+def change_lines(path: Path, change) -> None:
+    """Rewrite the entries of a segment's file."""
+    first, *lines, end = path.read_text().splitlines()
+    lines = [line.removesuffix(",") for line in lines]
+    path.write_text("\n".join([first, ",\n".join(change(lines)), end, ""]))
+
+
+def test_what_was_written_verifies(folder):
+    result = report(folder)
+    assert result.problems == []
+    assert (result.entries, result.first_seq, result.last_seq) == (23, 1, 23)
+    assert (result.segments, result.signed_seq, result.unsigned, result.erased) == (4, 23, 0, 0)
+
+
+def test_progress_is_told(folder):
+    told: list[tuple[int, int]] = []
+    report(folder, progress=lambda done, total: told.append((done, total)))
+    assert len(told) == 5
+    assert told == sorted(told)
+    assert 0 < told[-1][0] < told[-1][1]
+
+
+class TestTampering:
+    @pytest.mark.parametrize("number", [1, 2, 4])
+    def test_an_edit_in_a_sealed_segment(self, folder, number):
+        path = sealed(folder, number)
+        path.write_text(
+            re.sub(r'"tool_name":"files_\d+"', '"tool_name":"files_x"', path.read_text(), count=1)
+        )
+        first = (number - 1) * 5 + 1
+        assert any(f"audit/{path.name}, entry {first + 1}:" in problem for problem in found(folder))
+
+    @pytest.mark.parametrize("name", ["client_id", "address"])
+    def test_a_value_that_identifies_somebody(self, folder, name):
+        path = sealed(folder, 3)
+        path.write_text(
+            re.sub(
+                rf'"{name}":"[a-z0-9.]+","(address|user_agent)"',
+                rf'"{name}":"other","\1"',
+                path.read_text(),
+                count=1,
+            )
+        )
+        assert found(folder)[0] == f"audit/000003.json, entry 11: {name} is not what was entered"
+
+    @pytest.mark.parametrize(
+        ("change", "where"),
+        [
+            (lambda lines: lines[1:], "entry 6: missing"),
+            (lambda lines: lines[:2] + lines[3:], "entry 8: missing"),
+            (lambda lines: lines[:-1], "entry 9: it must end with entry 10"),
+            (lambda lines: [lines[0], *lines], "entry 6: it comes where entry 7 should be"),
+            (lambda lines: [lines[1], lines[0], *lines[2:]], "entry 6: missing: entry 7 comes"),
+            (lambda lines: list(reversed(lines)), "entry 6: missing: entry 10 comes"),
+            (
+                lambda lines: [
+                    *lines[:2],
+                    lines[2].replace('"status":"ok"', '"status":"denied"'),
+                    *lines[3:],
+                ],
+                "entry 9: it does not hold the hash",
+            ),
+            (lambda lines: [*lines[:2], "{}", *lines[3:]], "entry 8"),
+            (lambda lines: [lines[0][:-1] + ',"more":1}', *lines[1:]], "entry 6: it is not laid out"),
+        ],
+    )
+    def test_deleted_inserted_swapped_reordered(self, folder, change, where):
+        change_lines(sealed(folder, 2), change)
+        assert any(f"audit/000002.json, {where}" in problem for problem in found(folder)), found(folder)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda lines: lines[1:],
+            lambda lines: lines[:-1],
+            lambda lines: [lines[1], lines[0], lines[2]],
+            lambda lines: [lines[0].replace("files_", "other_"), *lines[1:]],
+            lambda lines: [*lines[:-1], lines[-1].replace("files_", "other_")],
+            lambda lines: [lines[0], lines[0], *lines[1:]],
+            lambda lines: [],
+        ],
+    )
+    def test_the_newest_segment_is_found_and_refuses_the_start(self, folder, change):
+        change_lines(folder / "audit.json", change)
+        problems = found(folder)
+        assert problems
+        assert all("audit.json" in problem for problem in problems)
+        with pytest.raises(StoreError, match=r"audit\.json.*backup"):
+            asyncio.run(JsonStores.open(folder, now=lambda: NOW))
+
+    def test_a_removed_a_replaced_and_a_doubled_file(self, folder):
+        content = sealed(folder, 2).read_bytes()
+        sealed(folder, 2).unlink()
+        assert "audit/000002.json, entry 6:" in found(folder)[0]
+        shutil.copy(sealed(folder, 1), sealed(folder, 2))
+        assert "audit/000002.json, entry 1: it comes where entry 6 should be" in found(folder)[0]
+        sealed(folder, 2).write_bytes(content)
+        assert found(folder) == []
+        shutil.copy(sealed(folder, 4), sealed(folder, 5))
+        assert found(folder) == ["audit/000005.json: it is no segment of this audit"]
+        shutil.move(sealed(folder, 5), sealed(folder, 9))
+        assert found(folder) == ["audit/000009.json: it is no segment of this audit"]
+
+    def test_two_files_exchanged(self, folder):
+        one, other = sealed(folder, 1).read_bytes(), sealed(folder, 2).read_bytes()
+        sealed(folder, 1).write_bytes(other)
+        sealed(folder, 2).write_bytes(one)
+        assert len({problem.split(",")[0] for problem in found(folder)}) == 2
+
+    @pytest.mark.parametrize("name", ["audit-checkpoint.json", "audit-index.json", "audit.key", "audit.json"])
+    def test_a_file_that_is_missing(self, folder, name):
+        (folder / name).unlink()
+        (problem,) = found(folder)
+        assert name in problem
+        with pytest.raises(StoreError, match=re.escape(name)):
+            asyncio.run(JsonStores.open(folder, now=lambda: NOW))
+
+    def test_documents_of_another_store(self, folder, tmp_path):
+        other = asyncio.run(written(tmp_path / "other"))
+        shutil.copy(other / "audit-checkpoint.json", folder)
+        problems = found(folder)
+        assert "audit-checkpoint.json: it was not signed with audit.key" in problems
+        assert any(
+            "is not the entry that audit-checkpoint.json is signed for" in problem for problem in problems
+        )
+        with pytest.raises(StoreError, match=r"audit-checkpoint\.json was not signed with"):
+            asyncio.run(JsonStores.open(folder, now=lambda: NOW))
+
+    def test_an_audit_made_anew_is_not_the_one_that_was_published(self, folder, tmp_path):
+        published = read_signed((folder / "audit-checkpoint.json").read_bytes(), Checkpoint, "published")
+        assert found(folder, against=published, key=published.key) == []
+        other = asyncio.run(written(tmp_path / "other"))
+        problems = found(other, against=published, key=published.key)
+        assert "audit-checkpoint.json" not in problems[0]
+        assert any("the published checkpoint: it was not signed with" in problem for problem in problems)
+        assert any("it is not the entry that the published checkpoint is signed for" in p for p in problems)
+        assert any("not the one that was given" in problem for problem in problems)
+
+    def test_a_tail_that_was_cut_together_with_the_checkpoint(self, folder, tmp_path):
+        """An older copy of the whole folder: only what was published elsewhere can tell."""
+        old = Path(shutil.copytree(folder, tmp_path / "old"))
+        asyncio.run(written(folder, rounds=1))
+        published = read_signed((folder / "audit-checkpoint.json").read_bytes(), Checkpoint, "published")
+        assert found(old) == []
+        assert found(folder, against=published) == []
+        (problem,) = found(old, against=published)
+        assert problem.startswith(
+            f"audit.json, entry {published.seq}: missing: the published checkpoint is signed"
+        )
+
+
+class TestAnyByte:
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(data=st.data())
+    def test_in_a_sealed_file_or_a_signed_document(self, made, data):
+        with copied(made) as folder:
+            paths = [*sorted((folder / "audit").iterdir()), *sorted(folder.glob("audit-*.json"))]
+            path = data.draw(st.sampled_from(paths))
+            self.change_one(path, data)
+            assert found(folder)
+
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(data=st.data())
+    def test_in_the_newest_segment(self, made, data):
+        with copied(made) as folder:
+            self.change_one(folder / "audit.json", data)
+            assert found(folder)
+
+    @staticmethod
+    def change_one(path: Path, data) -> None:
+        content = bytearray(path.read_bytes())
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at] = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[at]))
+        path.write_bytes(content)
+
+    @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(data=st.data())
+    def test_any_rearrangement_of_lines(self, made, data):
+        with copied(made) as folder:
+            path = data.draw(st.sampled_from([*sorted((folder / "audit").iterdir()), folder / "audit.json"]))
+            before = path.read_bytes()
+
+            def rearranged(lines: list[str]) -> list[str]:
+                return data.draw(st.lists(st.sampled_from(lines), max_size=8))
+
+            change_lines(path, rearranged)
+            assert bool(found(folder)) == (path.read_bytes() != before)
+
+
+class TestLiveStore:
+    async def test_beside_a_store_that_is_written_and_sealed(self, tmp_path):
+        folder = tmp_path / "s"
+        async with store(folder, pause=0.001, segment_bytes=3000) as stores:
+
+            async def write() -> None:
+                for number in range(300):
+                    await stores.audit.append(entry(number))
+
+            async def watch() -> None:
+                while not writing.done():
+                    result = await verify(folder)
+                    assert result.problems == []
+                    await asyncio.sleep(0)
+
+            writing = asyncio.create_task(write())
+            await asyncio.gather(writing, watch())
+        result = await verify(folder)
+        assert (result.problems, result.entries, result.unsigned) == ([], 300, 0)
+        assert result.segments >= 1
+
+    async def test_what_is_newer_than_the_checkpoint_is_said_to_be(self, tmp_path):
+        async with store(tmp_path / "s") as stores:
+            await stores.audit.append(entry(1))
+            await stores.audit.append(entry(2))
+            result = await verify(tmp_path / "s")
+            assert (result.problems, result.entries, result.signed_seq, result.unsigned) == ([], 2, 0, 2)
+
+    async def test_no_store(self, tmp_path):
+        with pytest.raises(StoreError, match="no store"):
+            await verify(tmp_path)
+
+
+class TestUpgrade:
+    """A store from before the chain."""
+
+    @pytest.fixture
+    def old(self, folder) -> Path:
+        for path in [*sorted((folder / "audit").iterdir()), folder / "audit.json"]:
+            document = json.loads(path.read_text())
+            document.pop("prev", None)
+            entries = document.pop("entries")
+            for one in entries:
+                for name in ("prev", "digests", "salts"):
+                    del one[name]
+            lines = ",\n".join(json.dumps(one, separators=(",", ":")) for one in entries)
+            path.write_text(
+                json.dumps(document, separators=(",", ":"))[:-1] + ',"entries":[\n' + lines + "\n]}\n"
+            )
+        for name in ("audit-checkpoint.json", "audit-index.json", "audit.key"):
+            (folder / name).unlink()
+        return folder
+
+    def test_the_chain_begins_with_the_newest_segment(self, old):
+        async def go_on() -> None:
+            async with store(old) as stores:
+                page = await stores.audit.query(AuditQuery(limit=100))
+                assert [e.tool_name for e in page.entries] == [f"files_{n}" for n in range(22, -1, -1)]
+                await stores.audit.append(entry(23))
+
+        asyncio.run(go_on())
+        result = report(old)
+        assert result.problems == []
+        assert (result.first_seq, result.entries, result.before_chain, result.unsigned) == (21, 4, 20, 0)
+        index = json.loads((old / "audit-index.json").read_text())
+        assert index["start"]["reason"] == "upgraded"
+
+    def test_before_the_first_start_there_is_nothing_to_verify(self, old):
+        (problem,) = found(old)
+        assert "was written by an older version" in problem
+
+    def test_what_was_sealed_before_is_signed_for_from_then_on(self, old):
+        async def go_on() -> None:
+            async with store(old):
+                pass
+
+        asyncio.run(go_on())
+        assert found(old) == []
+        path = sealed(old, 2)
+        path.write_text(path.read_text().replace("files_7", "files_8"))
+        assert found(old) == ["audit/000002.json: it is not the file that was sealed"]
+
+    def test_a_crash_in_the_middle(self, old, tmp_path):
+        async def interrupted() -> None:
+            async with store(old):
+                shutil.copytree(old, tmp_path / "copy")
+
+        asyncio.run(interrupted())
+        result = report(tmp_path / "copy")
+        assert (result.problems, result.before_chain) == ([], 23)
+        asyncio.run(interrupted_again(tmp_path / "copy"))
+        result = report(tmp_path / "copy")
+        assert (result.problems, result.before_chain, result.entries) == ([], 20, 3)
+
+
+async def interrupted_again(folder: Path) -> None:
+    async with store(folder):
+        pass
