@@ -150,6 +150,20 @@ class TestLines:
         assert line_hash(laid_out(link, changed)) != hashed
 
 
+def _copied(folder: Path, copy: Path) -> None:
+    """What a crash would leave; a checkpoint may be replacing files meanwhile, so until nothing was."""
+    for _ in range(100):
+        before = sorted((p.name, p.stat().st_ino) for p in folder.iterdir())
+        try:
+            shutil.copytree(folder, copy)
+            if before == sorted((p.name, p.stat().st_ino) for p in folder.iterdir()):
+                return
+        except (shutil.Error, FileNotFoundError):
+            pass
+        shutil.rmtree(copy, ignore_errors=True)
+    raise AssertionError("the store is never at rest")
+
+
 class TestErasure:
     async def test_a_client_leaves_and_everything_else_verifies(self, folder):
         async with store(folder, pause=0.001) as stores:
@@ -221,7 +235,7 @@ class TestErasure:
         async with store(folder, pause=0.001) as stores:
 
             async def crash(*_) -> None:
-                shutil.copytree(folder, tmp_path / "copy")
+                await asyncio.to_thread(_copied, folder, tmp_path / "copy")
 
             monkeypatch.setattr(stores.audit._archive, "erase", crash)
             said = entry(99, event="erased", client_id=None, address=None, target=None)

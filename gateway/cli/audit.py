@@ -83,7 +83,10 @@ def tail(lines: int, config_file: Path, *, follow: bool, as_json: bool) -> None:
 @config_option
 @json_option
 def prune(older_than: str | None, config_file: Path, *, compress: bool, as_json: bool) -> None:
-    """Remove or compress what is old, in whole segments; the rest still verifies, from a signed starting point."""
+    """Remove or compress what is old.
+
+    Whole segments go; the rest still verifies, from a signed starting point.
+    """
     if older_than is None and not compress:
         raise click.UsageError("Give --older-than AGE, --compress, or both.")
     answer: dict[str, Any] = {}

@@ -38,7 +38,10 @@ SHOWN_PROBLEMS = 50
 @config_option
 @json_option
 def verify(checkpoint: Path | None, key: str | None, config_file: Path, *, as_json: bool) -> int:
-    """Check every entry, file and signature of the audit; 1 if anything is not as it was written."""
+    """Check every entry, file and signature.
+
+    Ends 1 if anything is not as it was written, and says where.
+    """
     from persistence.audit_checkpoint import Checkpoint, read_signed
     from persistence.audit_verify import verify as verify_files
 
@@ -58,7 +61,10 @@ def verify(checkpoint: Path | None, key: str | None, config_file: Path, *, as_js
 @click.command()
 @config_option
 def key(config_file: Path) -> None:
-    """Print the public key that the audit is signed with: keep it elsewhere, for `verify --key`."""
+    """Print the public key that the audit is signed with.
+
+    Keep it elsewhere, for `verify --key`.
+    """
     from persistence.audit_state import read_audit
     from persistence.snapshot import take_snapshot
 

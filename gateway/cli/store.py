@@ -23,9 +23,9 @@ _FILE = click.argument("file", type=click.Path(path_type=Path))
 @config_option
 @json_option
 def backup(file: Path, config_file: Path, *, as_json: bool) -> None:
-    """Write the whole store, as it is at one instant, to FILE (a tar file, mode 0600).
+    """Write the whole store to FILE, as it is at one instant.
 
-    A running server goes on undisturbed. The configuration, certificates and keys are not in it.
+    FILE is a tar file, mode 0600. A running server goes on undisturbed. The configuration, certificates and keys are not in it.
     """
     from gateway.clock import rfc3339
     from persistence.backup import back_up
@@ -47,9 +47,9 @@ def backup(file: Path, config_file: Path, *, as_json: bool) -> None:
 @config_option
 @json_option
 def restore(file: Path, config_file: Path, *, as_json: bool) -> None:
-    """Put the backup FILE in the place of the store, which must be missing or empty.
+    """Put the backup FILE in the place of the store.
 
-    The gateway is not running. Whatever was issued or revoked after the backup was made is forgotten.
+    The store must be missing or empty. The gateway is not running. Whatever was issued or revoked after the backup was made is forgotten.
     """
     from gateway.control import user_name
     from persistence.backup import restore as put_back
@@ -84,7 +84,10 @@ def store() -> None:
 @config_option
 @json_option
 def check(config_file: Path, *, as_json: bool) -> int:
-    """Read every file of the store and compare checksums; 1 where something is wrong. Nothing is changed."""
+    """Read every file and compare checksums.
+
+    Ends 1 where something is wrong, and says where. Nothing is changed.
+    """
     from persistence.backup import check as look_through
 
     checked = asyncio.run(look_through(read_settings(config_file).storage.path))
