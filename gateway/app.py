@@ -259,7 +259,6 @@ def _upstream(
 ) -> Upstream:
     if isinstance(settings, HttpUpstream):
         return HttpUpstreamServer(settings, unsolicited)
-
     return StdioUpstreamServer(settings, unsolicited)
 
 

@@ -56,6 +56,7 @@ _SINGLETONS: Final = (
     "Last-Event-ID",
 )
 _NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
+"""For a request that could not be read: aiohttp gives it an ordinary dictionary."""
 
 
 class Connection(RequestHandler):
@@ -212,9 +213,7 @@ class Edge:
         request.request_id = inbound.request_id
         if status >= 500:
             log.error("request %s failed", inbound.request_id, exc_info=error)
-            deny = Deny(
-                Reason.INTERNAL_ERROR, f"Something went wrong; the log names request {inbound.request_id}."
-            )
+            deny = _internal_error(inbound)
         else:
             deny = Deny(Reason.BAD_REQUEST, "This is not an HTTP request that the gateway can read.")
             self._audit.refused(inbound, Deny(Reason.AMBIGUOUS_REQUEST, deny.detail))
@@ -229,9 +228,7 @@ class Edge:
         return response
 
     def _inbound(self, request: GatewayRequest) -> Inbound:
-        headers = (
-            request.headers or _NO_HEADERS
-        )  # of a request that could not be read aiohttp gives none at all
+        headers = request.headers or _NO_HEADERS
         connection = request.protocol
         if not isinstance(connection, Connection):
             raise TypeError("a connection that the edge did not make")
@@ -288,7 +285,7 @@ class Edge:
         return None
 
     def _may_be_asked_as(self, host: str, target: str) -> bool:
-        """Whether the name is one of the gateway's; what tells nothing to nobody in particular answers to any name."""
+        """Whether the name is one of the gateway's; what is for everybody (load balancers, too) answers to any name."""
         name = _host_name(host)
         return name in self._allowed_hosts or (name is not None and target.startswith(_ANSWERS_ANYONE))
 
