@@ -14,7 +14,7 @@ from pathlib import Path
 
 from certs.contexts import TlsFiles, problems
 from gateway.config import Config, ConfigError, StdioUpstream
-from gateway.config_reader import read_config
+from gateway.config_reader import CommandSettings, read_command_settings, read_config
 from persistence import missing_store
 
 
@@ -33,11 +33,19 @@ def check(file: Path, environment: Mapping[str, str], now: float) -> Findings:
     try:
         config = read_config(file, environment)
     except ConfigError as error:
-        return Findings(error.problems)
+        return Findings([*error.problems, *_beside_the_secrets(file, environment, now)])
     return Findings(start_problems(config, now), [*_command_warnings(config), *_sandbox_warnings(config)])
 
 
-def start_problems(config: Config, now: float) -> list[str]:
+def _beside_the_secrets(file: Path, environment: Mapping[str, str], now: float) -> list[str]:
+    """What else is wrong, where only the secrets cannot be read: every problem is told at once."""
+    try:
+        return start_problems(read_command_settings(file, environment), now)
+    except ConfigError:
+        return []
+
+
+def start_problems(config: Config | CommandSettings, now: float) -> list[str]:
     """What must be mended before a gateway starts: certificates, keys, and the modes of what it keeps."""
     tls = config.tls
     files = TlsFiles(tls.certificate, tls.private_key, tls.client_ca, tls.crl)

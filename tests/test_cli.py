@@ -476,3 +476,12 @@ def test_help_and_version() -> None:
     assert ostiary("--version").stdout.startswith("ostiary, version ")
     for words in ((), ("clients",), ("certs",), ("tokens",), ("audit",), ("init",), ("serve",), ("check",)):
         assert "Usage: ostiary" in ostiary(*words, "--help").stdout
+
+
+def test_check_looks_further_when_a_secret_cannot_be_read(folder: Path) -> None:
+    names = ("secret.key", "certs/server.key", "persistence/clients.json")
+    for name in names:
+        (folder / name).chmod(0o644)
+    found = problems_of(folder)
+    for name in names:
+        assert any(name in line for line in found), (name, found)
