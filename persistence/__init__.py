@@ -6,7 +6,8 @@ are told in ``json_store``. From the bottom up:
 - ``files``: private folders and files, replaced as a whole or not at all; the lock.
 - ``frames``, ``journal``: where each change is made durable, many of them with one fdatasync.
 - ``changes``: what the journal holds.
-- ``clients``, ``tokens``, ``audit_log``: the state in memory, and its queries.
+- ``clients``, ``tokens``, ``audit_log``: the state in memory, and its queries; ``collection``: every other kind of record
+  (``records.KINDS``).
 - ``audit_chain``: an entry's line, which holds the hash of the one before; ``audit_segments``: lines as files;
   ``audit_checkpoint``: the signed documents; ``audit_archive``: the sealed segments, pruned, compressed, erased from
   (``audit_erasure``); ``audit_state``, ``audit_verify``, ``audit_export``: the audit read from outside.

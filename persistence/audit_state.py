@@ -20,14 +20,14 @@ from persistence.audit_checkpoint import (
     read_signed,
 )
 from persistence.audit_segments import lines_of, unpack
-from persistence.changes import Bases, Change, EntryAdded, Part
+from persistence.changes import AUDIT, Bases, Change, EntryAdded
 from persistence.checkpoint import AuditFile, decode, file_name
 from persistence.files import RESTORE
 from persistence.journal import Journal
 from persistence.records import StoreError
 from persistence.snapshot import AUDIT_FOLDER, Snapshot
 
-NEWEST: Final = file_name(Part.AUDIT)
+NEWEST: Final = file_name(AUDIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _first_needed(named: int, generations: Sequence[int], journals: Sequence[lis
     if named in generations:
         return named
     for generation, changes in zip(generations, journals, strict=True):
-        if changes and isinstance(changes[0], Bases) and changes[0].generations.get(Part.AUDIT) == named:
+        if changes and isinstance(changes[0], Bases) and changes[0].generations.get(AUDIT) == named:
             return generation
     return None
 

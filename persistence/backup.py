@@ -24,22 +24,23 @@ import msgspec
 
 from persistence import checkpoint, frames
 from persistence.audit_checkpoint import INDEX, Index, read_signed
-from persistence.changes import Part
+from persistence.changes import AUDIT, CLIENTS, TOKENS
 from persistence.checkpoint import AuditFile, ClientsFile, TokensFile
 from persistence.files import PIECE, RESTORE
 from persistence.journal import journal_generation
 from persistence.json_store import JsonStores
-from persistence.records import StoreError
+from persistence.records import KINDS, StoreError
 from persistence.snapshot import AUDIT_FOLDER, Held, Snapshot, take_snapshot
 
 VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 _MAX_MANIFEST_BYTES: Final = 64 << 20
 _NAME: Final = re.compile(rf"({AUDIT_FOLDER}/)?[A-Za-z0-9][A-Za-z0-9._-]{{0,99}}")
-_SHAPES: Final[dict[Part, type[checkpoint.CheckpointFile]]] = {
-    Part.CLIENTS: ClientsFile,
-    Part.TOKENS: TokensFile,
-    Part.AUDIT: AuditFile,
+_SHAPES: Final[dict[str, type[checkpoint.CheckpointFile]]] = {
+    CLIENTS: ClientsFile,
+    TOKENS: TokensFile,
+    AUDIT: AuditFile,
+    **{kind.name: checkpoint.collection_shape(kind) for kind in KINDS},
 }
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from typing import Final
 
 import msgspec
 
-from persistence.records import AuditEntry, ClientRecord, TokenRecord
+from persistence.records import KINDS, AuditEntry, ClientRecord, TokenRecord
 
-
-class Part(StrEnum):
-    """The three parts of the store, each with its own JSON file."""
-
-    CLIENTS = "clients"
-    TOKENS = "tokens"
-    AUDIT = "audit"
+CLIENTS: Final = "clients"
+TOKENS: Final = "tokens"
+AUDIT: Final = "audit"
+PARTS: Final = (CLIENTS, TOKENS, AUDIT, *(kind.name for kind in KINDS))
+"""The parts of the store, each with its own JSON file."""
 
 
 class ClientPut(msgspec.Struct, frozen=True, gc=False, tag="client"):
@@ -27,6 +25,16 @@ class TokensPut(msgspec.Struct, frozen=True, gc=False, tag="tokens"):
     """Tokens were inserted or replaced, all in one write."""
 
     records: tuple[TokenRecord, ...]
+
+
+class CollectionChanged(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="collection"):
+    """Records of a collection were inserted or replaced, and others removed, all in one write."""
+
+    collection: str
+    """The name of its kind."""
+    put: tuple[msgspec.Raw, ...] = ()
+    remove: tuple[str, ...] = ()
+    """Keys."""
 
 
 class IntentBegun(msgspec.Struct, frozen=True, gc=False, tag="intent"):
@@ -50,9 +58,9 @@ class Bases(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="base
     A part whose file names the generation given here has not changed between that generation and this journal.
     """
 
-    generations: dict[Part, int]
+    generations: dict[str, int]
     ends: dict[int, int] = {}
     """Where earlier journals end whose writing failed: what stands behind that was never acknowledged."""
 
 
-Change = ClientPut | TokensPut | IntentBegun | EntryAdded | Bases
+Change = ClientPut | TokensPut | CollectionChanged | IntentBegun | EntryAdded | Bases

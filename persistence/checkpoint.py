@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Final, Protocol, TypeVar
+from types import GenericAlias
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 
-from persistence.changes import IntentBegun, Part
+from persistence.changes import TOKENS, IntentBegun
 from persistence.files import RESTORE, Folder
-from persistence.records import ClientRecord, StoreError, TokenRecord
+from persistence.records import ClientRecord, Kind, RecordT, StoreError, TokenRecord
 
 VERSION: Final = 1
 _END: Final = b"]}\n"
@@ -75,7 +76,7 @@ class _Version(msgspec.Struct):
 FileT = TypeVar("FileT", bound=CheckpointFile)
 
 
-def file_name(part: Part) -> str:
+def file_name(part: str) -> str:
     """The name of a part's file."""
     return f"{part}.json"
 
@@ -96,6 +97,30 @@ def decode(data: bytes, shape: type[FileT], path: object) -> FileT:
     return found
 
 
+async def read_collection(folder: Folder, kind: Kind[RecordT]) -> tuple[int, list[RecordT]]:
+    """Read the file of a collection: the generation that follows it, and the records.
+
+    Raises:
+        StoreError: As ``decode`` does, and where it cannot be read.
+    """
+    name = file_name(kind.name)
+    found = decode(await folder.read(name), collection_shape(kind), folder.path / name)
+    records: list[RecordT] = getattr(found, kind.name)
+    return found.journal, records
+
+
+def collection_shape(kind: Kind[RecordT]) -> type[CheckpointFile]:
+    """What the file of a collection looks like."""
+    fields: list[tuple[str, Any]] = [
+        ("version", int),
+        ("journal", int),
+        (kind.name, GenericAlias(list, kind.record)),
+    ]
+    return cast(
+        "type[CheckpointFile]", msgspec.defstruct(f"{kind.name}File", fields, frozen=True, kw_only=True)
+    )
+
+
 async def read_tokens(folder: Folder) -> tuple[int, list[TokenRecord]]:
     """Read ``tokens.json``: the generation that follows it, and the tokens.
 
@@ -105,7 +130,7 @@ async def read_tokens(folder: Folder) -> tuple[int, list[TokenRecord]]:
     Raises:
         StoreError: As ``decode`` does, and where it cannot be read.
     """
-    name = file_name(Part.TOKENS)
+    name = file_name(TOKENS)
     try:
         async with aclosing(folder.pieces(name)) as pieces:
             return await _decode_by_lines(pieces)

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from persistence.audit_log import AuditLog
 from persistence.audit_segments import Segment
-from persistence.changes import Bases, Part
+from persistence.changes import AUDIT, CLIENTS, PARTS, TOKENS, Bases
 from persistence.checkpoint import encode, file_name, in_lines
 from persistence.clients import JsonClients
+from persistence.collection import JsonCollection
 from persistence.files import Folder
 from persistence.journal import Journal
 from persistence.records import StoreError
@@ -57,6 +58,7 @@ class Checkpointer:
         clients: JsonClients,
         tokens: JsonTokens,
         audit: AuditLog,
+        collections: Mapping[str, JsonCollection[Any]],
         segment_bytes: int,
         pause: float,
         recovery_pause: float,
@@ -68,10 +70,12 @@ class Checkpointer:
         self._clients = clients
         self._tokens = tokens
         self._audit = audit
-        self._parts: dict[Part, JsonClients | JsonTokens | AuditLog] = {
-            Part.CLIENTS: clients,
-            Part.TOKENS: tokens,
-            Part.AUDIT: audit,
+        self._collections = collections
+        self._parts: dict[str, JsonClients | JsonTokens | AuditLog | JsonCollection[Any]] = {
+            CLIENTS: clients,
+            TOKENS: tokens,
+            AUDIT: audit,
+            **collections,
         }
         self._segment_bytes = segment_bytes
         self._shortest_pause = pause
@@ -85,7 +89,7 @@ class Checkpointer:
         self._failed = False
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
-        self.bases: dict[Part, int] = dict.fromkeys(Part, 1)
+        self.bases: dict[str, int] = dict.fromkeys(PARTS, 1)
         """The generation that each part's file names."""
         self.count = 0
         """Checkpoints written since the start."""
@@ -94,7 +98,7 @@ class Checkpointer:
 
     async def write_first(self) -> None:
         """Write the files of a new store. Raises OSError."""
-        for part in Part:
+        for part in PARTS:
             await self._write(part, 1, self._audit.segment())
 
     def start(self) -> None:
@@ -200,7 +204,7 @@ class Checkpointer:
             return
         loop = asyncio.get_running_loop()
         started = loop.time()
-        changed: list[Part] = []
+        changed: list[str] = []
         segments: list[Segment] = []
 
         def between_generations(generation: int) -> Bases:
@@ -208,7 +212,7 @@ class Checkpointer:
             for part in changed:
                 self._parts[part].changed = False
             segments.append(self._audit.segment())
-            return Bases({part: generation if part in changed else self.bases[part] for part in Part})
+            return Bases({part: generation if part in changed else self.bases[part] for part in PARTS})
 
         try:
             go_over = self._journal.restart if after_failure else self._journal.rotate
@@ -224,16 +228,18 @@ class Checkpointer:
         self.count += 1
         self.last_seconds = loop.time() - started
 
-    async def _write(self, part: Part, generation: int, segment: Segment) -> None:
-        """Replace the file of one part. The audit's is written as it was between the generations; the other two may
+    async def _write(self, part: str, generation: int, segment: Segment) -> None:
+        """Replace the file of one part. The audit's is written as it was between the generations; the others may
         hold later changes already, for which it makes no difference that the journal is replayed over them.
         """
-        if part is Part.CLIENTS:
+        if part == CLIENTS:
             await self._replace(part, {"journal": generation}, in_lines(list(self._clients)))
-        elif part is Part.TOKENS:
+        elif part == TOKENS:
             await self._replace(part, {"journal": generation}, self._tokens.lines())
-        else:
+        elif part == AUDIT:
             await self._write_audit(generation, segment)
+        else:
+            await self._replace(part, {"journal": generation}, in_lines(list(self._collections[part])))
 
     async def _write_audit(self, generation: int, segment: Segment) -> None:
         """Once the segment is large enough, seal it, then let ``audit.json`` name the next one.
@@ -261,9 +267,9 @@ class Checkpointer:
             "prev": segment.prev,
             "intents": segment.intents,
         }
-        await self._replace(Part.AUDIT, head, segment.slices())
+        await self._replace(AUDIT, head, segment.slices())
         await self._audit.sign(segment)
 
-    async def _replace(self, part: Part, head: dict[str, object], lines: Iterable[bytes]) -> None:
-        array = "entries" if part is Part.AUDIT else part
+    async def _replace(self, part: str, head: dict[str, object], lines: Iterable[bytes]) -> None:
+        array = "entries" if part == AUDIT else part
         await self._folder.replace(file_name(part), encode(head, array, lines))

@@ -1,4 +1,4 @@
-"""The json backend: three JSON files that are checkpoints, and the journal that follows them.
+"""The json backend: JSON files that are checkpoints, one for each part, and the journal that follows them.
 
 The promises, and how they are kept:
 
@@ -8,6 +8,7 @@ The promises, and how they are kept:
   generation, then removes the older generations. A crash at any instant leaves each file with all the journals that
   follow it: a part is replayed from the generation that its file names. A part that did not change keeps its file; the
   new journal's first change says so, so that a missing journal is still noticed.
+- A part that a newer version brought has no file yet in an older store: it is empty, until the oldest journal names it.
 - Whatever is missing or does not check, but for a torn journal tail, stops the start. Only a folder with none of the
   files in it is a new installation, and only whoever opens it with ``create`` may make one where it pleases.
 """
@@ -21,20 +22,33 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from persistence import checkpoint
 from persistence.audit_archive import AuditArchive
 from persistence.audit_log import AuditLog
-from persistence.changes import Bases, Change, ClientPut, EntryAdded, IntentBegun, Part, TokensPut
+from persistence.changes import (
+    AUDIT,
+    CLIENTS,
+    PARTS,
+    TOKENS,
+    Bases,
+    Change,
+    ClientPut,
+    CollectionChanged,
+    EntryAdded,
+    IntentBegun,
+    TokensPut,
+)
 from persistence.checkpoint import AuditFile, ClientsFile, file_name
 from persistence.checkpointer import PAUSE, RECOVERY_PAUSE, SEGMENT_BYTES, Checkpointer
 from persistence.clients import JsonClients
+from persistence.collection import JsonCollection
 from persistence.files import LOCK, RESTORE, TEMPORARY, Folder, System
 from persistence.journal import Journal, journal_generation, journal_name
-from persistence.records import AuditEntry, AuditStatus, StoreError
+from persistence.records import KINDS, AuditEntry, AuditStatus, Collection, Kind, RecordT, StoreError
 from persistence.tokens import JsonTokens
 
 log = logging.getLogger("ostiary.storage")
@@ -99,6 +113,9 @@ class JsonStores:
         self._journal = Journal(folder)
         self.clients = JsonClients(self._journal)
         self.tokens = JsonTokens(self._journal, on_purge=self._wake)
+        self._collections: dict[str, JsonCollection[Any]] = {
+            kind.name: JsonCollection(kind, self._journal) for kind in KINDS
+        }
         self._archive = AuditArchive(
             folder, self._audit_folder, timestamp=self._timestamp, checkpoint_file=checkpoint_file
         )
@@ -109,6 +126,7 @@ class JsonStores:
             clients=self.clients,
             tokens=self.tokens,
             audit=self.audit,
+            collections=self._collections,
             segment_bytes=segment_bytes,
             pause=pause,
             recovery_pause=recovery_pause,
@@ -181,10 +199,13 @@ class JsonStores:
             recovery_pause=RECOVERY_PAUSE,
             checkpoint_file=None,
         )
-        await stores._load()
-        await stores._replay()
+        await stores._read()
         stores.audit.check()
         return stores
+
+    def collection(self, kind: Kind[RecordT]) -> Collection[RecordT]:
+        """The records of that kind."""
+        return self._collections[kind.name]
 
     @property
     def path(self) -> Path:
@@ -238,8 +259,7 @@ class JsonStores:
 
     async def _open(self) -> None:
         await self._make_if_new()
-        await self._load()
-        torn = await self._replay()
+        torn = await self._read()
         self.audit.check()
         self._journal.start(self._durable, self._checkpointer.failed)
         self.audit.replayed()
@@ -275,9 +295,35 @@ class JsonStores:
             path = self._folder.path / _INITIALISING
             raise StoreError(f"{path} says that the store is new, but it is not: remove that file")
 
+    async def _read(self) -> bool:
+        """Take over the files, then the journals; whether there is a torn tail."""
+        generations = self._journal.generations()
+        journals, torn = await self._journal.read(generations)
+        await self._load()
+        for part in (self.clients, self.tokens, self.audit):
+            part.changed = False
+        await self._load_collections(generations, journals)
+        self._replay(generations, journals)
+        return torn
+
+    async def _load_collections(self, generations: Sequence[int], journals: Sequence[list[Change]]) -> None:
+        """A collection without a file is damage, but where the oldest journal does not know it yet."""
+        oldest = next(iter(journals), [])
+        names = self._folder.names()
+        for name, collection in self._collections.items():
+            is_older = bool(oldest) and isinstance(oldest[0], Bases) and name not in oldest[0].generations
+            if is_older and file_name(name) not in names:
+                self._checkpointer.bases[name] = generations[0]
+                collection.changed = True
+                continue
+            self._checkpointer.bases[name], records = await checkpoint.read_collection(
+                self._folder, collection.kind
+            )
+            collection.load(records)
+
     async def _load(self) -> None:
-        clients = await self._decode(Part.CLIENTS, ClientsFile)
-        path = self._folder.path / file_name(Part.CLIENTS)
+        clients = await self._decode(CLIENTS, ClientsFile)
+        path = self._folder.path / file_name(CLIENTS)
         for record in clients.clients:
             if self.clients.get(record.client_id) is not None:
                 raise StoreError(f"{path} has client {record.client_id!r} twice: {RESTORE}")
@@ -286,35 +332,36 @@ class JsonStores:
             except StoreError as error:
                 raise StoreError(f"{path}: {error}: {RESTORE}") from error
             self.clients.apply(ClientPut(record))
-        self._checkpointer.bases[Part.TOKENS], tokens = await checkpoint.read_tokens(self._folder)
+        self._checkpointer.bases[TOKENS], tokens = await checkpoint.read_tokens(self._folder)
         self.tokens.load(tokens)
-        audit = await self._decode(Part.AUDIT, AuditFile)
+        audit = await self._decode(AUDIT, AuditFile)
         await self._archive.open(audit.segment, audit.first_seq, audit.prev)
         try:
             self.audit.load(audit.segment, audit.first_seq, audit.entries, audit.intents)
         except msgspec.MsgspecError as error:
-            path = self._folder.path / file_name(Part.AUDIT)
+            path = self._folder.path / file_name(AUDIT)
             raise StoreError(f"{path} is damaged ({error}): {RESTORE}") from error
-        for part in (self.clients, self.tokens, self.audit):
-            part.changed = False
 
-    async def _decode(self, part: Part, shape: type[checkpoint.FileT]) -> checkpoint.FileT:
+    async def _decode(self, part: str, shape: type[checkpoint.FileT]) -> checkpoint.FileT:
         name = file_name(part)
         found = checkpoint.decode(await self._folder.read(name), shape, self._folder.path / name)
         self._checkpointer.bases[part] = found.journal
         return found
 
-    async def _replay(self) -> bool:
-        """Apply the journals to each part from the one that its file needs on; whether there is a torn tail."""
-        generations = self._journal.generations()
-        journals, torn = await self._journal.read(generations)
-        first = {part: self._first_needed(part, generations, journals) for part in Part}
+    def _replay(self, generations: Sequence[int], journals: Sequence[list[Change]]) -> None:
+        """Apply the journals to each part from the one that its file needs on."""
+        first = {part: self._first_needed(part, generations, journals) for part in PARTS}
         for generation, changes in zip(generations, journals, strict=True):
-            wanted = {part for part in Part if generation >= first[part]}
-            self._apply(change for change in changes if _part_of(change) in wanted)
-        return torn
+            wanted = {part for part in PARTS if generation >= first[part]}
+            try:
+                self._apply(change for change in changes if _known_part(change) in wanted)
+            except msgspec.MsgspecError as error:
+                path = self._folder.path / journal_name(generation)
+                raise StoreError(
+                    f"{path} holds what this version of Ostiary does not read: {error}"
+                ) from error
 
-    def _first_needed(self, part: Part, generations: Sequence[int], journals: Sequence[list[Change]]) -> int:
+    def _first_needed(self, part: str, generations: Sequence[int], journals: Sequence[list[Change]]) -> int:
         named = self._checkpointer.bases[part]
         if named in generations:
             return named
@@ -363,23 +410,30 @@ class JsonStores:
                 self.tokens.apply(change)
             elif isinstance(change, ClientPut):
                 self.clients.apply(change)
+            elif isinstance(change, CollectionChanged):
+                self._collections[change.collection].apply(change)
 
 
-_PARTS: Final[dict[type, Part | None]] = {
-    ClientPut: Part.CLIENTS,
-    TokensPut: Part.TOKENS,
-    EntryAdded: Part.AUDIT,
-    IntentBegun: Part.AUDIT,
+_PARTS: Final[dict[type, str | None]] = {
+    ClientPut: CLIENTS,
+    TokensPut: TOKENS,
+    EntryAdded: AUDIT,
+    IntentBegun: AUDIT,
     Bases: None,
 }
 
 
-def _part_of(change: Change) -> Part | None:
-    return _PARTS[type(change)]
+def _known_part(change: Change) -> str | None:
+    """The part that it changes. Raises msgspec.ValidationError where this version has no such part."""
+    if not isinstance(change, CollectionChanged):
+        return _PARTS[type(change)]
+    if change.collection not in PARTS:
+        raise msgspec.ValidationError(f"records of {change.collection[:80]!a}")
+    return change.collection
 
 
 def _is_ours(name: str) -> bool:
-    return any(name == file_name(part) for part in Part) or journal_generation(name) is not None
+    return any(name == file_name(part) for part in PARTS) or journal_generation(name) is not None
 
 
 def _remove_leftovers(folder: Folder) -> None:

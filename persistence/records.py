@@ -9,8 +9,9 @@ Times called ``exp`` are whole seconds since the epoch; all other times are RFC 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -65,6 +66,40 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Space-separated, as in RFC 6749 section 3.3; empty: all that the client may do."""
     certificate_thumbprint: str | None = None
     """``x5t#S256`` of the certificate that the token is bound to (RFC 8705 section 3.1)."""
+
+
+class RevokedCertificate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A certificate that is refused whatever the CRL says."""
+
+    revocation_id: str
+    fingerprint: str | None = None
+    """``x5t#S256`` of the certificate (RFC 8705 section 3.1)."""
+    serial_number: str | None = None
+    """In hexadecimal, where the certificate itself was not at hand."""
+    revoked_at: str
+
+
+RecordT = TypeVar("RecordT", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[RecordT]):
+    """A kind of record that is kept as a ``Collection``: in ``NAME.json``, with ``NAME`` as its array."""
+
+    name: str
+    record: type[RecordT]
+    key: str
+    """The field that names a record."""
+    indexes: tuple[str, ...] = ()
+    """The fields by which records are looked for, too."""
+
+
+REVOKED_CERTIFICATES: Final = Kind(
+    "revoked_certificates", RevokedCertificate, "revocation_id", ("fingerprint", "serial_number")
+)
+
+KINDS: Final[tuple[Kind[Any], ...]] = (REVOKED_CERTIFICATES,)
+"""Every kind. A store that was made before a kind was added gets its file when it is opened."""
 
 
 class AuditStatus(StrEnum):
@@ -180,6 +215,31 @@ class TokenStore(Protocol):
         """
 
 
+class Collection(Protocol[RecordT]):
+    """The records of one kind."""
+
+    def get(self, key: str) -> RecordT | None:
+        """The record with that key."""
+
+    def where(self, index: str, value: str) -> Sequence[RecordT]:
+        """The records whose field ``index``, one of the kind's indexes, is ``value``; in order of insertion."""
+
+    def __iter__(self) -> Iterator[RecordT]:
+        """All records, in order of insertion."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    async def put(self, *records: RecordT) -> None:
+        """Insert or replace all of them as one write. Raises StoreError where it is not durable."""
+
+    async def remove(self, *keys: str) -> None:
+        """Remove the records with these keys as one write. Raises StoreError where it is not durable."""
+
+    def put_soon(self, *records: RecordT) -> None:
+        """As ``put``, without waiting for the disk: for what may be lost. Raises StoreError."""
+
+
 class Intent(Protocol):
     """An action about to be forwarded, already durable in the audit."""
 
@@ -234,6 +294,9 @@ class Stores(Protocol):
     @property
     def audit(self) -> AuditStore:
         """The audit."""
+
+    def collection(self, kind: Kind[RecordT]) -> Collection[RecordT]:
+        """The records of that kind."""
 
     @property
     def healthy(self) -> bool:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from persistence import JsonStores, StoreError
 from persistence import frames as journal_frames
-from persistence.changes import Bases, Change, ClientPut, Part, TokensPut
+from persistence.changes import PARTS, Bases, Change, ClientPut, TokensPut
 from persistence.files import System
 from persistence.records import (
     AuditEntry,
@@ -235,7 +235,7 @@ class TestReplay:
         with path.open("ab") as file:
             file.write(b"torn")
         later = path.with_name("journal-000000002.log")
-        bases = Bases(dict.fromkeys(Part, 1))
+        bases = Bases(dict.fromkeys(PARTS, 1))
         later.write_bytes(journal_frames.header(2) + journal_frames.frame(1, [msgspec.json.encode(bases)]))
         later.chmod(0o600)
         with pytest.raises(StoreError, match=path.name):

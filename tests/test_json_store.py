@@ -14,13 +14,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from persistence import JsonStores, StoreError, open_stores
+from persistence import JsonStores, StoreError, frames, open_stores
+from persistence.changes import PARTS, Bases
 from persistence.files import System
 from persistence.records import (
+    REVOKED_CERTIFICATES,
     AuditEntry,
     AuditQuery,
     AuditStatus,
     ClientRecord,
+    RevokedCertificate,
     TokenKind,
     TokenRecord,
 )
@@ -358,6 +361,15 @@ class TestSegments:
                 await stores.audit.query(AuditQuery())
 
 
+def remade_without(folder: Path, collection: str) -> None:
+    """The store as a version that did not know that collection would have left it."""
+    journal = folder / "journal-000000002.log"
+    generations = {p: read(folder / f"{p}.json")["journal"] for p in PARTS if p != collection}
+    payload = msgspec.json.encode(Bases(generations))
+    journal.write_bytes(frames.header(2) + frames.frame(1, [payload]))
+    (folder / f"{collection}.json").unlink()
+
+
 class TestDamage:
     @pytest.fixture
     async def folder(self, tmp_path) -> Path:
@@ -367,10 +379,35 @@ class TestDamage:
             await stores.audit.append(entry("x"))
         return tmp_path / "s"
 
-    @pytest.mark.parametrize("name", ["clients.json", "tokens.json", "audit.json", "journal-000000002.log"])
+    @pytest.mark.parametrize(
+        "name",
+        ["clients.json", "tokens.json", "audit.json", "revoked_certificates.json", "journal-000000002.log"],
+    )
     async def test_a_missing_file_is_never_a_new_installation(self, folder, name):
         (folder / name).unlink()
         with pytest.raises(StoreError, match=name):
+            await opened(folder)
+
+    async def test_a_store_of_a_version_without_a_collection_gets_its_file(self, folder):
+        remade_without(folder, "revoked_certificates")
+        async with store(folder, pause=60) as stores:
+            assert stores.clients.get("a") == client("a")
+            kept = stores.collection(REVOKED_CERTIFICATES)
+            await kept.put(RevokedCertificate(revocation_id="r", revoked_at=TIME))
+            # As after a crash: what was acknowledged is in the journal alone.
+            shutil.copytree(folder, folder.with_name("crashed"))
+        for path in (folder, folder.with_name("crashed")):
+            async with store(path) as stores:
+                assert [each.revocation_id for each in stores.collection(REVOKED_CERTIFICATES)] == ["r"]
+            (path / "revoked_certificates.json").unlink()
+            with pytest.raises(StoreError, match=r"revoked_certificates\.json cannot be opened"):
+                await opened(path)
+
+    async def test_a_collection_of_a_newer_version_is_not_lost_unsaid(self, folder):
+        journal = folder / "journal-000000002.log"
+        payload = b'{"type":"collection","collection":"wishes","put":[{"wish":1}]}'
+        journal.write_bytes(journal.read_bytes() + frames.frame(2, [payload]))
+        with pytest.raises(StoreError, match=r"journal-000000002\.log holds what this version .* 'wishes'"):
             await opened(folder)
 
     async def test_all_but_sealed_segments_missing(self, tmp_path):

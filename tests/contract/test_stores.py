@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from persistence import open_stores
 from persistence.records import (
+    REVOKED_CERTIFICATES,
     AuditEntry,
     AuditPage,
     AuditQuery,
     AuditStatus,
     ClientRecord,
+    RevokedCertificate,
     StoreError,
     Stores,
     TokenKind,
@@ -81,6 +83,85 @@ async def everything(stores: Stores, **query) -> list[AuditEntry]:
         if page.next_cursor is None:
             return entries[::-1]
         cursor = page.next_cursor
+
+
+def revoked(revocation_id: str, **more) -> RevokedCertificate:
+    return RevokedCertificate(revocation_id=revocation_id, revoked_at="2027-01-15T08:00:00.000Z", **more)
+
+
+class TestCollections:
+    """Any kind will do."""
+
+    async def test_put_inserts_and_replaces(self, stores):
+        kept = stores.collection(REVOKED_CERTIFICATES)
+        await kept.put(revoked("b"), revoked("a"))
+        await kept.put(revoked("b", fingerprint="f"))
+        assert list(kept) == [revoked("b", fingerprint="f"), revoked("a")]
+        assert kept.get("b") == revoked("b", fingerprint="f")
+        assert kept.get("c") is None
+        assert len(kept) == 2
+
+    async def test_an_index_follows_its_field(self, stores):
+        kept = stores.collection(REVOKED_CERTIFICATES)
+        await kept.put(revoked("a", fingerprint="f"), revoked("b", fingerprint="f"))
+        await kept.put(revoked("a", fingerprint="g"))
+        assert list(kept.where("fingerprint", "f")) == [revoked("b", fingerprint="f")]
+        assert list(kept.where("fingerprint", "g")) == [revoked("a", fingerprint="g")]
+        await kept.remove("a")
+        assert list(kept.where("fingerprint", "g")) == []
+        assert kept.get("a") is None
+
+    async def test_removing_what_is_not_there_is_nothing(self, stores):
+        kept = stores.collection(REVOKED_CERTIFICATES)
+        await kept.remove("a")
+        await kept.remove()
+        assert len(kept) == 0
+
+    async def test_all_is_there_again(self, open_store):
+        stores = await open_store()
+        kept = stores.collection(REVOKED_CERTIFICATES)
+        await kept.put(revoked("a", fingerprint="f"), revoked("b"))
+        await kept.remove("b")
+        kept.put_soon(revoked("c", serial_number="01"))
+        await stores.close()
+        again = await open_store()
+        kept = again.collection(REVOKED_CERTIFICATES)
+        assert list(kept) == [revoked("a", fingerprint="f"), revoked("c", serial_number="01")]
+        assert list(kept.where("serial_number", "01")) == [revoked("c", serial_number="01")]
+        await again.close()
+
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from("abc"), st.sampled_from([None, "f", "g"]), st.booleans()), max_size=12
+        )
+    )
+    @settings(max_examples=25, deadline=None)
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_it_is_a_dictionary_with_indexes(self, backend, steps):
+        async def run() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                open_store = BACKENDS[backend](Path(folder))
+                expected: dict[str, RevokedCertificate] = {}
+                stores = await open_store()
+                kept = stores.collection(REVOKED_CERTIFICATES)
+                for key, fingerprint, remove in steps:
+                    if remove:
+                        expected.pop(key, None)
+                        await kept.remove(key)
+                    else:
+                        expected[key] = revoked(key, fingerprint=fingerprint)
+                        await kept.put(expected[key])
+                for _ in range(2):
+                    assert {each.revocation_id: each for each in kept} == expected
+                    for fingerprint in ("f", "g"):
+                        found = {each.revocation_id for each in kept.where("fingerprint", fingerprint)}
+                        assert found == {k for k, each in expected.items() if each.fingerprint == fingerprint}
+                    await stores.close()
+                    stores = await open_store()
+                    kept = stores.collection(REVOKED_CERTIFICATES)
+                await stores.close()
+
+        asyncio.run(run())
 
 
 class TestClients:
