@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from gateway.clock import rfc3339
 from gateway.config import OnAuditFailure, Redaction
@@ -52,6 +53,7 @@ _OPTIONAL: Final = (
     "certificate_thumbprint",
     "actor",
 )
+_OF_CALLS: Final = ("era", "rule", "arguments_digest", "request_bytes", "response_bytes")
 """What two refusals that are summed up may disagree on; the rest is what makes them alike, or when it began."""
 
 
@@ -73,12 +75,16 @@ class Pending:
         self._started = started
         self.finished = False
 
-    def finish(self, status: AuditStatus, reason: str | None = None) -> bool:
+    def finish(
+        self, status: AuditStatus, reason: str | None = None, response_bytes: int | UnsetType = UNSET
+    ) -> bool:
         """Hand the outcome to the journal; a second call does nothing. False: the journal would not take it."""
         if self.finished:
             return True
         self.finished = True
-        return self._trail.finish(self._intent, self._started, status, reason)
+        return self._trail.finish(
+            self._intent, self._started, status, reason=reason, response_bytes=response_bytes
+        )
 
 
 class Audit:
@@ -119,6 +125,10 @@ class Audit:
         client_id: str | None = None,
         token_id: str | None = None,
         duration_ms: float | None = None,
+        era: str | UnsetType = UNSET,
+        rule: str | UnsetType = UNSET,
+        arguments_digest: str | UnsetType = UNSET,
+        request_bytes: int | UnsetType = UNSET,
     ) -> AuditEntry:
         """An entry with everything that the request and its caller tell."""
         peer = inbound.peer
@@ -143,6 +153,10 @@ class Audit:
             target=target if target is None else target[:MAX_TEXT],
             token_id=token_id or (context.token_id if context is not None else None),
             certificate_thumbprint=peer.fingerprint if peer is not None else None,
+            era=era,
+            rule=rule,
+            arguments_digest=arguments_digest,
+            request_bytes=request_bytes,
         )
 
     def since(self, inbound: Inbound) -> float:
@@ -165,7 +179,15 @@ class Audit:
             return Pending(self, None, started)
         return Pending(self, intent, started)
 
-    def finish(self, intent: Intent | None, started: float, status: AuditStatus, reason: str | None) -> bool:
+    def finish(
+        self,
+        intent: Intent | None,
+        started: float,
+        status: AuditStatus,
+        *,
+        reason: str | None,
+        response_bytes: int | UnsetType,
+    ) -> bool:
         """For ``Pending`` alone."""
         if intent is None:
             return not self._refuse
@@ -175,6 +197,7 @@ class Audit:
                 timestamp=rfc3339(self._now()),
                 duration_ms=round(1000 * (self._monotonic() - started), 3),
                 reason=reason,
+                response_bytes=response_bytes,
             )
         except StoreError as error:
             log.critical("an outcome could not be audited: %s", error)
@@ -259,8 +282,9 @@ class Audit:
         """What of the entry may be written."""
         for rule in self._redactions:
             value = getattr(entry, rule.field)
-            if value is not None:
-                kept = None if rule.match is None else rule.match.sub(REDACTED, value)
+            if isinstance(value, str):
+                nothing = UNSET if rule.field in _OF_CALLS else None
+                kept = nothing if rule.match is None else rule.match.sub(REDACTED, value)
                 entry = msgspec.structs.replace(entry, **{rule.field: kept})
         return entry
 
@@ -277,5 +301,8 @@ class Audit:
 
 def _sum_up(held: AuditEntry, entry: AuditEntry) -> AuditEntry:
     """One entry for both: what they do not agree on is left out."""
-    differing = {name: None for name in _OPTIONAL if getattr(held, name) != getattr(entry, name)}
+    differing: dict[str, object] = {
+        name: None for name in _OPTIONAL if getattr(held, name) != getattr(entry, name)
+    }
+    differing |= {name: UNSET for name in _OF_CALLS if getattr(held, name) != getattr(entry, name)}
     return msgspec.structs.replace(held, count=held.count + entry.count, **differing)

@@ -115,7 +115,7 @@ class StorageSettings:
     backend: str = "json"
 
 
-REDACTABLE: Final = ("address", "user_agent", "target", "tool_name")
+REDACTABLE: Final = ("address", "user_agent", "target", "tool_name", "arguments_digest")
 """The fields of an audit entry of which a rule may keep something out."""
 
 

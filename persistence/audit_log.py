@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from persistence.audit_archive import AuditArchive
 from persistence.audit_chain import (
@@ -54,7 +55,13 @@ class JournalledIntent:
         self.begun = begun
 
     def finish(
-        self, status: AuditStatus, *, timestamp: str, duration_ms: float | None, reason: str | None = None
+        self,
+        status: AuditStatus,
+        *,
+        timestamp: str,
+        duration_ms: float | None,
+        reason: str | None = None,
+        response_bytes: int | UnsetType = UNSET,
     ) -> None:
         """Hand the outcome to the journal.
 
@@ -64,7 +71,14 @@ class JournalledIntent:
         """
         if self._log is None:
             raise RuntimeError("an intent is finished once")
-        self._log.finish(self.begun, status, timestamp, duration_ms, reason)
+        self._log.finish(
+            self.begun,
+            status,
+            timestamp=timestamp,
+            duration_ms=duration_ms,
+            reason=reason,
+            response_bytes=response_bytes,
+        )
         self._log = None
 
 
@@ -131,7 +145,7 @@ class AuditLog:
             await future
         except asyncio.CancelledError:
             with contextlib.suppress(StoreError):
-                self.finish(begun, AuditStatus.CANCELLED, entry.timestamp, None, None)
+                self.finish(begun, AuditStatus.CANCELLED, timestamp=entry.timestamp, duration_ms=None)
             raise
         return JournalledIntent(self, begun)
 
@@ -206,13 +220,20 @@ class AuditLog:
         self,
         begun: IntentBegun,
         status: AuditStatus,
+        *,
         timestamp: str,
         duration_ms: float | None,
-        reason: str | None,
+        reason: str | None = None,
+        response_bytes: int | UnsetType = UNSET,
     ) -> None:
         """Hand over an intent's outcome. Raises StoreError."""
         entry = msgspec.structs.replace(
-            begun.entry, status=status, timestamp=timestamp, duration_ms=duration_ms, reason=reason
+            begun.entry,
+            status=status,
+            timestamp=timestamp,
+            duration_ms=duration_ms,
+            reason=reason,
+            response_bytes=response_bytes,
         )
         self._end(begun.number, entry)
 
@@ -221,7 +242,11 @@ class AuditLog:
         open_intents = [begun for begun in self._intents.values() if begun.number not in self._ending]
         for begun in open_intents:
             self.finish(
-                begun, AuditStatus.ERROR, begun.entry.timestamp, begun.entry.duration_ms, "interrupted"
+                begun,
+                AuditStatus.ERROR,
+                timestamp=begun.entry.timestamp,
+                duration_ms=begun.entry.duration_ms,
+                reason="interrupted",
             )
         return len(open_intents)
 

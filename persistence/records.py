@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 DEFAULT_TENANT = "default"
 
@@ -128,6 +129,15 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     method: str | None = None
     """The MCP or HTTP method."""
     token_id: str | None = None
+    era: str | UnsetType = UNSET
+    """Of MCP, in which the client spoke: ``legacy`` or ``modern``. It and what follows are left out where unset."""
+    rule: str | UnsetType = UNSET
+    """The pattern of the access rule that decided; empty where none matched."""
+    arguments_digest: str | UnsetType = UNSET
+    """SHA-256, in hex, of the arguments as JSON with sorted keys and without white space."""
+    request_bytes: int | UnsetType = UNSET
+    response_bytes: int | UnsetType = UNSET
+    """Of the messages, as the client sent the one and was sent the other."""
     count: int = 1
     """How many like entries this one sums up."""
 
@@ -244,7 +254,13 @@ class Intent(Protocol):
     """An action about to be forwarded, already durable in the audit."""
 
     def finish(
-        self, status: AuditStatus, *, timestamp: str, duration_ms: float, reason: str | None = None
+        self,
+        status: AuditStatus,
+        *,
+        timestamp: str,
+        duration_ms: float,
+        reason: str | None = None,
+        response_bytes: int | UnsetType = UNSET,
     ) -> None:
         """Hand the outcome to the journal. Once only. Raises StoreError where the journal takes no more writes."""
 
