@@ -45,12 +45,14 @@ from gateway.identity.keyring import Keyring
 from gateway.identity.tokens import Tokens
 from gateway.limits import TokenBuckets
 from gateway.listener import TlsListener
+from gateway.mcp.access import Access
 from gateway.mcp.announcements import Announcements
 from gateway.mcp.catalogue import Catalogue, Rules
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.forwarding import Forwarder
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Notification, Request
+from gateway.mcp.own_answers import OwnAnswers
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import WATCH_SECONDS, Watch
 from gateway.mcp.upstream import SessionKey, Upstream
@@ -239,12 +241,14 @@ def _open_mcp(stack: AsyncExitStack, shared: _Shared) -> _Mcp:
         shared=frozenset(u.name for u in config.upstreams if u.sessions == "shared"),
     )
     lists = Lists(catalogue)
+    forwarder = Forwarder(catalogue, shared.watch, shared.audit)
     announcements = Announcements(catalogue, sessions, lists, current=shared.current)
     endpoint = McpEndpoint(
         catalogue=catalogue,
-        lists=lists,
         sessions=sessions,
-        forwarder=Forwarder(catalogue, shared.watch, shared.audit),
+        forwarder=forwarder,
+        access=Access(catalogue, shared.audit, shared.problems, config.mcp.denied),
+        own=OwnAnswers(catalogue, sessions, lists, forwarder),
         watch=shared.watch,
         audit=shared.audit,
         problems=shared.problems,

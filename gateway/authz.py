@@ -11,12 +11,15 @@ PUBLIC: tuple[str, ...] = ()
 """What a public thing needs."""
 
 
+def rule_for(rules: Sequence[AccessRule], name: str) -> AccessRule | None:
+    """The first rule that matches ``name``."""
+    return next((rule for rule in rules if rule.pattern.fullmatch(name)), None)
+
+
 def permissions_for(rules: Sequence[AccessRule], name: str) -> tuple[str, ...]:
     """What ``name`` needs: the first rule that matches says; where none does, administration."""
-    for rule in rules:
-        if rule.pattern.fullmatch(name):
-            return rule.permissions
-    return ADMINISTRATION
+    rule = rule_for(rules, name)
+    return ADMINISTRATION if rule is None else rule.permissions
 
 
 def authorize(context: ClientContext, needed: Sequence[str]) -> Decision:

@@ -62,7 +62,7 @@ _NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
 class Connection(RequestHandler):
     """One client connection; it remembers who is at the other end."""
 
-    __slots__ = ("address", "edge", "peer")
+    __slots__ = ("address", "edge", "on_lost", "peer")
 
     def __init__(self, edge: Edge, server: web.Server, *, address: str, **options: Any) -> None:
         super().__init__(server, access_log=None, auto_decompress=False, **options)  # type: ignore[arg-type]
@@ -70,6 +70,8 @@ class Connection(RequestHandler):
         self.address = address
         self.peer: PeerIdentity | None = None
         """The client certificate that the handshake verified."""
+        self.on_lost: Callable[[], object] | None = None
+        """Told when the client has gone, by whoever wants to know at the time."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The handshake is done."""
@@ -84,6 +86,12 @@ class Connection(RequestHandler):
         if secured.session_reused:  # TLS 1.2 by session id: its certificate was not looked at again
             self.edge.refused_certificate(self.address, "session_resumed")
             self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client has gone."""
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     def handle_error(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from gateway.mcp.catalogue import Catalogue, decide
 from gateway.mcp.forwarding import LIST_CHANGED
@@ -45,9 +46,10 @@ class Announcements:
             if isinstance(message, Notification):
                 session.outbox.put(encode_notification(message.method, message.params))
             elif session.outbox.reader is not None:
-                ours = session.ask(upstream, message.id)
-                session.outbox.put(encode_request(ours, message.method, message.params))
-                return
+                ours = session.ask(partial(self._catalogue.upstream(upstream).respond, key, message.id))
+                if ours is not None:
+                    session.outbox.put(encode_request(ours, message.method, message.params))
+                    return
 
     def _updated(self, upstream: str, key: SessionKey, uri: str, message: Notification | Request) -> None:
         """A resource changed: tell the sessions that subscribed to it, and may read it now."""
@@ -59,7 +61,7 @@ class Announcements:
 
     def _may_read(self, session: Session, upstream: str, uri: str) -> bool:
         context = self._current(session.context)
-        entry = self._catalogue.find_resource(uri, session.scope)
+        entry = self._catalogue.find_resource(uri, session.only)
         if context is None or entry is None or entry.upstream != upstream:
             return False
         return decide(entry, context) is ALLOW
@@ -72,7 +74,7 @@ class Announcements:
                 listed = session.listed.get(kind)
                 if listed is None or context is None:
                     continue
-                now = hash(self._lists.visible(kind, session.scope, context))
+                now = hash(self._lists.visible(kind, session.only, context))
                 if now != listed:
                     session.listed[kind] = now
                     session.outbox.put(encode_notification(method, {}))

@@ -19,13 +19,15 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.authz import authorize, permissions_for
+from gateway.authz import authorize, rule_for
 from gateway.config import AccessRule
 from gateway.mcp.listing import LISTINGS, Kind, Listing, list_all
 from gateway.mcp.messages import encode
+from gateway.mcp.mirrored import Mirrored, mirrored_in
+from gateway.mcp.target import Target
 from gateway.mcp.templates import MAX_URI, Template, parse_template
 from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey, Upstream, UpstreamError
-from gateway.model import ALLOW, ClientContext, Decision
+from gateway.model import ADMINISTRATION, ALLOW, ClientContext, Decision
 from gateway.spelling import is_plain_uri
 
 __all__ = ["LISTINGS", "Catalogue", "Entry", "Kind", "Offer", "Rules", "decide"]
@@ -54,12 +56,16 @@ class Entry:
     name: str
     """Its name at the gateway: with the upstream's prefix, for tools and prompts."""
     permissions: tuple[str, ...]
+    rule: str
+    """The pattern of the access rule that says so; empty where none does."""
     definition: msgspec.Raw = field(repr=False)
     """Its definition under ``name``."""
     unprefixed: msgspec.Raw = field(repr=False)
     """Its definition under ``original``."""
     template: Template | None = field(default=None, repr=False)
     """What URIs a template stands for."""
+    mirrored: tuple[Mirrored, ...] = field(default=(), repr=False)
+    """The arguments of a tool that a modern client repeats in headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +86,15 @@ class Rules:
     prompts: tuple[AccessRule, ...] = ()
     resources: tuple[AccessRule, ...] = ()
 
-    def permissions(self, kind: Kind, name: str) -> tuple[str, ...]:
-        """What the thing of that kind and name needs."""
+    def access(self, kind: Kind, name: str) -> tuple[tuple[str, ...], str]:
+        """What the thing of that kind and name needs, and the pattern of the rule that says so (empty: none does)."""
         rules = {Kind.TOOL: self.tools, Kind.PROMPT: self.prompts}.get(kind, self.resources)
-        return permissions_for(rules, name)
+        rule = rule_for(rules, name)
+        return (ADMINISTRATION, "") if rule is None else (rule.permissions, rule.match)
 
 
 @dataclass(slots=True)
-class _Shelf:
+class _Source:
     """One upstream's place in the catalogue."""
 
     upstream: Upstream
@@ -114,8 +121,8 @@ class Catalogue:
         on_change: Callable[[str], None] = lambda _name: None,
     ) -> None:
         """``upstreams``: each with its prefix and its time limit in seconds. ``on_change`` gets an upstream's name."""
-        self._shelves = {
-            upstream.name: _Shelf(upstream, prefix, min(patience, PATIENCE))
+        self._sources = {
+            upstream.name: _Source(upstream, prefix, min(patience, PATIENCE))
             for upstream, prefix, patience in upstreams
         }
         self._rules = rules
@@ -127,83 +134,90 @@ class Catalogue:
         """Grows whenever any offer changed."""
 
     def __contains__(self, upstream: str) -> bool:
-        return upstream in self._shelves
+        return upstream in self._sources
 
     def upstream(self, name: str) -> Upstream:
         """The upstream of that name."""
-        return self._shelves[name].upstream
+        return self._sources[name].upstream
 
     def unlisten(self, key: SessionKey) -> None:
         """No upstream need keep a stream open for that key."""
-        for shelf in self._shelves.values():
-            shelf.upstream.unlisten(key)
+        for source in self._sources.values():
+            source.upstream.unlisten(key)
 
     def down(self) -> tuple[str, ...]:
         """The upstreams that did not answer when last asked."""
-        return tuple(name for name, shelf in self._shelves.items() if shelf.down)
+        return tuple(name for name, source in self._sources.items() if source.down)
 
-    def offers(self, scope: str | None) -> list[Offer]:
-        """What is known now of one upstream (``scope``), or of all (None), without those that are down."""
-        shelves = self._in_scope(scope)
-        return [shelf.offer for shelf in shelves if shelf.offer is not None and not shelf.down]
+    def offers(self, only: str | None) -> list[Offer]:
+        """What is known now of one upstream (``only``), or of all (None), without those that are down."""
+        sources = self._asked_for(only)
+        return [source.offer for source in sources if source.offer is not None and not source.down]
 
-    def entries(self, kind: Kind, scope: str | None) -> list[Entry]:
+    def entries(self, kind: Kind, only: str | None) -> list[Entry]:
         """Everything of that kind, in stable order. The first of two equal names wins."""
-        if scope is not None:
-            return [entry for offer in self.offers(scope) for entry in offer.entries[kind].values()]
+        if only is not None:
+            return [entry for offer in self.offers(only) for entry in offer.entries[kind].values()]
         merged: dict[str, Entry] = {}
         for offer in self.offers(None):
             for entry in offer.entries[kind].values():
                 merged.setdefault(entry.name, entry)
         return list(merged.values())
 
-    def visible(self, kind: Kind, scope: str | None, context: ClientContext) -> list[Entry]:
+    def visible(self, kind: Kind, only: str | None, context: ClientContext) -> list[Entry]:
         """What of it the caller may have."""
-        return [entry for entry in self.entries(kind, scope) if decide(entry, context) is ALLOW]
+        return [entry for entry in self.entries(kind, only) if decide(entry, context) is ALLOW]
 
-    def find(self, kind: Kind, name: str, scope: str | None) -> Entry | None:
-        """The entry that ``name`` means: at ``/mcp`` (scope None) the gateway's name, at ``/mcp/{upstream}`` its own."""
-        for shelf in self._in_scope(scope):
-            if shelf.offer is None:
+    def locate(self, target: Target, only: str | None) -> Entry | None:
+        """What a request is after; None: there is no such thing."""
+        if target.kind is Kind.RESOURCE:
+            return self.find_resource(target.name, only)
+        if target.kind is Kind.TEMPLATE:
+            return self.find_template(target.name, only)
+        return self.find(target.kind, target.name, only)
+
+    def find(self, kind: Kind, name: str, only: str | None) -> Entry | None:
+        """The entry that ``name`` means: at ``/mcp`` (only None) the gateway's name, at ``/mcp/{upstream}`` its own."""
+        for source in self._asked_for(only):
+            if source.offer is None:
                 continue
             original = name
-            if scope is None and kind in {Kind.TOOL, Kind.PROMPT}:
-                if not name.startswith(shelf.prefix):
+            if only is None and kind in {Kind.TOOL, Kind.PROMPT}:
+                if not name.startswith(source.prefix):
                     continue
-                original = name[len(shelf.prefix) :]
-            entry = shelf.offer.entries[kind].get(original)
+                original = name[len(source.prefix) :]
+            entry = source.offer.entries[kind].get(original)
             if entry is not None:
                 return entry
         return None
 
-    def find_resource(self, uri: str, scope: str | None) -> Entry | None:
+    def find_resource(self, uri: str, only: str | None) -> Entry | None:
         """Who serves that URI: a listed resource, else a template that it fits; its rule is that of the URI.
 
         What only a template serves must have a single spelling, lest another one escape that rule.
         """
-        entry = self.find(Kind.RESOURCE, uri, scope)
+        entry = self.find(Kind.RESOURCE, uri, only)
         if entry is not None:
             return entry
         if len(uri) > MAX_URI or not is_plain_uri(uri):
             return None
-        for shelf in self._in_scope(scope):
-            for entry in shelf.offer.entries[Kind.TEMPLATE].values() if shelf.offer else ():
+        for source in self._asked_for(only):
+            for entry in source.offer.entries[Kind.TEMPLATE].values() if source.offer else ():
                 if entry.template is not None and entry.template.fits(uri):
-                    permissions = (*entry.permissions, *self._rules.permissions(Kind.RESOURCE, uri))
-                    return replace(
-                        entry, name=uri, original=uri, permissions=tuple(dict.fromkeys(permissions))
-                    )
+                    needed, rule = self._rules.access(Kind.RESOURCE, uri)
+                    permissions = tuple(dict.fromkeys((*entry.permissions, *needed)))
+                    return replace(entry, name=uri, original=uri, permissions=permissions, rule=rule)
         return None
 
-    def find_template(self, reference: str, scope: str | None) -> Entry | None:
+    def find_template(self, reference: str, only: str | None) -> Entry | None:
         """The template (or resource) that a completion refers to by its URI."""
-        return self.find(Kind.TEMPLATE, reference, scope) or self.find_resource(reference, scope)
+        return self.find(Kind.TEMPLATE, reference, only) or self.find_resource(reference, only)
 
-    def prefixed(self, name: str, scope: str | None) -> str:
-        """The gateway's name of what is called ``name`` in that scope."""
-        return name if scope is None else self._shelves[scope].prefix + name
+    def prefixed(self, name: str, only: str | None) -> str:
+        """The gateway's name of what is called ``name`` at that place."""
+        return name if only is None else self._sources[only].prefix + name
 
-    async def refresh(self, scope: str | None) -> None:
+    async def refresh(self, only: str | None) -> None:
         """See to it that what is asked for is known.
 
         Waits for upstreams whose offer is unknown or out of date, and only an instant for one that was down.
@@ -211,14 +225,14 @@ class Catalogue:
         new: list[asyncio.Task[None]] = []
         returning: list[asyncio.Task[None]] = []
         now = self._monotonic()
-        for shelf in self._in_scope(scope):
-            grown_old = now - shelf.gathered_at > FRESH_FOR
-            if not (shelf.stale or shelf.down or grown_old) or (shelf.down and now < shelf.ask_again_at):
+        for source in self._asked_for(only):
+            grown_old = now - source.gathered_at > FRESH_FOR
+            if not (source.stale or source.down or grown_old) or (source.down and now < source.ask_again_at):
                 continue
-            task = self._gather(shelf)
-            if shelf.down:
+            task = self._gather(source)
+            if source.down:
                 returning.append(task)
-            elif shelf.offer is None or shelf.stale:
+            elif source.offer is None or source.stale:
                 new.append(task)
         if returning:
             await asyncio.wait(returning, timeout=RETURN_SECONDS)
@@ -227,74 +241,74 @@ class Catalogue:
 
     def warm(self) -> None:
         """Begin to gather everything, so that the first request need not wait for it."""
-        for shelf in self._shelves.values():
-            self._gather(shelf)
+        for source in self._sources.values():
+            self._gather(source)
 
     def invalidate(self, upstream: str) -> None:
         """That upstream's lists changed, or it did not answer: gather them again, now."""
-        shelf = self._shelves[upstream]
-        shelf.stale = True
-        if self._monotonic() >= shelf.ask_again_at:
-            self._gather(shelf)
+        source = self._sources[upstream]
+        source.stale = True
+        if self._monotonic() >= source.ask_again_at:
+            self._gather(source)
 
     async def close(self) -> None:
         """Stop gathering."""
-        tasks = [shelf.gathering for shelf in self._shelves.values() if shelf.gathering is not None]
+        tasks = [source.gathering for source in self._sources.values() if source.gathering is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _in_scope(self, scope: str | None) -> Sequence[_Shelf]:
-        return tuple(self._shelves.values()) if scope is None else (self._shelves[scope],)
+    def _asked_for(self, only: str | None) -> Sequence[_Source]:
+        return tuple(self._sources.values()) if only is None else (self._sources[only],)
 
-    def _gather(self, shelf: _Shelf) -> asyncio.Task[None]:
-        if shelf.gathering is None:
-            shelf.gathering = asyncio.get_running_loop().create_task(self._fill(shelf))
-        return shelf.gathering
+    def _gather(self, source: _Source) -> asyncio.Task[None]:
+        if source.gathering is None:
+            source.gathering = asyncio.get_running_loop().create_task(self._fill(source))
+        return source.gathering
 
-    async def _fill(self, shelf: _Shelf) -> None:
+    async def _fill(self, source: _Source) -> None:
         """Gather until nothing changed meanwhile, or the upstream does not answer."""
-        shelf.stale = True
+        source.stale = True
         try:
-            while shelf.stale:
-                shelf.stale = False
+            while source.stale:
+                source.stale = False
                 try:
-                    async with asyncio.timeout(shelf.patience):
-                        offer = await self._ask(shelf)
+                    async with asyncio.timeout(source.patience):
+                        offer = await self._ask(source)
                 except UpstreamError as error:
-                    return self._missed(shelf, error.detail)
+                    return self._missed(source, error.detail)
                 except TimeoutError:
-                    return self._missed(shelf, "it did not list in time")
+                    return self._missed(source, "it did not list in time")
                 except Exception:
-                    log.exception("the lists of upstream %s cannot be read", shelf.upstream.name)
-                    return self._missed(shelf, "its lists cannot be read")
-                self._took(shelf, offer)
+                    log.exception("the lists of upstream %s cannot be read", source.upstream.name)
+                    return self._missed(source, "its lists cannot be read")
+                self._took(source, offer)
         finally:
-            shelf.gathering = None
+            source.gathering = None
 
-    def _missed(self, shelf: _Shelf, detail: str) -> None:
-        if not shelf.down:
-            log.warning("upstream %s is left out: %s", shelf.upstream.name, detail)
+    def _missed(self, source: _Source, detail: str) -> None:
+        if not source.down:
+            log.warning("upstream %s is left out: %s", source.upstream.name, detail)
             self.generation += 1
-        shelf.down = shelf.stale = True
-        shelf.ask_again_at = self._monotonic() + shelf.pause
-        shelf.pause = min(2 * shelf.pause, LONGEST_PAUSE)
+        source.down = source.stale = True
+        source.ask_again_at = self._monotonic() + source.pause
+        source.pause = min(2 * source.pause, LONGEST_PAUSE)
 
-    def _took(self, shelf: _Shelf, offer: Offer) -> None:
-        if shelf.down:
-            log.warning("upstream %s is back", shelf.upstream.name)
-        changed = shelf.down or shelf.offer is None or shelf.offer.digest != offer.digest
-        shelf.offer, shelf.down, shelf.pause = offer, False, FIRST_PAUSE
-        shelf.gathered_at = self._monotonic()
+    def _took(self, source: _Source, offer: Offer) -> None:
+        if source.down:
+            log.warning("upstream %s is back", source.upstream.name)
+        changed = source.down or source.offer is None or source.offer.digest != offer.digest
+        source.offer, source.down, source.pause = offer, False, FIRST_PAUSE
+        source.gathered_at = self._monotonic()
         if changed:
             self.generation += 1
             self._warn_of_clashes()
-            self._on_change(shelf.upstream.name)
+            self._on_change(source.upstream.name)
 
     def _warn_of_clashes(self) -> None:
         """Say once of each name that two upstreams have whose it is: that of the first in the configuration."""
         owners: dict[tuple[Kind, str], str] = {}
-        offers = [shelf.offer for shelf in self._shelves.values() if shelf.offer is not None]
+        offers = [source.offer for source in self._sources.values() if source.offer is not None]
         for entry in (entry for offer in offers for kind in Kind for entry in offer.entries[kind].values()):
             owner = owners.setdefault((entry.kind, entry.name), entry.upstream)
             clash = (entry.kind, entry.name, owner, entry.upstream)
@@ -302,34 +316,39 @@ class Catalogue:
                 self._clashes.add(clash)
                 log.warning("the %s %r of upstream %s hides that of upstream %s", *clash)
 
-    async def _ask(self, shelf: _Shelf) -> Offer:
-        info = await shelf.upstream.describe()
+    async def _ask(self, source: _Source) -> Offer:
+        info = await source.upstream.describe()
         if any(isinstance(c, dict) and c.get("listChanged") for c in info.capabilities.values()):
-            shelf.upstream.listen(GATEWAY)  # that is where it will say so
+            source.upstream.listen(GATEWAY)  # that is where it will say so
         digest = hashlib.sha256()
         entries: dict[Kind, dict[str, Entry]] = {}
         for kind, listing in LISTINGS.items():
             entries[kind] = {}
             if listing.capability not in info.capabilities:
                 continue
-            for definition in await list_all(shelf.upstream, kind, listing):
-                entry = self._entry(kind, listing, shelf, definition)
+            for definition in await list_all(source.upstream, kind, listing):
+                entry = self._entry(kind, listing, source, definition)
                 if entry is None or entry.original in entries[kind]:
                     log.warning(
-                        "upstream %s lists a %s that is malformed or twice", shelf.upstream.name, kind
+                        "upstream %s lists a %s that is malformed or twice", source.upstream.name, kind
                     )
                     continue
                 entries[kind][entry.original] = entry
                 digest.update(bytes(entry.definition))
         return Offer(info, entries, digest.digest())
 
-    def _entry(self, kind: Kind, listing: Listing, shelf: _Shelf, definition: object) -> Entry | None:
+    def _entry(self, kind: Kind, listing: Listing, source: _Source, definition: object) -> Entry | None:
         if not isinstance(definition, dict) or not isinstance(definition.get(listing.key), str):
             return None
         original: str = definition[listing.key]
+        try:
+            mirrored = mirrored_in(definition.get("inputSchema")) if kind is Kind.TOOL else ()
+        except ValueError as error:
+            log.warning("upstream %s: the tool %r is left out: %s", source.upstream.name, original, error)
+            return None
         prefixed = kind in {Kind.TOOL, Kind.PROMPT}
-        name = shelf.prefix + original if prefixed else original
-        permissions = self._rules.permissions(kind, name)
+        name = source.prefix + original if prefixed else original
+        permissions, rule = self._rules.access(kind, name)
         meta = definition.get("_meta")
         plain: dict[str, Any] = {
             **definition,
@@ -337,13 +356,15 @@ class Catalogue:
         }
         return Entry(
             kind=kind,
-            upstream=shelf.upstream.name,
+            upstream=source.upstream.name,
             original=original,
             name=name,
             permissions=permissions,
+            rule=rule,
             definition=msgspec.Raw(encode({**plain, listing.key: name})),
             unprefixed=msgspec.Raw(encode(plain)),
             template=parse_template(original) if kind is Kind.TEMPLATE else None,
+            mirrored=mirrored,
         )
 
 

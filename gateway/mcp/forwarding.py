@@ -6,32 +6,37 @@ The intent is durable before anything is sent; the outcome is in the journal's h
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import msgspec
 from aiohttp import web
 
 from gateway.audit import Audit, Pending
-from gateway.mcp.call import Call, json_response
 from gateway.mcp.catalogue import Catalogue, Entry, Kind
+from gateway.mcp.eras import CACHEABLE, Era, as_legacy_request, as_modern_result, at_least
 from gateway.mcp.messages import (
+    INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
+    RESOURCE_NOT_FOUND,
     Message,
+    Notification,
     Params,
     Reply,
     Request,
     encode,
-    encode_error,
     encode_notification,
     encode_reply,
     encode_request,
 )
+from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Session
 from gateway.mcp.streams import EventStream, Watch
-from gateway.mcp.upstream import CancelledByCaller, Exchange, UpstreamError
+from gateway.mcp.upstream import CancelledByCaller, Exchange, SessionKey, UpstreamError
 from gateway.model import Deny, Reason
 from gateway.problems import json_rpc_error
 from persistence.records import AuditStatus
@@ -42,19 +47,20 @@ LIST_CHANGED: Final = {
     "notifications/resources/list_changed": Kind.RESOURCE,
 }
 _UNAUDITED: Final = Deny(Reason.STORE_UNAVAILABLE, "It was done, but its outcome could not be audited.")
-_NOBODY_THERE: Final = Reply(
+NOBODY_THERE: Final = Reply(
     None, error=msgspec.Raw(encode({"code": METHOD_NOT_FOUND, "message": "The client cannot be asked."}))
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
-    """What is to be done upstream, and under which name the audit knows it."""
+class UpstreamCall:
+    """What is asked of an upstream for a client, and under which name the audit knows it."""
 
-    message: Request
     entry: Entry
     params: Params
     event: str
+    era: Era
+    """In which the upstream is asked."""
 
 
 class Running:
@@ -82,133 +88,200 @@ class Running:
 
 
 class Forwarder:
-    """Runs errands."""
+    """Asks upstreams for clients."""
 
     def __init__(self, catalogue: Catalogue, watch: Watch, audit: Audit) -> None:
         self._catalogue = catalogue
         self._watch = watch
         self._audit = audit
 
-    async def run(self, call: Call, errand: Errand) -> web.StreamResponse:
+    async def run(
+        self, request: RequestContext, entry: Entry, params: Params, event: str
+    ) -> web.StreamResponse:
         """The answer to the client. Raises Refused where the intent cannot be audited."""
-        session, message_id = call.session, errand.message.id
+        session, message_id = request.session, request.message.id
         if session is not None and message_id in session.in_flight:
-            return json_response(
-                encode_error(message_id, INVALID_REQUEST, "A request with this id is under way.")
-            )
+            return request.error(INVALID_REQUEST, "A request with this id is under way.")
+        call = UpstreamCall(entry, as_legacy_request(params) if request.modern else params, event, Era.LEGACY)
         running = Running() if session is not None else None
         if session is not None and running is not None:
             session.in_flight[message_id] = running
         pending: Pending | None = None
-        stream = EventStream(call.http)
+        stream = EventStream(request.http)
+        guard = self._watch.guard(
+            request.http, request.client, request.inbound.peer, cancelled_by_disconnection=request.modern
+        )
         try:
-            pending = await self._begin(call, errand)
-            with self._watch.guard(call.http, call.context, call.inbound.peer):
-                return await self._exchange(call, errand, pending, stream, running)
+            pending = await self._begin(request, call)
+            with guard:
+                return await self._exchange(request, call, pending, stream, running)
         except UpstreamError as error:
             status = AuditStatus.TIMEOUT if error.reason is Reason.UPSTREAM_TIMEOUT else AuditStatus.ERROR
-            _finish(pending, status, error.reason)
             if error.reason is Reason.UPSTREAM_UNAVAILABLE:
-                self._catalogue.invalidate(errand.entry.upstream)
-            body = json_rpc_error(Deny(error.reason, error.detail), call.inbound.request_id, message_id)
+                self._catalogue.invalidate(entry.upstream)
+            body = json_rpc_error(Deny(error.reason, error.detail), request.inbound.request_id, message_id)
+            _finish(pending, status, error.reason, stream.sent + len(body))
             return await stream.finish(body)
         except CancelledByCaller:
-            _finish(pending, AuditStatus.CANCELLED)
+            _finish(pending, AuditStatus.CANCELLED, None, stream.sent)
             return await stream.close()
         except asyncio.CancelledError:
             if running is not None and running.took_effect():
-                _finish(pending, AuditStatus.CANCELLED)
+                _finish(pending, AuditStatus.CANCELLED, None, stream.sent)
                 return await stream.close()
-            _finish(pending, AuditStatus.CANCELLED, Reason.INTERRUPTED)
+            reason = None if guard.disconnected else Reason.INTERRUPTED
+            _finish(pending, AuditStatus.CANCELLED, reason, stream.sent)
             raise
         finally:
-            _finish(pending, AuditStatus.ERROR, Reason.INTERNAL_ERROR)
+            _finish(pending, AuditStatus.ERROR, Reason.INTERNAL_ERROR, stream.sent)
             if session is not None:
                 session.in_flight.pop(message_id, None)
 
-    async def tell_level(self, session: Session, name: str) -> None:
-        """Pass the session's log level on to an upstream that knows of levels."""
+    async def tell_level(self, key: SessionKey, name: str, level: str | None) -> None:
+        """Pass a log level on to an upstream that knows of levels."""
         offers = self._catalogue.offers(name)
-        if session.log_level is None or not offers or "logging" not in offers[0].info.capabilities:
+        if level is None or not offers or "logging" not in offers[0].info.capabilities:
             return
         upstream = self._catalogue.upstream(name)
         try:
-            async with upstream.request(
-                session.key, "logging/setLevel", {"level": session.log_level}
-            ) as exchange:
+            async with upstream.request(key, "logging/setLevel", {"level": level}) as exchange:
                 while not isinstance(await exchange.receive(), Reply):
                     pass
         except UpstreamError:
             return  # a level is a wish, and the call that follows says what is wrong
 
-    def _begin(self, call: Call, errand: Errand) -> Awaitable[Pending]:
-        is_tool = errand.entry.kind is Kind.TOOL
+    def _begin(self, request: RequestContext, call: UpstreamCall) -> Awaitable[Pending]:
+        entry = call.entry
+        is_tool = entry.kind is Kind.TOOL
         intent = self._audit.entry(
-            errand.event,
+            call.event,
             AuditStatus.OK,
-            call.inbound,
-            call.context,
-            tool_name=errand.entry.name if is_tool else None,
-            target=None if is_tool else errand.entry.name,
-            upstream=errand.entry.upstream,
-            method=errand.message.method,
+            request.inbound,
+            request.client,
+            tool_name=entry.name if is_tool else None,
+            target=None if is_tool else entry.name,
+            upstream=entry.upstream,
+            method=request.message.method,
+            era=request.era,
+            rule=entry.rule,
+            arguments_digest=_digest(call) if call.event in _WITH_ARGUMENTS else msgspec.UNSET,
+            request_bytes=request.size,
         )
-        return self._audit.begin(intent, call.inbound.started)
+        return self._audit.begin(intent, request.inbound.started)
 
     async def _exchange(
         self,
-        call: Call,
-        errand: Errand,
+        request: RequestContext,
+        call: UpstreamCall,
         pending: Pending,
         stream: EventStream,
         running: Running | None,
     ) -> web.StreamResponse:
-        name = errand.entry.upstream
-        if call.session is not None and name not in call.session.used:
-            await self._first_use(call.session, name)
+        name = call.entry.upstream
+        if request.session is not None and name not in request.session.used:
+            await self._first_use(request.session, name)
+        elif request.metadata is not None:
+            await self.tell_level(request.key, name, request.metadata.log_level)
         upstream = self._catalogue.upstream(name)
-        async with upstream.request(call.key, errand.message.method, errand.params) as exchange:
+        async with upstream.request(request.key, request.message.method, call.params) as exchange:
             if running is not None:
                 running.exchange = exchange
             received = await exchange.receive()
             while not isinstance(received, Reply):
-                await self._pass_on(call, errand, received, stream)
+                await self._pass_on(request, call, received, stream)
                 received = await exchange.receive()
-        return await stream.finish(self._outcome(call, errand, received, pending))
+        return await self._answer(request, call, received, pending, stream)
 
     async def _first_use(self, session: Session, name: str) -> None:
         session.used.add(name)
-        await self.tell_level(session, name)
+        await self.tell_level(session.key, name, session.log_level)
         if session.outbox.reader is not None:
             self._catalogue.upstream(name).listen(session.key)
 
-    async def _pass_on(self, call: Call, errand: Errand, received: Message, stream: EventStream) -> None:
+    async def _pass_on(
+        self, request: RequestContext, call: UpstreamCall, received: Message, stream: EventStream
+    ) -> None:
         """What comes before the reply goes to the client as it comes."""
-        name = errand.entry.upstream
+        name = call.entry.upstream
         if isinstance(received, Request):
-            if call.session is None or not call.accepts_stream or stream.gone:
-                await self._catalogue.upstream(name).respond(call.key, received.id, _NOBODY_THERE)
-                return
-            ours = call.session.ask(name, received.id)
-            await stream.send(encode_request(ours, received.method, received.params))
+            on_answer = partial(self._catalogue.upstream(name).respond, request.key, received.id)
+            reachable = request.session is not None and request.accepts_stream and not stream.gone
+            ours = request.session.ask(on_answer) if request.session is not None and reachable else None
+            if ours is None:
+                await on_answer(NOBODY_THERE)
+            else:
+                await stream.send(encode_request(ours, received.method, received.params))
         elif isinstance(received, Reply):
             raise TypeError("a reply is not passed on, but finished with")
         elif received.method in LIST_CHANGED:
             self._catalogue.invalidate(name)
-        elif call.accepts_stream:
+        elif request.accepts_stream and _wanted(request, received):
             await stream.send(encode_notification(received.method, received.params))
 
-    def _outcome(self, call: Call, errand: Errand, reply: Reply, pending: Pending) -> bytes:
+    async def _answer(
+        self,
+        request: RequestContext,
+        call: UpstreamCall,
+        reply: Reply,
+        pending: Pending,
+        stream: EventStream,
+    ) -> web.StreamResponse:
         """The reply for the client, once its outcome is in the journal's hands."""
+        code = None if reply.error is None else _code(reply.error)
+        if request.modern:
+            reply = _modern(reply, code, call.era, cacheable=request.message.method in CACHEABLE)
+        body = encode_reply(request.message.id, reply)
         status, reason = _status(reply)
-        if not pending.finish(status, reason):
-            return json_rpc_error(_UNAUDITED, call.inbound.request_id, errand.message.id)
-        return encode_reply(errand.message.id, reply)
+        if not pending.finish(status, reason, stream.sent + len(body)):
+            body = json_rpc_error(_UNAUDITED, request.inbound.request_id, request.message.id)
+        return await stream.finish(body, 200 if code is None else request.dialect.statuses.get(code, 200))
 
 
-def _finish(pending: Pending | None, status: AuditStatus, reason: str | None = None) -> None:
+def _wanted(request: RequestContext, notification: Notification) -> bool:
+    """Whether the client is to get it: in the modern era, log messages only as far as it asked for them."""
+    if request.metadata is None or notification.method != "notifications/message":
+        return True
+    return at_least(notification.params.get("level"), request.metadata.log_level)
+
+
+def _modern(reply: Reply, code: int | None, upstream: Era, *, cacheable: bool) -> Reply:
+    """An upstream's reply for a modern client."""
+    if reply.result is not None:
+        result = as_modern_result(bytes(reply.result), upstream=upstream, cacheable=cacheable)
+        return Reply(reply.id, result=msgspec.Raw(result))
+    if code == RESOURCE_NOT_FOUND and reply.error is not None:
+        error = msgspec.json.decode(reply.error, type=dict[str, msgspec.Raw])
+        return Reply(reply.id, error=msgspec.Raw(encode({**error, "code": INVALID_PARAMS})))
+    return reply
+
+
+_WITH_ARGUMENTS: Final = frozenset({"tool_call", "prompt_get"})
+_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+def _digest(call: UpstreamCall) -> str:
+    """SHA-256 of the arguments, in hex."""
+    return hashlib.sha256(_sorted(call.params.get("arguments") or {})).hexdigest()
+
+
+def _finish(pending: Pending | None, status: AuditStatus, reason: str | None, sent: int) -> None:
     if pending is not None:
-        pending.finish(status, reason)
+        pending.finish(status, reason, sent)
+
+
+class _Error(msgspec.Struct):
+    code: int
+
+
+_ERROR: Final = msgspec.json.Decoder(_Error)
+
+
+def _code(error: msgspec.Raw) -> int | None:
+    """The JSON-RPC code of an upstream's error; None: it has none."""
+    try:
+        return _ERROR.decode(error).code
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 class _ToolResult(msgspec.Struct):

@@ -8,7 +8,8 @@ Rules, for what a client sends:
 
 What an upstream sends is read leniently but only as deep as the gateway needs: results stay raw bytes.
 
-Specification: JSON-RPC 2.0; MCP 2025-11-25, basic/index.
+What one era says and the other does not is in ``eras``. Specification: JSON-RPC 2.0; MCP 2025-11-25 and 2026-07-28,
+basic/index.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from gateway.strict_json import StrictJsonError, parse
 
 LEGACY_VERSIONS: Final = ("2025-11-25", "2025-06-18", "2025-03-26")
 """The revisions with a handshake and sessions, newest first."""
+MODERN_VERSIONS: Final = ("2026-07-28",)
+"""The revisions without, newest first."""
 MAX_DEPTH: Final = 64
 """How deeply arrays and objects may nest in what a client sends."""
 
@@ -34,6 +37,9 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 RESOURCE_NOT_FOUND: Final = -32002
+HEADER_MISMATCH: Final = -32020
+MISSING_CAPABILITY: Final = -32021
+UNSUPPORTED_VERSION: Final = -32022
 
 RequestId = int | str
 Params = dict[str, Any]
@@ -68,11 +74,18 @@ Message = Request | Notification | Reply
 class Rejected(Exception):  # noqa: N818 - a classification, not a fault
     """What was sent is not one well-formed message. ``id`` is that of the request, where it could be read."""
 
-    def __init__(self, code: int, message: str, request_id: RequestId | None = None) -> None:
+    def __init__(
+        self,
+        code: int,
+        message: str,
+        request_id: RequestId | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.id = request_id
+        self.data = data
 
 
 def parse_client_message(body: bytes) -> Message:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, Protocol
@@ -20,7 +20,7 @@ import msgspec
 
 from gateway.limits import network_of
 from gateway.mcp.catalogue import Kind
-from gateway.mcp.messages import RequestId
+from gateway.mcp.messages import Reply, RequestId
 from gateway.mcp.upstream import GATEWAY, SessionKey
 from gateway.model import ANONYMOUS, ClientContext, Deny, Reason
 
@@ -30,6 +30,8 @@ MAX_SESSIONS_OF_ONE: Final = 1_000
 """Of one client, or of one network where the callers are anonymous."""
 MAX_ANONYMOUS: Final = 5_000
 """Of all anonymous callers together."""
+MAX_ASKED: Final = 64
+"""Requests to a client that it may leave unanswered at a time."""
 MAX_WAITING: Final = 256
 """Messages kept for a client that does not read them; beyond that the oldest is dropped."""
 
@@ -144,22 +146,17 @@ class Outbox:
         return self._waiting.popleft()
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request of an upstream that was passed on to the client and waits for its answer."""
-
-    upstream: str
-    key: SessionKey
-    id: RequestId
+OnAnswer = Callable[[Reply], Awaitable[None]]
+"""Takes the client's answer to what it was asked."""
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One client's session at ``/mcp`` (scope None) or ``/mcp/{upstream}``."""
+    """One client's session at ``/mcp`` (only None) or ``/mcp/{upstream}``."""
 
     id: str
     key: SessionKey
-    scope: str | None
+    only: str | None
     protocol_version: str
     context: ClientContext
     """Its client, as last authenticated."""
@@ -171,18 +168,20 @@ class Session:
     """The upstreams that it has called."""
     in_flight: dict[RequestId, Cancellable] = field(default_factory=dict)
     """By the client's request id."""
-    asked: dict[str, Asked] = field(default_factory=dict)
-    """By the id under which the client knows it."""
+    asked: dict[str, OnAnswer] = field(default_factory=dict)
+    """What it was asked and has not answered, by the id under which it knows the question."""
     subscribed: set[tuple[str, str]] = field(default_factory=set)
     """Resources whose changes it wants to hear of: (upstream, URI)."""
     listed: dict[Kind, int] = field(default_factory=dict)
     """A hash of each list that the client was last given."""
     outbox: Outbox = field(default_factory=Outbox)
 
-    def ask(self, upstream: str, request_id: RequestId) -> str:
-        """Remember an upstream's request; the id for the client."""
+    def ask(self, on_answer: OnAnswer) -> str | None:
+        """The id for a request to the client; None: it has left MAX_ASKED of them unanswered."""
+        if len(self.asked) >= MAX_ASKED:
+            return None
         ours = secrets.token_hex(8)
-        self.asked[ours] = Asked(upstream, self.key, request_id)
+        self.asked[ours] = on_answer
         return ours
 
 
@@ -216,7 +215,7 @@ class Sessions:
     def open(
         self,
         context: ClientContext,
-        scope: str | None,
+        only: str | None,
         protocol_version: str,
         capabilities: object = None,
         address: str = "",
@@ -232,7 +231,7 @@ class Sessions:
         session = Session(
             id=secrets.token_urlsafe(24),
             key=key,
-            scope=scope,
+            only=only,
             protocol_version=protocol_version,
             context=context,
             last_used=self._monotonic(),
@@ -243,10 +242,10 @@ class Sessions:
         self._keys[session.key] = self._keys.get(session.key, 0) + 1
         return session
 
-    def get(self, session_id: str, context: ClientContext, scope: str | None) -> Session | Deny:
+    def get(self, session_id: str, context: ClientContext, only: str | None) -> Session | Deny:
         """The caller's session; anybody else's is as unknown as one that never was."""
         session = self._sessions.get(session_id)
-        if session is None or session.key.owner != owner_of(context) or session.scope != scope:
+        if session is None or session.key.owner != owner_of(context) or session.only != only:
             return Deny(
                 Reason.SESSION_UNKNOWN, "There is no such session: send initialize to open a new one."
             )

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from certs.identity import PeerIdentity
+from gateway.edge import Connection, GatewayRequest
 from gateway.model import ClientContext
 from gateway.reply import JsonReply
 
@@ -22,17 +23,23 @@ WATCH_SECONDS: Final = 0.5
 class EventStream:
     """One reply of type text/event-stream. A client that has gone away is noticed, not an error."""
 
-    def __init__(self, request: web.BaseRequest, *, session_id: str | None = None) -> None:
+    def __init__(self, request: GatewayRequest, *, session_id: str | None = None) -> None:
         self._request = request
         self._session_id = session_id
         self._response: web.StreamResponse | None = None
         """Set once the headers were sent."""
         self.gone = False
+        self.sent = 0
+        """Bytes of the messages that were sent."""
 
     async def open(self) -> web.StreamResponse:
         """Send the headers, once; the response that was begun."""
         if self._response is None:
-            headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache, no-transform"}
+            headers = {
+                "Content-Type": "text/event-stream",
+                "Cache-Control": "no-cache, no-transform",
+                "X-Accel-Buffering": "no",
+            }
             if self._session_id is not None:
                 headers["Mcp-Session-Id"] = self._session_id
             self._response = web.StreamResponse(headers=headers)
@@ -45,6 +52,7 @@ class EventStream:
         if b"\n" in message or b"\r" in message:
             message = msgspec.json.format(message, indent=-1)  # a line break would end the event's data
         if not self.gone:
+            self.sent += len(message)
             await self._quietly(response.write(b"event: message\ndata: %b\n\n" % message))
 
     async def heartbeat(self) -> None:
@@ -53,10 +61,10 @@ class EventStream:
         if not self.gone:
             await self._quietly(response.write(b": \n\n"))
 
-    async def finish(self, message: bytes) -> web.StreamResponse:
+    async def finish(self, message: bytes, status: int = 200) -> web.StreamResponse:
         """The last message: as an event where the stream is open, else as the whole answer, in JSON."""
         if self._response is None:
-            return JsonReply(message)
+            return JsonReply(message, status)
         await self.send(message)
         return await self.close()
 
@@ -85,9 +93,20 @@ class Watch:
         self._still_valid = still_valid
         self._guarded: set[_Guard] = set()
 
-    def guard(self, request: web.BaseRequest, context: ClientContext, peer: PeerIdentity | None) -> _Guard:
-        """While inside, the request's task is cancelled once the caller is no longer valid."""
-        return _Guard(self._guarded, request.task, context, peer)
+    def guard(
+        self,
+        request: GatewayRequest,
+        context: ClientContext,
+        peer: PeerIdentity | None,
+        *,
+        cancelled_by_disconnection: bool = False,
+    ) -> _Guard:
+        """While inside, the request's task is cancelled once the caller is no longer valid.
+
+        ``cancelled_by_disconnection``: or has gone away.
+        """
+        connection = request.protocol if cancelled_by_disconnection else None
+        return _Guard(self._guarded, request.task, context, peer, connection)
 
     def sweep(self) -> None:
         """Check every open stream once."""
@@ -99,7 +118,7 @@ class Watch:
 class _Guard:
     """One entry of the watch. A class, for it is on the path of every call."""
 
-    __slots__ = ("_guarded", "context", "peer", "task")
+    __slots__ = ("_connection", "_guarded", "context", "disconnected", "peer", "task")
 
     def __init__(
         self,
@@ -107,14 +126,25 @@ class _Guard:
         task: asyncio.Task[None],
         context: ClientContext,
         peer: PeerIdentity | None,
+        connection: object,
     ) -> None:
         self._guarded = guarded
+        self._connection = connection if isinstance(connection, Connection) else None
+        self.disconnected = False
         self.task = task
         self.context = context
         self.peer = peer
 
     def __enter__(self) -> None:
         self._guarded.add(self)
+        if self._connection is not None:
+            self._connection.on_lost = self._lost
 
     def __exit__(self, *_error: object) -> None:
         self._guarded.discard(self)
+        if self._connection is not None:
+            self._connection.on_lost = None
+
+    def _lost(self) -> None:
+        self.disconnected = True
+        self.task.cancel()

@@ -104,11 +104,11 @@ def test_a_bad_message_is_refused_with_its_code(
     assert "good_echo" in one.tools()
 
 
-def test_sdk_2_probes_are_sent_back_to_the_handshake(door: Any, caller: Any) -> None:
+def test_a_discovery_that_says_nothing_of_itself_is_malformed(door: Any, caller: Any) -> None:
     body = '{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{}}'
     answer = caller(door.serve()).ask("POST", "/mcp", body, {**JSON, "MCP-Protocol-Version": "2026-07-28"})
     assert answer.status == 400
-    assert answer.json["error"]["code"] not in range(-32029, -32019)
+    assert answer.json["error"]["code"] == -32602
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ async def test_one_of_each(door: Any, prefix: str) -> None:
     async def ask(_context: Any, _params: Any) -> ElicitResult:
         return ElicitResult(action="accept", content={"colour": "green"})
 
-    async with _client(door, served, "alice", elicitation_callback=ask) as client:
+    async with _client(door, served, "alice", mode="legacy", elicitation_callback=ask) as client:
         assert _text(await client.call_tool(f"{prefix}_echo", {"text": "ünï ☃"})) == "ünï ☃"
         counted = await client.call_tool(
             f"{prefix}_count", {"steps": 3, "seconds": 0.1}, progress_callback=progress
@@ -229,8 +229,8 @@ async def test_a_changed_list_is_told_to_whom_it_changed_for(door: Any) -> None:
         return handler
 
     async with (
-        _client(door, served, "alice", message_handler=hear("alice")) as alice,
-        _client(door, served, "root", message_handler=hear("root")) as root,
+        _client(door, served, "alice", mode="legacy", message_handler=hear("alice")) as alice,
+        _client(door, served, "root", mode="legacy", message_handler=hear("root")) as root,
     ):
         await alice.list_tools()
         await root.list_tools()

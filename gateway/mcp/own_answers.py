@@ -1,0 +1,107 @@
+"""What the gateway answers itself: who it is, what there is, and a few words of the legacy era."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiohttp import web
+
+from gateway.mcp.catalogue import LISTINGS, Catalogue
+from gateway.mcp.eras import IDENTITY, LEVELS, NOT_KEPT
+from gateway.mcp.forwarding import Forwarder
+from gateway.mcp.lists import Lists
+from gateway.mcp.messages import INVALID_PARAMS, LEGACY_VERSIONS, MODERN_VERSIONS, encode
+from gateway.mcp.request import RequestContext
+from gateway.mcp.sessions import Sessions
+from gateway.reply import JsonReply
+
+_LISTS: Final = {listing.method: kind for kind, listing in LISTINGS.items()}
+
+
+class OwnAnswers:
+    """Answers by method."""
+
+    def __init__(self, catalogue: Catalogue, sessions: Sessions, lists: Lists, forwarder: Forwarder) -> None:
+        self._catalogue = catalogue
+        self._sessions = sessions
+        self._lists = lists
+        self._forwarder = forwarder
+        self.by_method: dict[str, Callable[[RequestContext], Awaitable[web.StreamResponse]]] = {
+            "server/discover": self._discover,
+            "initialize": self._initialize,
+            "ping": self._ping,
+            "logging/setLevel": self._set_level,
+            **dict.fromkeys(_LISTS, self._list),
+        }
+
+    async def _discover(self, request: RequestContext) -> web.StreamResponse:
+        return request.result(
+            {
+                "supportedVersions": [*MODERN_VERSIONS, *LEGACY_VERSIONS],
+                **await self._description(request.only),
+                **NOT_KEPT,
+            }
+        )
+
+    async def _initialize(self, request: RequestContext) -> web.StreamResponse:
+        params = request.message.params
+        asked = params.get("protocolVersion")
+        version = asked if asked in LEGACY_VERSIONS else LEGACY_VERSIONS[0]
+        description = await self._description(request.only)
+        session = self._sessions.open(
+            request.client, request.only, str(version), params.get("capabilities"), request.inbound.address
+        )
+        response = request.result({"protocolVersion": version, "serverInfo": IDENTITY, **description})
+        response.headers["Mcp-Session-Id"] = session.id
+        return response
+
+    async def _description(self, only: str | None) -> dict[str, Any]:
+        """What can be had at that place, and how to use it."""
+        await self._catalogue.refresh(only)
+        offers = self._catalogue.offers(only)
+        said: dict[str, Any] = {"capabilities": _capabilities([offer.info.capabilities for offer in offers])}
+        if only is not None and offers and offers[0].info.instructions:
+            said["instructions"] = offers[0].info.instructions
+        return said
+
+    async def _ping(self, request: RequestContext) -> web.StreamResponse:
+        return request.result({})
+
+    async def _list(self, request: RequestContext) -> web.StreamResponse:
+        if request.message.params.get("cursor") is not None:
+            return request.error(INVALID_PARAMS, "Unknown cursor: the list has one page.")
+        await self._catalogue.refresh(request.only)
+        kind = _LISTS[request.message.method]
+        result = self._lists.visible(kind, request.only, request.client, request.era)
+        if request.session is not None:
+            request.session.listed[kind] = hash(result)
+        return JsonReply(b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (encode(request.message.id), result))
+
+    async def _set_level(self, request: RequestContext) -> web.StreamResponse:
+        level, session = request.message.params.get("level"), request.session
+        if level not in LEVELS:
+            return request.error(INVALID_PARAMS, f"level must be one of {', '.join(LEVELS)}.")
+        if session is not None:
+            session.log_level = str(level)
+            for name in session.used:
+                await self._forwarder.tell_level(session.key, name, session.log_level)
+        return request.result({})
+
+
+def _capabilities(offered: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the gateway can do for the client: what any of its upstreams can, and telling of changed lists."""
+    names = {name for capabilities in offered for name in capabilities}
+    result: dict[str, Any] = {"tools": {"listChanged": True}}
+    if "prompts" in names:
+        result["prompts"] = {"listChanged": True}
+    if "resources" in names:
+        subscribe = any(
+            isinstance(capabilities.get("resources"), dict) and capabilities["resources"].get("subscribe")
+            for capabilities in offered
+        )
+        result["resources"] = {"listChanged": True, **({"subscribe": True} if subscribe else {})}
+    for name in ("completions", "logging"):
+        if name in names:
+            result[name] = {}
+    return result

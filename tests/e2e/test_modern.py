@@ -1,0 +1,259 @@
+"""The 2026-07-28 revision on the wire: what each request must say, and how it is answered."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+VERSION = "2026-07-28"
+META = "io.modelcontextprotocol/"
+CONFIG = """
+[[upstreams]]
+name = "far"
+transport = "http"
+url = "{url}"
+prefix = "far_"
+timeout = "10s"
+
+[[tools]]
+match = "far_fail"
+permissions = ["all:fail"]
+
+[[tools]]
+match = "far_echo"
+access = "public"
+
+[[tools]]
+match = "*"
+permissions = ["all:use"]
+
+[[prompts]]
+match = "*"
+permissions = ["all:use"]
+
+[[resources]]
+match = "everything://secret"
+permissions = ["all:secret"]
+
+[[resources]]
+match = "everything://*"
+permissions = ["all:use"]
+"""
+
+
+def prepare(home: Any) -> None:
+    home.configure("[roles]\nuser = ['all:use']")
+    home.client("alice", "--role", "user")
+    home.certificate("root")
+
+
+@pytest.fixture
+def upstream(start_script: Callable[..., Any]) -> Any:
+    return start_script("tests/servers/everything.py", "http")
+
+
+@pytest.fixture
+def door(home: Any, upstream: Any) -> Any:
+    home.configure(CONFIG.format(url=upstream.url))
+    return home
+
+
+class Modern:
+    """Speaks the modern era, correctly unless told otherwise."""
+
+    def __init__(self, caller: Any, path: str = "/mcp") -> None:
+        self.caller = caller
+        self.path = path
+
+    def ask(
+        self,
+        method: str,
+        params: dict[str, Any] | None = None,
+        *,
+        meta: dict[str, Any] | None = None,
+        headers: dict[str, str | None] | None = None,
+    ) -> Any:
+        """POST a request; a header of None is left out."""
+        full_meta = {f"{META}protocolVersion": VERSION, f"{META}clientCapabilities": {}} | (meta or {})
+        full_meta = {key: value for key, value in full_meta.items() if value is not None}
+        body = {"jsonrpc": "2.0", "id": 7, "method": method, "params": {**(params or {}), "_meta": full_meta}}
+        fields: dict[str, str | None] = {
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+            "MCP-Protocol-Version": VERSION,
+            "Mcp-Method": method,
+        }
+        named = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}.get(method)
+        if named and params and named in params:
+            fields["Mcp-Name"] = params[named]
+        fields |= headers or {}
+        sent = {name: value for name, value in fields.items() if value is not None}
+        return self.caller.ask("POST", self.path, json.dumps(body), sent)
+
+    def result(self, method: str, params: dict[str, Any] | None = None, **more: Any) -> Any:
+        answer = self.ask(method, params, **more)
+        assert answer.status == 200, answer
+        return messages(answer)[-1]["result"]
+
+
+def messages(answer: Any) -> list[Any]:
+    """The messages of an answer, be it JSON or a stream."""
+    if answer.headers["content-type"] == "application/json":
+        return [answer.json]
+    lines = answer.body.decode().splitlines()
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+
+
+@pytest.fixture
+def alice(door: Any, caller: Any) -> Modern:
+    return Modern(caller(door.serve(), door.folder / "clients" / "alice"))
+
+
+def _error(answer: Any) -> tuple[int, int]:
+    return answer.status, answer.json["error"]["code"]
+
+
+def test_discovery(alice: Modern) -> None:
+    result = alice.result("server/discover")
+    assert result["supportedVersions"][0] == VERSION
+    assert (result["resultType"], result["ttlMs"], result["cacheScope"]) == ("complete", 0, "private")
+    assert set(result["capabilities"]) >= {"tools", "prompts", "resources"}
+    assert result["_meta"][f"{META}serverInfo"]["name"] == "ostiary"
+
+
+def test_lists_are_filtered_and_private(alice: Modern, door: Any, caller: Any) -> None:
+    for method, member, some in (
+        ("tools/list", "tools", {"far_echo", "far_count"}),
+        ("prompts/list", "prompts", {"far_greet"}),
+        ("resources/list", "resources", {"everything://static"}),
+        ("resources/templates/list", "resourceTemplates", {"everything://item/{name}"}),
+    ):
+        result = alice.result(method)
+        assert (result["resultType"], result["ttlMs"], result["cacheScope"]) == ("complete", 0, "private")
+        names = {one.get("uriTemplate") or one.get("uri") or one["name"] for one in result[member]}
+        assert names >= some
+        assert not names & {"far_fail", "everything://secret"}
+    tools = {tool["name"]: tool for tool in alice.result("tools/list")["tools"]}
+    assert tools["far_echo"]["_meta"]["ostiary/permissions"] == []
+    assert tools["far_count"]["_meta"]["ostiary/permissions"] == ["all:use"]
+    nobody = Modern(caller(door.served[0]))
+    assert [tool["name"] for tool in nobody.result("tools/list")["tools"]] == ["far_echo"]
+
+
+def test_each_kind_is_forwarded(alice: Modern) -> None:
+    called = alice.result("tools/call", {"name": "far_echo", "arguments": {"text": "hi"}})
+    assert called["resultType"] == "complete"
+    assert called["content"][0]["text"] == "hi"
+    assert alice.result("prompts/get", {"name": "far_greet", "arguments": {"name": "Ada"}})["messages"]
+    read = alice.result("resources/read", {"uri": "everything://item/7"})
+    assert read["contents"][0]["text"] == "item 7"
+    assert (read["ttlMs"], read["cacheScope"]) == (0, "private")
+
+
+def test_progress_comes_on_the_requests_own_stream(alice: Modern) -> None:
+    params = {"name": "far_count", "arguments": {"steps": 3, "seconds": 0.1}}
+    answer = alice.ask("tools/call", params, meta={"progressToken": "mine"})
+    *progress, last = messages(answer)
+    assert answer.headers["x-accel-buffering"] == "no"
+    assert [one["params"]["progress"] for one in progress] == [1, 2, 3]
+    assert {one["params"]["progressToken"] for one in progress} == {"mine"}
+    assert last["result"]["resultType"] == "complete"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"MCP-Protocol-Version": None},
+        {"MCP-Protocol-Version": "2025-11-25"},
+        {"Mcp-Method": None},
+        {"Mcp-Method": "tools/list"},
+        {"Mcp-Name": None},
+        {"Mcp-Name": "far_fail"},
+        {"Mcp-Name": "FAR_ECHO"},
+        {"Mcp-Name": "=?base64?ZmFyX2VjaG8?="},
+        {"Mcp-Name": "=?base64?!!!?="},
+    ],
+)
+def test_headers_that_do_not_say_what_the_body_says(alice: Modern, headers: dict[str, str | None]) -> None:
+    answer = alice.ask("tools/call", {"name": "far_echo", "arguments": {"text": "x"}}, headers=headers)
+    assert _error(answer) == (400, -32020)
+
+
+def test_a_name_may_be_encoded(alice: Modern) -> None:
+    encoded = f"=?base64?{base64.b64encode(b'far_echo').decode()}?="
+    params = {"name": "far_echo", "arguments": {"text": "x"}}
+    assert alice.result("tools/call", params, headers={"Mcp-Name": encoded})["content"][0]["text"] == "x"
+
+
+def test_what_a_request_must_say_of_itself(alice: Modern) -> None:
+    for missing in ("protocolVersion", "clientCapabilities"):
+        assert _error(alice.ask("tools/list", meta={f"{META}{missing}": None})) == (400, -32602)
+    wrong = alice.ask(
+        "tools/list",
+        meta={f"{META}protocolVersion": "1900-01-01"},
+        headers={"MCP-Protocol-Version": "1900-01-01"},
+    )
+    assert _error(wrong) == (400, -32022)
+    assert wrong.json["error"]["data"]["requested"] == "1900-01-01"
+    assert VERSION in wrong.json["error"]["data"]["supported"]
+
+
+@pytest.mark.parametrize(
+    "method", ["initialize", "ping", "logging/setLevel", "resources/subscribe", "tasks/list", "no/such"]
+)
+def test_methods_that_the_era_has_not(alice: Modern, method: str) -> None:
+    assert _error(alice.ask(method)) == (404, -32601)
+
+
+def test_a_legacy_handshake_under_a_modern_header(alice: Modern) -> None:
+    body = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25"}}
+    headers = {"Content-Type": "application/json", "MCP-Protocol-Version": VERSION}
+    assert _error(alice.caller.ask("POST", "/mcp", json.dumps(body), headers)) == (404, -32601)
+
+
+def test_what_is_not_there_and_what_is_hidden(alice: Modern) -> None:
+    for name in ("far_fail", "far_nothing"):
+        answer = alice.ask("tools/call", {"name": name})
+        assert answer.json["error"]["code"] == -32602
+        assert answer.json["error"]["message"] == f"Unknown tool: {name}"
+    for uri in ("everything://secret", "other://x"):
+        error = alice.ask("resources/read", {"uri": uri}).json["error"]
+        assert (error["code"], error["data"]["uri"]) == (-32602, uri)
+
+
+def test_there_are_no_sessions_notifications_are_taken_and_responses_refused(alice: Modern) -> None:
+    answer = alice.ask("tools/list", headers={"Mcp-Session-Id": "made-up"})
+    assert answer.status == 200
+    assert "mcp-session-id" not in answer.headers
+    headers = {"Content-Type": "application/json", "MCP-Protocol-Version": VERSION}
+    told = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+    assert alice.caller.ask("POST", "/mcp", json.dumps(told), headers).status == 202
+    reply = {"jsonrpc": "2.0", "id": 1, "result": {}}
+    assert alice.caller.ask("POST", "/mcp", json.dumps(reply), headers).status == 400
+
+
+def test_the_audit_says_how_each_call_went(alice: Modern, door: Any, caller: Any) -> None:
+    arguments = {"text": "ü", "a": 1}
+    alice.ask("tools/call", {"name": "far_echo", "arguments": arguments})
+    alice.ask("tools/call", {"name": "far_fail"})
+    legacy = caller(door.served[0], door.folder / "clients" / "alice")
+    legacy.call("far_echo", {"text": "x"})
+    root = caller(door.served[0], door.folder / "clients" / "root")
+    last, denied, first = root.ask("GET", "/audit?event=tool_call").json["entries"]
+    canonical = json.dumps(arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert first["arguments_digest"] == hashlib.sha256(canonical.encode()).hexdigest()
+    assert (first["era"], first["upstream"], first["rule"], first["status"]) == (
+        "modern",
+        "far",
+        "far_echo",
+        "ok",
+    )
+    assert first["request_bytes"] > 100
+    assert first["response_bytes"] > 50
+    assert (denied["status"], denied["rule"], denied["era"]) == ("denied", "far_fail", "modern")
+    assert (last["era"], last["status"]) == ("legacy", "ok")
