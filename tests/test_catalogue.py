@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from gateway.config import AccessRule
 from gateway.mcp.catalogue import Catalogue, Kind, Rules, decide
 from gateway.mcp.messages import Params, Reply, RequestId, encode
-from gateway.mcp.upstream import ServerInfo, SessionKey, UpstreamError
+from gateway.mcp.upstream import Fields, ServerInfo, SessionKey, UpstreamError
 from gateway.model import ALLOW, ANONYMOUS, ClientContext, Permissions, Reason
 
 
@@ -42,7 +42,9 @@ class Scripted:
         return ServerInfo("2025-11-25", {"tools": {}, "resources": {}})
 
     @asynccontextmanager
-    async def request(self, _key: SessionKey, method: str, params: Params) -> AsyncIterator[Any]:
+    async def request(
+        self, _key: SessionKey, method: str, params: Params, _fields: Fields = ()
+    ) -> AsyncIterator[Any]:
         result: dict[str, Any]
         match method:
             case "tools/list":

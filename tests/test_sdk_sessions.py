@@ -23,7 +23,7 @@ from gateway.mcp.catalogue import Catalogue, Kind, Rules
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Message, Notification, Params, Reply, Request, RequestId
 from gateway.mcp.sessions import Session, Sessions, canonical
-from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey
+from gateway.mcp.upstream import GATEWAY, Fields, ServerInfo, SessionKey
 from gateway.model import ANONYMOUS, ClientContext, Deny, Permissions
 
 ALICE = ClientContext(client_id="alice", tenant_id="t", permissions=Permissions(frozenset({"hr:read"})))
@@ -43,7 +43,9 @@ class Files:
         return ServerInfo("2025-11-25", {"resources": {"subscribe": True}})
 
     @asynccontextmanager
-    async def request(self, key: SessionKey, method: str, params: Params) -> AsyncIterator[Any]:
+    async def request(
+        self, key: SessionKey, method: str, params: Params, fields: Fields = ()
+    ) -> AsyncIterator[Any]:
         listed = {
             "resources/list": {
                 "resources": [{"uri": uri, "name": uri} for uri in (SALARIES, "file:///news")]

@@ -926,7 +926,7 @@ class TestTheOfficialServer:
     async def test_is_called_many_times_in_one_session(self, json_response: bool) -> None:
         async with official_server(json_response=json_response) as url, upstream_at(url) as upstream:
             info = await upstream.describe()
-            assert (info.protocol_version, info.server_info["name"]) == ("2025-11-25", "official")
+            assert (info.protocol_version, info.server_info["name"]) == ("2026-07-28", "official")
             params = {"name": "work", "arguments": {"steps": 2}}
             results = await asyncio.gather(*(ask(upstream, ALICE, params) for _ in range(20)))
             assert all(result["content"][0]["text"] == "did 2" for result, _ in results)

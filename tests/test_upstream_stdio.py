@@ -732,7 +732,7 @@ async def test_the_official_server(tmp_path: Path) -> None:
     came: list[Message] = []
     params = {"name": "work", "arguments": {"steps": 3}, "_meta": {"progressToken": 9}}
     async with child_of(tmp_path, command=(sys.executable, "server.py")) as upstream:
-        assert (await upstream.describe()).protocol_version == "2025-11-25"
+        assert (await upstream.describe()).protocol_version == "2026-07-28"
         async with upstream.request(ALICE, "tools/call", params) as exchange:
             while not isinstance(message := await exchange.receive(), Reply):
                 came.append(message)

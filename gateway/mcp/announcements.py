@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from gateway.mcp.catalogue import Catalogue, decide
+from gateway.mcp.eras import Era
 from gateway.mcp.forwarding import LIST_CHANGED
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Notification, Request, encode_notification, encode_request
@@ -54,10 +55,10 @@ class Announcements:
     def _updated(self, upstream: str, key: SessionKey, uri: str, message: Notification | Request) -> None:
         """A resource changed: tell the sessions that subscribed to it, and may read it now."""
         for session in self._sessions:
-            if key not in (session.key, GATEWAY) or not _wants(session, upstream, uri):
+            if not (_is_shared(key) or key == session.key) or not _wants(session, upstream, uri):
                 continue
             if self._may_read(session, upstream, uri):
-                session.outbox.put(encode_notification(message.method, message.params))
+                session.outbox.put(encode_notification(message.method, {"uri": uri}))
 
     def _may_read(self, session: Session, upstream: str, uri: str) -> bool:
         context = self._current(session.context)
@@ -78,6 +79,11 @@ class Announcements:
                 if now != listed:
                     session.listed[kind] = now
                     session.outbox.put(encode_notification(method, {}))
+
+
+def _is_shared(key: SessionKey) -> bool:
+    """Whether what comes there is for whoever wants to hear it: the modern era knows no sessions."""
+    return key == GATEWAY or key.era is Era.MODERN
 
 
 def _updated_uri(message: Notification | Request) -> str | None:

@@ -21,12 +21,13 @@ import msgspec
 
 from gateway.authz import authorize, rule_for
 from gateway.config import AccessRule
+from gateway.mcp.eras import Era
 from gateway.mcp.listing import LISTINGS, Kind, Listing, list_all
 from gateway.mcp.messages import encode
 from gateway.mcp.mirrored import Mirrored, mirrored_in
 from gateway.mcp.target import Target
 from gateway.mcp.templates import MAX_URI, Template, parse_template
-from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey, Upstream, UpstreamError
+from gateway.mcp.upstream import GATEWAY, MODERN_GATEWAY, ServerInfo, SessionKey, Upstream, UpstreamError
 from gateway.model import ADMINISTRATION, ALLOW, ClientContext, Decision
 from gateway.spelling import is_plain_uri
 
@@ -319,14 +320,15 @@ class Catalogue:
     async def _ask(self, source: _Source) -> Offer:
         info = await source.upstream.describe()
         if any(isinstance(c, dict) and c.get("listChanged") for c in info.capabilities.values()):
-            source.upstream.listen(GATEWAY)  # that is where it will say so
+            key = MODERN_GATEWAY if info.era is Era.MODERN else GATEWAY
+            source.upstream.listen(key)  # that is where it will say so
         digest = hashlib.sha256()
         entries: dict[Kind, dict[str, Entry]] = {}
         for kind, listing in LISTINGS.items():
             entries[kind] = {}
             if listing.capability not in info.capabilities:
                 continue
-            for definition in await list_all(source.upstream, kind, listing):
+            for definition in await list_all(source.upstream, info.era, kind, listing):
                 entry = self._entry(kind, listing, source, definition)
                 if entry is None or entry.original in entries[kind]:
                     log.warning(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -38,7 +39,14 @@ LOG_LEVEL: Final = f"{META}logLevel"
 SERVER_INFO: Final = f"{META}serverInfo"
 SUBSCRIPTION_ID: Final = f"{META}subscriptionId"
 IDENTITY: Final = {"name": "ostiary", "title": "Ostiary", "version": __version__}
-"""The gateway, as a server to its clients and as a client to its upstreams."""
+"""The gateway, as a server to its clients."""
+CLIENT: Final = {"name": "ostiary", "version": __version__}
+"""The gateway, as a client to its upstreams."""
+
+LISTEN: Final = "subscriptions/listen"
+ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
+LIST_CHANGES: Final = {"toolsListChanged": True, "promptsListChanged": True, "resourcesListChanged": True}
+"""All lists, as a SubscriptionFilter."""
 
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 """Of log messages, from the least (RFC 5424 section 6.2.1)."""
@@ -89,7 +97,7 @@ LEGACY: Final = Dialect(
 MODERN: Final = Dialect(
     Era.MODERN,
     MODERN_VERSIONS,
-    _BOTH | {"server/discover", "subscriptions/listen"},
+    _BOTH | {"server/discover", LISTEN},
     unknown_resource=INVALID_PARAMS,
     statuses={
         METHOD_NOT_FOUND: 404,
@@ -125,12 +133,22 @@ def as_modern_request(params: Params, capabilities: bytes, log_level: str | None
     meta = params.get("_meta")
     added: dict[str, Any] = {
         PROTOCOL_VERSION: MODERN_VERSIONS[0],
-        CLIENT_INFO: IDENTITY,
+        CLIENT_INFO: CLIENT,
         CLIENT_CAPABILITIES: msgspec.Raw(capabilities),
     }
     if log_level is not None:
         added[LOG_LEVEL] = log_level
     return {**params, "_meta": {**(meta if isinstance(meta, dict) else {}), **added}}
+
+
+@lru_cache(maxsize=256)
+def modern_capabilities(declared: bytes) -> bytes:
+    """What a legacy client declared, as JSON, in the words of the modern era."""
+    capabilities: dict[str, Any] = msgspec.json.decode(declared)
+    capabilities.pop("tasks", None)
+    if "roots" in capabilities:
+        capabilities["roots"] = {}
+    return encode(capabilities)
 
 
 def as_modern_result(result: bytes, *, upstream: Era, cacheable: bool) -> bytes:

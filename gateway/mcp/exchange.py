@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway import __version__
+from gateway.mcp.eras import CLIENT, SERVER_INFO, Era, as_modern_request
 from gateway.mcp.messages import (
     LEGACY_VERSIONS,
+    MODERN_VERSIONS,
     Message,
     Notification,
     Params,
@@ -26,7 +27,7 @@ from gateway.mcp.messages import (
     encode_request,
     parse_upstream_message,
 )
-from gateway.mcp.upstream import ServerInfo, SessionKey, UpstreamError
+from gateway.mcp.upstream import Fields, ServerInfo, SessionKey, UpstreamError
 from gateway.model import Reason
 
 log = logging.getLogger("ostiary.mcp")
@@ -39,15 +40,24 @@ MAX_MESSAGE: Final = 16 * 1024 * 1024
 NOTIFY_SECONDS: Final = 5.0
 """How long a message that nobody waits for may take to be sent."""
 PROGRESS: Final = "notifications/progress"
+DISCOVER: Final = "server/discover"
+PROBE_SECONDS: Final = 3.0
+"""How long a server may take to answer ``server/discover`` before it is taken for one of the legacy era."""
+CAPABILITIES: Final = b'{"elicitation":{"form":{},"url":{}},"roots":{},"sampling":{}}'
+"""What clients of the gateway may be able to do: servers may list by it. What each can do, its requests say."""
 
 
 class Ticket:
     """A request under way: our id for it, and what its caller calls it."""
 
-    __slots__ = ("id", "key", "method", "params", "token")
+    __slots__ = ("fields", "id", "key", "method", "params", "token")
 
-    def __init__(self, request_id: int, key: SessionKey, method: str, params: Params) -> None:
+    def __init__(
+        self, request_id: int, key: SessionKey, method: str, params: Params, fields: Fields = ()
+    ) -> None:
         self.id = request_id
+        self.fields = fields
+        """What its headers say beside what they always say, in the modern era."""
         self.key = key
         self.method = method
         self.params = params
@@ -101,9 +111,40 @@ def initialize_request(request_id: int, key: SessionKey) -> bytes:
     params: Params = {
         "protocolVersion": LEGACY_VERSIONS[0],
         "capabilities": msgspec.Raw(key.capabilities),
-        "clientInfo": {"name": "ostiary", "version": __version__},
+        "clientInfo": CLIENT,
     }
     return encode_request(request_id, "initialize", params)
+
+
+def discover_request(request_id: int) -> bytes:
+    """What finds out whether a server speaks the modern era."""
+    return encode_request(request_id, DISCOVER, as_modern_request({}, CAPABILITIES))
+
+
+class _Discovered(msgspec.Struct, rename="camel"):
+    """The result of ``server/discover``."""
+
+    supported_versions: list[str]
+    capabilities: dict[str, Any] = {}
+    instructions: str | None = None
+    meta: dict[str, Any] = msgspec.field(name="_meta", default={})
+
+
+def discovered(reply: Reply) -> ServerInfo | None:
+    """What a server says of itself in the modern era; None: it does not speak it."""
+    if reply.result is None:
+        return None
+    try:
+        said = msgspec.json.decode(reply.result, type=_Discovered)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    version = next((version for version in MODERN_VERSIONS if version in said.supported_versions), None)
+    if version is None:
+        return None
+    server = said.meta.get(SERVER_INFO)
+    return ServerInfo(
+        version, said.capabilities, server if isinstance(server, dict) else {}, said.instructions, Era.MODERN
+    )
 
 
 class _Initialized(msgspec.Struct, rename="camel"):

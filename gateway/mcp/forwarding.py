@@ -17,7 +17,16 @@ from aiohttp import web
 
 from gateway.audit import Audit, Pending
 from gateway.mcp.catalogue import Catalogue, Entry, Kind
-from gateway.mcp.eras import CACHEABLE, Era, as_legacy_request, as_modern_result, at_least
+from gateway.mcp.eras import (
+    CACHEABLE,
+    Era,
+    as_legacy_request,
+    as_legacy_result,
+    as_modern_request,
+    as_modern_result,
+    at_least,
+    modern_capabilities,
+)
 from gateway.mcp.messages import (
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -33,10 +42,11 @@ from gateway.mcp.messages import (
     encode_reply,
     encode_request,
 )
+from gateway.mcp.mirrored import argument_headers
 from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Session
 from gateway.mcp.streams import EventStream, Watch
-from gateway.mcp.upstream import CancelledByCaller, Exchange, SessionKey, UpstreamError
+from gateway.mcp.upstream import CancelledByCaller, Exchange, Fields, SessionKey, UpstreamError
 from gateway.model import Deny, Reason
 from gateway.problems import json_rpc_error
 from persistence.records import AuditStatus
@@ -58,9 +68,8 @@ class UpstreamCall:
 
     entry: Entry
     params: Params
+    """As the client sent them, with the upstream's name."""
     event: str
-    era: Era
-    """In which the upstream is asked."""
 
 
 class Running:
@@ -102,7 +111,7 @@ class Forwarder:
         session, message_id = request.session, request.message.id
         if session is not None and message_id in session.in_flight:
             return request.error(INVALID_REQUEST, "A request with this id is under way.")
-        call = UpstreamCall(entry, as_legacy_request(params) if request.modern else params, event, Era.LEGACY)
+        call = UpstreamCall(entry, params, event)
         running = Running() if session is not None else None
         if session is not None and running is not None:
             session.in_flight[message_id] = running
@@ -180,17 +189,23 @@ class Forwarder:
         name = call.entry.upstream
         if request.session is not None and name not in request.session.used:
             await self._first_use(request.session, name)
-        elif request.metadata is not None:
-            await self.tell_level(request.key, name, request.metadata.log_level)
         upstream = self._catalogue.upstream(name)
-        async with upstream.request(request.key, request.message.method, call.params) as exchange:
+        era = (
+            request.era
+            if request.era in upstream.eras
+            else await upstream.era_for(request.key_for(request.era))
+        )
+        if request.metadata is not None and era is Era.LEGACY:
+            await self.tell_level(request.key, name, request.metadata.log_level)
+        key, params, fields = request.key_for(era), _params(request, call, era), _fields(call, era)
+        async with upstream.request(key, request.message.method, params, fields) as exchange:
             if running is not None:
                 running.exchange = exchange
             received = await exchange.receive()
             while not isinstance(received, Reply):
                 await self._pass_on(request, call, received, stream)
                 received = await exchange.receive()
-        return await self._answer(request, call, received, pending, stream)
+        return await self._answer(request, era, received, pending, stream)
 
     async def _first_use(self, session: Session, name: str) -> None:
         session.used.add(name)
@@ -221,7 +236,7 @@ class Forwarder:
     async def _answer(
         self,
         request: RequestContext,
-        call: UpstreamCall,
+        era: Era,
         reply: Reply,
         pending: Pending,
         stream: EventStream,
@@ -229,12 +244,34 @@ class Forwarder:
         """The reply for the client, once its outcome is in the journal's hands."""
         code = None if reply.error is None else _code(reply.error)
         if request.modern:
-            reply = _modern(reply, code, call.era, cacheable=request.message.method in CACHEABLE)
+            reply = _modern(reply, code, era, cacheable=request.message.method in CACHEABLE)
+        elif era is Era.MODERN and reply.result is not None:
+            reply = Reply(reply.id, result=msgspec.Raw(as_legacy_result(bytes(reply.result))))
         body = encode_reply(request.message.id, reply)
         status, reason = _status(reply)
         if not pending.finish(status, reason, stream.sent + len(body)):
             body = json_rpc_error(_UNAUDITED, request.inbound.request_id, request.message.id)
         return await stream.finish(body, 200 if code is None else request.dialect.statuses.get(code, 200))
+
+
+def _params(request: RequestContext, call: UpstreamCall, era: Era) -> Params:
+    """The parameters of the call, in the upstream's era."""
+    if request.era is era:
+        return call.params
+    if era is Era.LEGACY:
+        return as_legacy_request(call.params)
+    session = request.session
+    if session is None:
+        return as_modern_request(call.params, b"{}")
+    capabilities = session.key.capabilities if request.accepts_stream else b"{}"
+    return as_modern_request(call.params, modern_capabilities(capabilities), session.log_level)
+
+
+def _fields(call: UpstreamCall, era: Era) -> Fields:
+    """What the call's headers repeat of its arguments."""
+    if era is Era.LEGACY or not call.entry.mirrored:
+        return ()
+    return argument_headers(call.entry.mirrored, call.params.get("arguments"))
 
 
 def _wanted(request: RequestContext, notification: Notification) -> bool:

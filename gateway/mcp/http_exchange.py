@@ -117,10 +117,10 @@ class HttpExchange:
 
     async def _send(self) -> None:
         """Send the request, twice where the server has forgotten the session. Raises UpstreamError."""
-        name, body = self._sessions.name, self._ticket.encode()
+        name = self._sessions.name
         try:
-            if not await self._attempt(body, last=False):
-                await self._attempt(body, last=True)
+            if not await self._attempt(last=False):
+                await self._attempt(last=True)
         except ResponseError:
             raise invalid(name, "answered with something that is not HTTP") from None
         except OutboundError as error:
@@ -129,13 +129,13 @@ class HttpExchange:
                 name, "broke off the connection" if error.sent else "cannot be reached"
             ) from None
 
-    async def _attempt(self, body: bytes, *, last: bool) -> bool:
+    async def _attempt(self, *, last: bool) -> bool:
         """Send it once; whether the server knew the session. Raises OutboundError and UpstreamError."""
         key = self._ticket.key
         session = self._session = self._sessions.known(key) or await self._sessions.session(key)
         session.in_flight[self._ticket.id] = self._ticket
         self._under_way = True
-        response = await self._sessions.send(session, body)
+        response = await self._sessions.send(session, self._ticket)
         if response.status == 200:
             self._answer = Answer(self._sessions.name, response)
             return True
@@ -170,12 +170,12 @@ class HttpExchange:
             message = await answer.next()
         except UpstreamError as error:
             broken = error.reason is Reason.UPSTREAM_UNAVAILABLE
-            if answer.last_id is None or self._cancelled or not broken:
+            if answer.last_id is None or session.modern or self._cancelled or not broken:
                 raise
             message = None
         if message is not None:
             return message
-        if answer.last_id is None:
+        if answer.last_id is None or session.modern:
             raise invalid(self._sessions.name, "ended its answer without a reply")
         await asyncio.sleep(RETRY_SECONDS if answer.retry is None else max(answer.retry, 0.1))
         if self._cancelled:

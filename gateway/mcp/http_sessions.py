@@ -10,17 +10,23 @@ import asyncio
 import itertools
 import logging
 import re
-from collections.abc import Awaitable
-from typing import Final
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.config import HttpUpstream, Sessions
+from gateway.mcp.eras import ACKNOWLEDGED, LISTEN, Era, as_modern_request
 from gateway.mcp.exchange import (
+    CAPABILITIES,
+    DISCOVER,
     INITIALIZED,
     NOTIFY_SECONDS,
+    PROBE_SECONDS,
     PROGRESS,
     Errands,
     Ticket,
+    discover_request,
+    discovered,
     initialize_request,
     invalid,
     late,
@@ -30,10 +36,34 @@ from gateway.mcp.exchange import (
     unavailable,
 )
 from gateway.mcp.http_answer import EVENTS, JSON, Answer
-from gateway.mcp.messages import Message, Notification, Rejected, Reply, Request, encode_result
+from gateway.mcp.messages import (
+    MODERN_VERSIONS,
+    Message,
+    Notification,
+    Rejected,
+    Reply,
+    Request,
+    encode_result,
+)
+from gateway.mcp.mirrored import request_headers
 from gateway.mcp.sessions import Held, NoRoom, gives_way
-from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey, Unsolicited, UpstreamError
-from gateway.outbound import HttpClient, OutboundError, Response, ResponseError, encode_headers
+from gateway.mcp.upstream import (
+    GATEWAY,
+    MODERN_GATEWAY,
+    ServerInfo,
+    SessionKey,
+    Unsolicited,
+    UpstreamError,
+)
+from gateway.model import Reason
+from gateway.outbound import (
+    EncodedHeaders,
+    HttpClient,
+    OutboundError,
+    Response,
+    ResponseError,
+    encode_headers,
+)
 
 log = logging.getLogger("ostiary.mcp")
 
@@ -50,10 +80,14 @@ MAX_REFUSAL: Final = 64 * 1024
 _SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,1024}")
 
 
+class Refusal(Exception):  # noqa: N818 - a fact, not a fault
+    """The server has no subscriptions."""
+
+
 class HttpSession:
     """One session at the server. ``id`` None: the server keeps no sessions."""
 
-    __slots__ = ("fields", "id", "in_flight", "info", "key", "last_used", "post_headers", "stream")
+    __slots__ = ("fields", "id", "in_flight", "info", "key", "last_used", "modern", "post_headers", "stream")
 
     def __init__(self, key: SessionKey, session_id: str | None, info: ServerInfo, now: float) -> None:
         self.key = key
@@ -63,10 +97,19 @@ class HttpSession:
         self.in_flight: dict[int, Ticket] = {}
         self.stream: Response | None = None
         """Its GET stream, while there is one."""
+        self.modern = info.era is Era.MODERN
+        """Whether it is none at all, but what all requests of the modern era have in common."""
         self.fields = [("MCP-Protocol-Version", info.protocol_version)]
         if session_id is not None:
             self.fields.append(("Mcp-Session-Id", session_id))
         self.post_headers = encode_headers([*_POST_FIELDS, *self.fields])
+
+    def headers_for(self, ticket: Ticket) -> EncodedHeaders:
+        """The head of that request."""
+        if not self.modern:
+            return self.post_headers
+        standard = request_headers(self.info.protocol_version, ticket.method, ticket.params)
+        return encode_headers([*_POST_FIELDS, *standard, *ticket.fields])
 
     def get_headers(self, last_id: str | None) -> list[tuple[str, str]]:
         """The fields of a GET, which takes up a stream again where ``last_id`` is known."""
@@ -93,7 +136,7 @@ class HttpSessions:
         self._client = HttpClient(settings.url)
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._ids = itertools.count(1)
-        self._unsolicited = unsolicited
+        self.unsolicited = unsolicited
         self._idle_seconds = idle_seconds
         self._sessions: dict[SessionKey, HttpSession] = {}
         self._opening: dict[SessionKey, asyncio.Task[HttpSession]] = {}
@@ -105,6 +148,8 @@ class HttpSessions:
 
     def whose(self, key: SessionKey) -> SessionKey:
         """The key under which the session of ``key`` is kept."""
+        if key.era is Era.MODERN:
+            return MODERN_GATEWAY
         return GATEWAY if self._shared else key
 
     def next_id(self) -> int:
@@ -170,13 +215,35 @@ class HttpSessions:
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
-    def send(self, session: HttpSession, body: bytes) -> Awaitable[Response]:
+    def send(self, session: HttpSession, ticket: Ticket) -> Awaitable[Response]:
         """Post a request. Raises OutboundError."""
-        return self._client.send("POST", self._target, session.post_headers, body)
+        return self._client.send("POST", self._target, session.headers_for(ticket), ticket.encode())
 
     async def stream(self, session: HttpSession, last_id: str | None) -> Response:
         """Ask for the session's stream, or for the rest of one that broke off after ``last_id``. Raises OutboundError."""
         return await self._client.send("GET", self._target, session.get_headers(last_id))
+
+    async def listen(self, wanted: dict[str, Any]) -> AsyncGenerator[Notification, None]:
+        """What the server tells on a subscription (SubscriptionFilter) of the modern era, until it or the reader ends it.
+
+        Raises Refusal where the server has none, OutboundError, UpstreamError.
+        """
+        session = await self.session(MODERN_GATEWAY)
+        params = as_modern_request({"notifications": wanted}, CAPABILITIES)
+        response = await self.send(session, Ticket(self.next_id(), MODERN_GATEWAY, LISTEN, params))
+        try:
+            if response.status != 200:
+                if _is_error(await response.read(MAX_REFUSAL)):
+                    raise Refusal
+                raise self._refusal(response.status)
+            answer = Answer(self.name, response)
+            while (message := await answer.next()) is not None:
+                if isinstance(message, Reply) and message.error is not None:
+                    raise Refusal
+                if isinstance(message, Notification) and message.method != ACKNOWLEDGED:
+                    yield message
+        finally:
+            response.close()
 
     async def resume(self, session: HttpSession, last_id: str) -> Answer:
         """The rest of an answer that broke off after ``last_id``. Raises UpstreamError."""
@@ -190,7 +257,12 @@ class HttpSessions:
         return Answer(self.name, response, after=last_id)
 
     async def tell(self, session: HttpSession, body: bytes) -> None:
-        """Send what has no answer. A server that does not take it is not an error."""
+        """Send what has no answer. A server that does not take it is not an error.
+
+        The modern era has nothing of the kind: there a request is cancelled by leaving its answer.
+        """
+        if session.modern:
+            return
         try:
             async with asyncio.timeout(NOTIFY_SECONDS):
                 response = await self._client.send("POST", self._target, session.post_headers, body)
@@ -213,12 +285,15 @@ class HttpSessions:
                 return None
             if owner is ticket:
                 return owner.restore(message)
-            self._unsolicited(owner.key, owner.restore(message))
+            self.unsolicited(owner.key, owner.restore(message))
+            return None
+        if session.modern and isinstance(message, Request):
+            log.warning("upstream %s sent a request, which its revision of MCP forbids", self.name)
             return None
         if ticket is not None:
             return message
         if not isinstance(message, Reply):
-            self._unsolicited(session.key, message)
+            self.unsolicited(session.key, message)
         return None
 
     def refused(self, ticket: Ticket, status: int, body: bytes) -> Reply:
@@ -264,7 +339,7 @@ class HttpSessions:
     async def _open(self, key: SessionKey) -> HttpSession:
         try:
             async with asyncio.timeout(self._timeout):
-                session = await self._initialize(key)
+                session = await (self._greet() if key.era is Era.MODERN else self._initialize(key))
         except ResponseError:
             raise invalid(self.name, "answered with something that is not HTTP") from None
         except OutboundError:
@@ -278,12 +353,47 @@ class HttpSessions:
             self._sweeper = self.loop.call_later(self._idle_seconds / 2, self._sweep)
         return session
 
+    async def discover(self) -> ServerInfo | None:
+        """What the server says of itself in the modern era; None: it does not speak it. Raises UpstreamError."""
+        ticket = Ticket(self.next_id(), MODERN_GATEWAY, DISCOVER, {})
+        standard = request_headers(MODERN_VERSIONS[0], DISCOVER, {})
+        headers = encode_headers([*_POST_FIELDS, *standard])
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                response = await self._client.send("POST", self._target, headers, discover_request(ticket.id))
+                if response.status != 200:
+                    await response.read(MAX_REFUSAL)
+                    return None
+                answer = Answer(self.name, response)
+                message = await answer.next()
+                while message is not None and not isinstance(message, Reply):
+                    message = await answer.next()
+                answer.response.drain()
+        except TimeoutError:
+            return None
+        except ResponseError:
+            return None
+        except OutboundError:
+            raise unavailable(self.name, "cannot be reached") from None
+        except UpstreamError as error:
+            if error.reason is Reason.UPSTREAM_INVALID:
+                return None
+            raise
+        return None if message is None else discovered(message)
+
+    async def _greet(self) -> HttpSession:
+        info = await self.discover()
+        if info is None:
+            raise invalid(self.name, "no longer speaks the modern revision of MCP")
+        return HttpSession(MODERN_GATEWAY, None, info, self.loop.time())
+
     async def _initialize(self, key: SessionKey) -> HttpSession:
         request_id = self.next_id()
         body = initialize_request(request_id, key)
         response = await self._client.send("POST", self._target, _FIRST_HEADERS, body)
         if response.status != 200:
-            await response.read(MAX_REFUSAL)
+            if _is_error(await response.read(MAX_REFUSAL)):
+                raise invalid(self.name, "refused to open a session")
             raise self._refusal(response.status)
         answer = Answer(self.name, response)
         message = await answer.next()
@@ -306,6 +416,14 @@ class HttpSessions:
             if session.last_used < limit and not session.in_flight and session.key not in self.streamed:
                 self.errands.run(self.end(session))
         self._sweeper = self.loop.call_later(self._idle_seconds / 2, self._sweep)
+
+
+def _is_error(body: bytes) -> bool:
+    """Whether it is a JSON-RPC error."""
+    try:
+        return any(isinstance(one, Reply) and one.error is not None for one in messages_in(body))
+    except Rejected:
+        return False
 
 
 def forgotten(session: HttpSession, status: int, body: bytes) -> bool:

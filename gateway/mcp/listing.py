@@ -8,8 +8,10 @@ from typing import Final
 
 import msgspec
 
+from gateway.mcp.eras import Era, as_modern_request
+from gateway.mcp.exchange import CAPABILITIES
 from gateway.mcp.messages import Params, Reply
-from gateway.mcp.upstream import GATEWAY, Upstream, UpstreamError
+from gateway.mcp.upstream import GATEWAY, MODERN_GATEWAY, Upstream, UpstreamError
 from gateway.model import Reason
 
 MAX_PAGES: Final = 1000
@@ -42,13 +44,16 @@ LISTINGS: Final = {
 }
 
 
-async def list_all(upstream: Upstream, kind: Kind, listing: Listing) -> list[object]:
+async def list_all(upstream: Upstream, era: Era, kind: Kind, listing: Listing) -> list[object]:
     """Every page of one list. Raises UpstreamError."""
+    key = MODERN_GATEWAY if era is Era.MODERN else GATEWAY
     found: list[object] = []
     cursor: str | None = None
     for _page in range(MAX_PAGES):
         params: Params = {} if cursor is None else {"cursor": cursor}
-        async with upstream.request(GATEWAY, listing.method, params) as exchange:
+        if era is Era.MODERN:
+            params = as_modern_request(params, CAPABILITIES)
+        async with upstream.request(key, listing.method, params) as exchange:
             message = await exchange.receive()
             while not isinstance(message, Reply):
                 message = await exchange.receive()

@@ -54,6 +54,12 @@ class RequestContext:
             return SessionKey(owner_of(self.client), canonical(self.metadata.capabilities))
         return _key_of(*owner_of(self.client))
 
+    def key_for(self, era: Era) -> SessionKey:
+        """The same, at an upstream that is asked in that era."""
+        if era is Era.LEGACY:
+            return self.key
+        return _key_of(*owner_of(self.client), era)
+
     @property
     def accepts_stream(self) -> bool:
         """Whether the answer may be a stream of events (RFC 9110 section 12.5.1)."""
@@ -70,6 +76,6 @@ class RequestContext:
 
 
 @lru_cache(maxsize=1024)
-def _key_of(tenant_id: str | None, client_id: str | None) -> SessionKey:
+def _key_of(tenant_id: str | None, client_id: str | None, era: Era = Era.LEGACY) -> SessionKey:
     """For callers that keep no session, and can do nothing but ask."""
-    return SessionKey((tenant_id, client_id))
+    return SessionKey((tenant_id, client_id), era=era)

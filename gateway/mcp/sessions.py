@@ -101,10 +101,10 @@ def gives_way(
     It is the owner's own that has been idle longest; another's only where the owner has not too many, and only one
     that was not used after ``unused_since``. The gateway's own always has room, and never gives way.
     """
-    others = [held for held in kept if held.key != GATEWAY]
+    others = [held for held in kept if held.key.owner != GATEWAY.owner]
     own = [held for held in others if held.key.owner == key.owner]
     too_many = len(own) >= most_of_one
-    if key == GATEWAY or (not too_many and len(others) < most):
+    if key.owner == GATEWAY.owner or (not too_many and len(others) < most):
         return None
     candidates = [held for held in own if held.idle]
     if not candidates and not too_many:

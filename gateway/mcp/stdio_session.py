@@ -14,12 +14,16 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
+from gateway.mcp.eras import ACKNOWLEDGED, LISTEN, Era, as_modern_request
 from gateway.mcp.exchange import (
+    CAPABILITIES,
     INITIALIZED,
     PROGRESS,
     Ticket,
+    discover_request,
+    discovered,
     initialize_request,
     late,
     messages_in,
@@ -29,6 +33,7 @@ from gateway.mcp.exchange import (
 )
 from gateway.mcp.messages import (
     INTERNAL_ERROR,
+    METHOD_NOT_FOUND,
     Message,
     Notification,
     Rejected,
@@ -36,7 +41,9 @@ from gateway.mcp.messages import (
     Request,
     RequestId,
     encode_error,
+    encode_notification,
     encode_reply,
+    encode_request,
     encode_result,
 )
 from gateway.mcp.stdio_process import ChildProcess, LineLog
@@ -59,6 +66,7 @@ _OF_NO_REQUEST: Final = frozenset(
         "notifications/prompts/list_changed",
         "notifications/resources/list_changed",
         "notifications/resources/updated",
+        ACKNOWLEDGED,
     }
 )
 
@@ -106,7 +114,8 @@ class StdioSession:
         """``shared``: requests of different clients meet here."""
         self.name = name
         self.key = key
-        self.info: ServerInfo
+        self.info: ServerInfo | None = None
+        """What the child says of itself, once it has."""
         self.process: ChildProcess
         self.last_used = 0.0
         self.tickets: dict[int, Ticket] = {}
@@ -121,28 +130,66 @@ class StdioSession:
         """Whether there were too many of them."""
         self._asked: dict[RequestId, SessionKey] = {}
         """Whom each request of the child's was passed on to."""
-        self._handshake: asyncio.Future[Reply] | None = None
-        self._handshake_id = 0
-        self._fate: UpstreamError | None = None
+        self._handshakes: dict[int, asyncio.Future[Reply]] = {}
+        """What stands before all other requests, by id."""
+        self.fate: UpstreamError | None = None
+        """Why the child is gone, once it is."""
+        self._listening: list[tuple[int, dict[str, Any]]] = []
         self.listened = False
+
+    @property
+    def modern(self) -> bool:
+        """Whether the child is spoken to in the modern era."""
+        return self.info is not None and self.info.era is Era.MODERN
 
     @property
     def busy(self) -> bool:
         """Whether a request is under way."""
         return bool(self._exchanges)
 
-    async def initialize(self, process: ChildProcess, request_id: int) -> None:
-        """Shake hands. Raises UpstreamError."""
-        self.process = process
-        self._handshake, self._handshake_id = asyncio.get_running_loop().create_future(), request_id
-        process.write(initialize_request(request_id, self.key))
-        self.info = server_info(self.name, await self._handshake)
-        process.write(INITIALIZED)
+    async def discover(self, request_id: int, patience: float) -> None:
+        """Find out whether the child speaks the modern era: then ``info`` is set. Raises UpstreamError."""
+        probe = self._first(request_id, discover_request(request_id))
+        await asyncio.wait([probe], timeout=patience)
+        if probe.done():
+            self.info = discovered(probe.result())
+
+    async def initialize(self, request_id: int) -> None:
+        """Shake hands. Raises UpstreamError.
+
+        A child that has not answered whether it is modern may still say so, late: some servers answer nothing that they
+        do not know, others are slow to start.
+        """
+        probes = list(self._handshakes.values())
+        hello = self._first(request_id, initialize_request(request_id, self.key))
+        await asyncio.wait([hello, *probes], return_when=asyncio.FIRST_COMPLETED)
+        self.info = next((discovered(probe.result()) for probe in probes if probe.done()), None)
+        if self.info is None:
+            self.info = server_info(self.name, await hello)
+            self.process.write(INITIALIZED)
+
+    def _first(self, request_id: int, request: bytes) -> asyncio.Future[Reply]:
+        """The answer to a request that stands before all others."""
+        answer = self._handshakes[request_id] = asyncio.get_running_loop().create_future()
+        self.process.write(request)
+        return answer
+
+    def listen(self, request_id: int, wanted: dict[str, Any]) -> None:
+        """In the modern era: have the child tell of changes; of which, ``wanted`` says (SubscriptionFilter)."""
+        self._listening.append((request_id, wanted))
+        params = as_modern_request({"notifications": wanted}, CAPABILITIES)
+        self.process.write(encode_request(request_id, LISTEN, params))
+
+    def unlisten(self, wanted: dict[str, Any]) -> None:
+        """Have it tell of these no more."""
+        for one in [one for one in self._listening if one[1] == wanted]:
+            self._listening.remove(one)
+            self.process.write(encode_notification("notifications/cancelled", {"requestId": one[0]}))
 
     def begin(self, exchange: StdioExchange, ticket: Ticket) -> None:
         """From now on take what belongs to that request. Raises UpstreamError where the child is gone."""
-        if self._fate is not None:
-            raise self._fate
+        if self.fate is not None:
+            raise self.fate
         self.tickets[ticket.id] = ticket
         self._exchanges[ticket.id] = exchange
         self._unanswered[ticket.id] = ticket.key
@@ -163,10 +210,11 @@ class StdioSession:
 
     def ended(self, fate: str) -> None:
         """The child is gone: so is everything that waited for it."""
-        error = self._fate = unavailable(self.name, fate)
-        if self._handshake is not None and not self._handshake.done():
-            self._handshake.set_exception(error)
-            self._handshake.exception()  # where nobody waits any more
+        error = self.fate = unavailable(self.name, fate)
+        for handshake in self._handshakes.values():
+            handshake.set_exception(error)
+            handshake.exception()  # where nobody waits any more
+        self._handshakes.clear()
         for exchange in self._exchanges.values():
             exchange.fail(error)
 
@@ -221,10 +269,11 @@ class StdioSession:
         return ticket if not self._lost_track and next(others, None) is None else None
 
     def _replied(self, reply: Reply, size: int) -> None:
-        if self._handshake is not None and reply.id == self._handshake_id:
+        handshake = self._handshakes.pop(reply.id, None) if isinstance(reply.id, int) else None
+        if handshake is not None:
             self._unasked.clear()
-            if not self._handshake.done():
-                self._handshake.set_result(reply)
+            if not handshake.done():
+                handshake.set_result(reply)
             return
         if not isinstance(reply.id, int) or self._unanswered.pop(reply.id, None) is None:
             self._unasked.add(size)
@@ -239,8 +288,12 @@ class StdioSession:
         if request.method == "ping":
             self.process.write(encode_result(request.id, {}))
             return
-        ticket = self._cause()
-        if ticket is not None:
+        ticket = None if self.modern else self._cause()
+        if self.modern:
+            log.warning("upstream %s sent a request, which its revision of MCP forbids", self.name)
+            refusal = encode_error(request.id, METHOD_NOT_FOUND, "A server sends no requests.")
+            self.process.write(refusal)
+        elif ticket is not None:
             self._asked[request.id] = ticket.key
             self._exchanges[ticket.id].put(request, size)
         elif self.listened and not self._shared:

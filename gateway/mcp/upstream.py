@@ -2,16 +2,18 @@
 
 An ``Upstream`` keeps its sessions to itself: it opens one for each ``SessionKey`` when it is first needed, keeps it,
 and opens it again when the server has forgotten it. Request ids and progress tokens are the upstream's own on the
-wire, and the caller's own on this side.
+wire, and the caller's own on this side. In the modern era there are no sessions: then a key says whose requests may
+share a process, where the transport has one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway.mcp.eras import Era
 from gateway.mcp.messages import Message, Notification, Params, Reply, Request, RequestId
 from gateway.model import Reason
 
@@ -35,19 +37,26 @@ class SessionKey:
 
     owner: tuple[str | None, str | None]
     capabilities: bytes = b"{}"
+    """Nothing in the modern era, where each request says its own."""
+    era: Era = Era.LEGACY
 
 
 GATEWAY = SessionKey(owner=("", ""))
+MODERN_GATEWAY = SessionKey(owner=("", ""), era=Era.MODERN)
+
+Fields = Sequence[tuple[str, str]]
+"""Header fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What an upstream said of itself in ``initialize``."""
+    """What an upstream said of itself, in ``server/discover`` or ``initialize``."""
 
     protocol_version: str
     capabilities: dict[str, Any] = field(default_factory=dict)
     server_info: dict[str, Any] = field(default_factory=dict)
     instructions: str | None = None
+    era: Era = Era.LEGACY
 
 
 class Exchange(Protocol):
@@ -78,12 +87,25 @@ class Upstream(Protocol):
     def name(self) -> str:
         """Its name in the configuration."""
 
+    @property
+    def eras(self) -> frozenset[Era]:
+        """The eras that it is known to speak."""
+
     async def describe(self) -> ServerInfo:
-        """What it says of itself, asked through the gateway's own session. Raises UpstreamError."""
+        """What it says of itself in the newest era that it speaks. Raises UpstreamError."""
 
-    def request(self, key: SessionKey, method: str, params: Params) -> AbstractAsyncContextManager[Exchange]:
-        """Send a request; leaving the context early abandons it (and cancels it upstream).
+    async def era_for(self, key: SessionKey) -> Era:
+        """The era in which to ask it for ``key``: that of the key, unless it speaks the other alone.
 
+        Raises UpstreamError.
+        """
+
+    def request(
+        self, key: SessionKey, method: str, params: Params, fields: Fields = ()
+    ) -> AbstractAsyncContextManager[Exchange]:
+        """Send a request, in the era of ``key``; leaving the context early abandons it (and cancels it upstream).
+
+        ``fields``: what a modern request has in its headers beside what each of them has.
         Entering waits for a place within ``max_concurrency`` and sends; raises UpstreamError.
         """
 
@@ -98,6 +120,12 @@ class Upstream(Protocol):
 
     def unlisten(self, key: SessionKey) -> None:
         """Nobody takes them any more: the session may be ended once it has been idle for long."""
+
+    def watch(self, uri: str) -> None:
+        """In the modern era: tell of changes of that resource, as unsolicited messages of the gateway's own."""
+
+    def unwatch(self, uri: str) -> None:
+        """As often as ``watch`` was called: no more."""
 
     async def end(self, key: SessionKey) -> None:
         """Close the session of ``key``, if it is open; another will be opened when needed."""

@@ -1,4 +1,4 @@
-"""An upstream over streamable HTTP (MCP 2025-03-26 to 2025-11-25, "Transports").
+"""An upstream over streamable HTTP, in either era (MCP "Transports").
 
 Nothing is sent twice unless the server said that it knows no such session: then it has done nothing either. What
 comes on a request's own answer belongs to that request, except the progress of another one.
@@ -7,16 +7,27 @@ comes on a request's own answer belongs to that request, except the progress of 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from typing import Final
+from typing import Any, Final
 
 from gateway.config import HttpUpstream
+from gateway.mcp.eras import LIST_CHANGES, Era
 from gateway.mcp.exchange import Ticket, late
 from gateway.mcp.http_answer import Answer
 from gateway.mcp.http_exchange import HttpExchange
-from gateway.mcp.http_sessions import MAX_REFUSAL, HttpSession, HttpSessions, forgotten
+from gateway.mcp.http_sessions import MAX_REFUSAL, HttpSession, HttpSessions, Refusal, forgotten
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification, encode_reply
-from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey, Unsolicited, UpstreamError
+from gateway.mcp.upstream import (
+    GATEWAY,
+    MODERN_GATEWAY,
+    Fields,
+    ServerInfo,
+    SessionKey,
+    Unsolicited,
+    UpstreamError,
+)
+from gateway.model import Reason
 from gateway.outbound import OutboundError
 
 log = logging.getLogger("ostiary.mcp")
@@ -40,8 +51,12 @@ class HttpUpstreamServer:
         self._settings = settings
         self._sessions = HttpSessions(settings, unsolicited, idle_seconds)
         self._places = asyncio.Semaphore(settings.max_concurrency)
+        self._eras: frozenset[Era] = frozenset()
+        self._speaks_modern_alone = False
         self._listeners: dict[SessionKey, asyncio.Task[None]] = {}
         self._has_no_stream = False
+        self._watched: dict[str, int] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
         return f"<HttpUpstreamServer {self.name} sessions={len(self._sessions)}>"
@@ -51,17 +66,55 @@ class HttpUpstreamServer:
         """Its name in the configuration."""
         return self._settings.name
 
+    @property
+    def eras(self) -> frozenset[Era]:
+        """The eras that it is known to speak."""
+        return self._eras
+
     async def describe(self) -> ServerInfo:
-        """What it says of itself. Raises UpstreamError."""
+        """What it says of itself. Raises UpstreamError.
+
+        One that was of the legacy era stays so for as long as its session lasts.
+        """
+        known = self._sessions.known(GATEWAY)
+        if known is not None and Era.MODERN not in self._eras:
+            return known.info
+        info = await self._sessions.discover()
+        if info is not None:
+            self._eras |= {Era.MODERN}
+            return info
         try:
             async with asyncio.timeout(self._settings.timeout):
-                return (await self._sessions.session(GATEWAY)).info
+                info = (await self._sessions.session(GATEWAY)).info
         except TimeoutError:
             raise late(self.name, self._settings.timeout) from None
+        self._eras, self._speaks_modern_alone = frozenset({Era.LEGACY}), False
+        return info
 
-    def request(self, key: SessionKey, method: str, params: Params) -> HttpExchange:
+    async def era_for(self, key: SessionKey) -> Era:
+        """The era in which to ask it for ``key``. Raises UpstreamError.
+
+        No server says whether it speaks the legacy era, too: so the first who needs it tries.
+        """
+        if not self._eras:
+            await self.describe()
+        if key.era in self._eras:
+            return key.era
+        if key.era is Era.LEGACY and not self._speaks_modern_alone:
+            try:
+                await self._sessions.session(key)
+            except UpstreamError as error:
+                if error.reason is not Reason.UPSTREAM_INVALID:
+                    raise
+                self._speaks_modern_alone = True
+            else:
+                self._eras |= {Era.LEGACY}
+                return Era.LEGACY
+        return next(era for era in Era if era in self._eras)
+
+    def request(self, key: SessionKey, method: str, params: Params, fields: Fields = ()) -> HttpExchange:
         """Send a request; entered as an asynchronous context it is under way."""
-        ticket = Ticket(self._sessions.next_id(), key, method, params)
+        ticket = Ticket(self._sessions.next_id(), key, method, params, fields)
         return HttpExchange(self._sessions, self._places, ticket, self._settings.timeout)
 
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:
@@ -77,7 +130,14 @@ class HttpUpstreamServer:
             await self._sessions.tell(session, encode_reply(request_id, reply))
 
     def listen(self, key: SessionKey) -> None:
-        """Keep a GET stream open for that session, which is opened where there is none."""
+        """Keep a GET stream open for that session, which is opened where there is none.
+
+        In the modern era there is one for the gateway alone: it tells when a list changes.
+        """
+        if key.era is Era.MODERN:
+            if key == MODERN_GATEWAY and key not in self._listeners:
+                self._listeners[key] = self._sessions.errands.run(self._hear(LIST_CHANGES))
+            return
         key = self._sessions.whose(key)
         if self._has_no_stream or key in self._listeners:
             return
@@ -92,6 +152,20 @@ class HttpUpstreamServer:
         if listener is not None:
             listener.cancel()
         self._sessions.streamed.discard(key)
+
+    def watch(self, uri: str) -> None:
+        """In the modern era: tell of changes of that resource."""
+        self._watched[uri] = self._watched.get(uri, 0) + 1
+        if uri not in self._watchers:
+            wanted = {"resourceSubscriptions": [uri]}
+            self._watchers[uri] = self._sessions.errands.run(self._hear(wanted))
+
+    def unwatch(self, uri: str) -> None:
+        """As often as ``watch`` was called: no more."""
+        self._watched[uri] -= 1
+        if self._watched[uri] == 0:
+            del self._watched[uri]
+            self._watchers.pop(uri).cancel()
 
     async def end(self, key: SessionKey) -> None:
         """Close the session of ``key``; one that is shared stays."""
@@ -134,6 +208,22 @@ class HttpUpstreamServer:
             pause = FIRST_PAUSE if heard else min(2 * pause, LONGEST_PAUSE)
             await asyncio.sleep(pause if asked is None else max(asked, 0.1))
         self._sessions.streamed.discard(key)
+
+    async def _hear(self, wanted: dict[str, Any]) -> None:
+        """In the modern era: keep a subscription open, again after a pause when it ends; until the server wants none."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                async with contextlib.aclosing(self._sessions.listen(wanted)) as told:
+                    async for message in told:
+                        pause = FIRST_PAUSE
+                        self._sessions.unsolicited(GATEWAY, message)
+            except Refusal:
+                return
+            except (OutboundError, UpstreamError) as error:
+                log.debug("upstream %s: its subscription ended: %s", self.name, type(error).__name__)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _stream(self, session: HttpSession, last_id: str | None) -> Answer | None:
         """An open GET stream; None: not now, or (``_has_no_stream``) never."""

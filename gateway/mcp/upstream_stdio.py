@@ -13,12 +13,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.config import Sessions, StdioUpstream
-from gateway.mcp.exchange import Errands, Ticket, late, unavailable
+from gateway.mcp.eras import LIST_CHANGES, Era
+from gateway.mcp.exchange import PROBE_SECONDS, Errands, Ticket, invalid, late, unavailable
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
 from gateway.mcp.sessions import Held, NoRoom, gives_way
 from gateway.mcp.stdio_process import LineLog, start
 from gateway.mcp.stdio_session import StdioExchange, StdioSession
-from gateway.mcp.upstream import GATEWAY, ServerInfo, SessionKey, Unsolicited
+from gateway.mcp.upstream import (
+    GATEWAY,
+    MODERN_GATEWAY,
+    Fields,
+    ServerInfo,
+    SessionKey,
+    Unsolicited,
+    UpstreamError,
+)
+from gateway.model import Reason
 
 log = logging.getLogger("ostiary.mcp")
 
@@ -83,6 +93,9 @@ class StdioUpstreamServer:
         self._ids = itertools.count(1)
         self._shared = settings.sessions is Sessions.SHARED
         self._slots: dict[SessionKey, _Slot] = {}
+        self._eras: frozenset[Era] = frozenset()
+        self._speaks_modern_alone = False
+        self._watched: dict[str, int] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._log: LineLog | None = None
         self._closed = False
@@ -95,13 +108,43 @@ class StdioUpstreamServer:
         """Its name in the configuration."""
         return self._settings.name
 
-    async def describe(self) -> ServerInfo:
-        """What it says of itself. Raises UpstreamError."""
-        return (await self.session(GATEWAY)).info
+    @property
+    def eras(self) -> frozenset[Era]:
+        """The eras that it is known to speak."""
+        return self._eras
 
-    def request(self, key: SessionKey, method: str, params: Params) -> StdioExchange:
+    async def describe(self) -> ServerInfo:
+        """What it says of itself. Raises UpstreamError.
+
+        A process speaks one era, that of its first message. So the newest that this command speaks is found out once,
+        and a process of the other era is started only when somebody needs one.
+        """
+        session = await self.session(GATEWAY if self._eras == {Era.LEGACY} else MODERN_GATEWAY)
+        if session.info is None:
+            raise unavailable(self.name, "has said nothing of itself")
+        return session.info
+
+    async def era_for(self, key: SessionKey) -> Era:
+        """The era in which to ask it for ``key``. Raises UpstreamError."""
+        if not self._eras:
+            await self.describe()
+        if key.era in self._eras:
+            return key.era
+        if key.era is Era.LEGACY and not self._speaks_modern_alone:
+            try:
+                await self.session(key)
+            except UpstreamError as error:
+                if error.reason is not Reason.UPSTREAM_INVALID:
+                    raise
+                self._speaks_modern_alone = True
+            else:
+                self._eras |= {Era.LEGACY}
+                return Era.LEGACY
+        return next(era for era in Era if era in self._eras)
+
+    def request(self, key: SessionKey, method: str, params: Params, fields: Fields = ()) -> StdioExchange:
         """Send a request; entered as an asynchronous context it is under way."""
-        ticket = Ticket(next(self._ids), key, method, params)
+        ticket = Ticket(next(self._ids), key, method, params, fields)
         return StdioExchange(self, self.name, self._places, ticket, self._settings.timeout)
 
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:
@@ -119,9 +162,9 @@ class StdioUpstreamServer:
     def listen(self, key: SessionKey) -> None:
         """Pass on what the process of ``key`` asks outside any request, too."""
         slot = self._slot(key)
-        slot.listened = True
-        if slot.session is not None:
-            slot.session.listened = True
+        heard, slot.listened = slot.listened, True
+        if not heard:
+            self._hear(slot)
 
     def unlisten(self, key: SessionKey) -> None:
         """From now on it is passed on no more."""
@@ -131,6 +174,22 @@ class StdioUpstreamServer:
         slot.listened = False
         if slot.session is not None:
             slot.session.listened = False
+
+    def watch(self, uri: str) -> None:
+        """In the modern era: tell of changes of that resource."""
+        self._watched[uri] = self._watched.get(uri, 0) + 1
+        session = self._running(MODERN_GATEWAY)
+        if self._watched[uri] == 1 and session is not None:
+            session.listen(next(self._ids), {"resourceSubscriptions": [uri]})
+
+    def unwatch(self, uri: str) -> None:
+        """As often as ``watch`` was called: no more."""
+        self._watched[uri] -= 1
+        if self._watched[uri] == 0:
+            del self._watched[uri]
+            session = self._running(MODERN_GATEWAY)
+            if session is not None:
+                session.unlisten({"resourceSubscriptions": [uri]})
 
     async def end(self, key: SessionKey) -> None:
         """End the process of ``key``; one that is shared stays."""
@@ -173,7 +232,9 @@ class StdioUpstreamServer:
     # -- processes ----------------------------------------------------------------------------------------------------
 
     def _whose(self, key: SessionKey) -> SessionKey:
-        return GATEWAY if self._shared else key
+        if not self._shared:
+            return key
+        return MODERN_GATEWAY if key.era is Era.MODERN else GATEWAY
 
     def _slot(self, key: SessionKey) -> _Slot:
         return self._slots.setdefault(self._whose(key), _Slot())
@@ -187,27 +248,12 @@ class StdioUpstreamServer:
 
     async def _start(self, key: SessionKey, slot: _Slot) -> StdioSession:
         loop = asyncio.get_running_loop()
-        if self._log is None:
-            self._log = LineLog(logging.getLogger(f"ostiary.mcp.{self.name}"), loop.time)
-        session = StdioSession(
-            self.name,
-            key,
-            log=self._log,
-            unsolicited=self._unsolicited,
-            shared=self._shared,
-        )
         slot.opened_at = loop.time()
-        child = None
         try:
             async with asyncio.timeout(self._settings.timeout):
-                child = await start(
-                    self._settings, self._log, session.received, lambda fate: self._ended(slot, session, fate)
-                )
-                await session.initialize(child, next(self._ids))
+                session = await self._launch(key)
         except BaseException as error:
             slot.died(loop.time())
-            if child is not None:
-                self._ends.run(child.end(self._grace))
             if isinstance(error, TimeoutError):
                 raise late(self.name, self._settings.timeout) from None
             if isinstance(error, OSError):
@@ -216,20 +262,78 @@ class StdioUpstreamServer:
             raise
         finally:
             slot.opening = None
-        session.listened = slot.listened
+        place = self._slots.setdefault(session.key, slot if session.key == key else _Slot())
+        place.opened_at = slot.opened_at
         session.last_used = loop.time()
-        slot.session = session
+        place.session = session
+        self._hear(place)
         if self._sweeper is None and not self._shared:
             self._sweeper = loop.call_later(self._idle_seconds / 2, self._sweep)
         return session
 
-    def _ended(self, slot: _Slot, session: StdioSession, fate: str) -> None:
+    async def _launch(self, key: SessionKey) -> StdioSession:
+        """A process with which hands are shaken. What turns out to be of the legacy era has the gateway's legacy key."""
+        if self._log is None:
+            loop = asyncio.get_running_loop()
+            self._log = LineLog(logging.getLogger(f"ostiary.mcp.{self.name}"), loop.time)
+        session = StdioSession(
+            self.name, key, log=self._log, unsolicited=self._unsolicited, shared=self._shared
+        )
+        child = await start(
+            self._settings, self._log, session.received, lambda fate: self._ended(session, fate)
+        )
+        session.process = child
+        try:
+            if await self._greeted(session):
+                return session
+        except BaseException:
+            self._ends.run(child.end(self._grace))
+            raise
+        self._ends.run(child.end(self._grace))
+        session = await self._launch(GATEWAY)
+        self._eras = frozenset({Era.LEGACY})
+        return session
+
+    async def _greeted(self, session: StdioSession) -> bool:
+        """Shake hands; False: the child ended at what it did not know, so it is of the legacy era."""
+        if session.key.era is Era.LEGACY:
+            await session.initialize(next(self._ids))
+            return True
+        try:
+            await session.discover(next(self._ids), min(PROBE_SECONDS, self._settings.timeout / 4))
+            if not session.modern:
+                await session.initialize(next(self._ids))
+        except UpstreamError:
+            if session.fate is None or self._eras:
+                raise
+            return False
+        if session.modern:
+            self._eras |= {Era.MODERN}
+            return True
+        if self._eras:
+            raise invalid(self.name, "no longer speaks the modern revision of MCP")
+        self._eras, session.key = frozenset({Era.LEGACY}), GATEWAY
+        return True
+
+    def _ended(self, session: StdioSession, fate: str) -> None:
         session.ended(fate)
-        if slot.session is not session:
+        slot = self._slots.get(session.key)
+        if slot is None or slot.session is not session:
             return  # it never came to life, or is being ended
         log.warning("upstream %s: its process %s", self.name, fate)
         slot.died(asyncio.get_running_loop().time())
         self._ends.run(session.process.end(self._grace))
+
+    def _hear(self, slot: _Slot) -> None:
+        """Have the process of that place say what it is to say by itself."""
+        session = slot.session
+        if session is None:
+            return
+        session.listened = slot.listened
+        if session.modern and slot.listened:
+            session.listen(next(self._ids), LIST_CHANGES)
+        for uri in self._watched if session.key == MODERN_GATEWAY else ():
+            session.listen(next(self._ids), {"resourceSubscriptions": [uri]})
 
     async def _end(self, slot: _Slot) -> None:
         if slot.opening is not None:

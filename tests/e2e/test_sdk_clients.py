@@ -199,7 +199,7 @@ async def test_cancelling_reaches_the_upstream(door: Any, upstream: Any, caller:
 
 async def test_a_thousand_calls_open_one_upstream_session(door: Any, upstream: Any) -> None:
     served = door.serve()
-    async with _client(door, served, "alice", "/mcp/far") as client:
+    async with _client(door, served, "alice", "/mcp/far", mode="legacy") as client:
         before = _state(upstream)["sessions"]
         limit = asyncio.Semaphore(20)
 
@@ -209,12 +209,15 @@ async def test_a_thousand_calls_open_one_upstream_session(door: Any, upstream: A
 
         await asyncio.gather(*(one(number) for number in range(1000)))
         assert _state(upstream)["sessions"] - before == 1
-    async with _client(door, served, "alice") as again:
+    async with _client(door, served, "alice", mode="legacy") as again:
         await again.call_tool("far_echo", {"text": "x"})
     assert _state(upstream)["sessions"] - before == 1
-    async with _client(door, served, "bob") as other:
+    async with _client(door, served, "bob", mode="legacy") as other:
         await other.call_tool("far_echo", {"text": "x"})
     assert _state(upstream)["sessions"] - before == 2
+    async with _client(door, served, "bob", mode="2026-07-28") as modern:
+        await modern.call_tool("far_echo", {"text": "x"})
+    assert _state(upstream)["sessions"] - before == 2, "the modern era has none"
 
 
 async def test_a_changed_list_is_told_to_whom_it_changed_for(door: Any) -> None:
