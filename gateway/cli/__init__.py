@@ -23,9 +23,11 @@ from gateway.cli.certs import certs
 from gateway.cli.check import check
 from gateway.cli.clients import clients
 from gateway.cli.init import init
+from gateway.cli.remote import call, login, logout, whoami
 from gateway.cli.serve import serve
 from gateway.cli.store import backup, restore, store
 from gateway.cli.tokens import tokens
+from gateway.cli.tools import tools
 
 DONE = 0
 FAILED = 1
@@ -52,7 +54,9 @@ def ostiary() -> None:
     """The doorkeeper: lets each client reach the MCP tools and HTTP services that it may use, and nothing else."""
 
 
-for command in (init, serve, check, clients, certs, tokens, audit, backup, restore, store):
+_AT_THE_GATEWAY = (init, serve, check, clients, certs, tokens, audit, backup, restore, store)
+_FROM_AFAR = (login, whoami, tools, call, logout)
+for command in (*_AT_THE_GATEWAY, *_FROM_AFAR):
     ostiary.add_command(command)
 
 
@@ -97,12 +101,13 @@ def _lines(error: Exception) -> Sequence[str]:
     """What an error tells its reader: its own words where it was foreseen, else where it came from."""
     from certs.identity import CertificateError
     from gateway.administration import OperationError
+    from gateway.client.errors import ClientError
     from gateway.config import ConfigError
     from persistence.records import StoreError
 
     if isinstance(error, ConfigError):
         return error.problems
-    if isinstance(error, OperationError | StoreError | CertificateError):
+    if isinstance(error, OperationError | StoreError | CertificateError | ClientError):
         return str(error).splitlines()
     if isinstance(error, OSError):
         return [_of_the_system(error)]

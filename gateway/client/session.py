@@ -1,0 +1,273 @@
+"""Signed in at one gateway: tokens are got, kept fresh, and ended.
+
+TLS is always verified. A token is renewed when it is about to expire, and once more when the gateway says that it is no
+longer good; while one process renews, others wait and take what it got.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn
+from urllib.parse import urlencode
+
+import msgspec
+
+from gateway.client.errors import ClientError, LoginRequiredError
+from gateway.client.identities import Identities, Identity, StoredTokens
+from gateway.outbound import ConnectError, Headers, HttpClient, OutboundError, Response
+
+MAX_ANSWER: Final = 16 << 20
+LOGIN_SECONDS: Final = 30.0
+"""How long the gateway may take to answer at its own endpoints."""
+_EARLY_SECONDS: Final = 60.0
+"""A token is renewed so long before it expires, or a quarter of its life, if that is less."""
+_JSON: Final = ("Content-Type", "application/json")
+_FORM: Final = ("Content-Type", "application/x-www-form-urlencoded")
+
+Answer = dict[str, Any]
+
+
+def tls_context(identity: Identity) -> ssl.SSLContext:
+    """Trusts the identity's CA and presents its certificate. Raises ClientError that names the file."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if identity.ca is None:
+        context.load_default_certs()
+    else:
+        try:
+            context.load_verify_locations(identity.ca)
+        except ssl.SSLError:
+            raise ClientError(f"{identity.ca} holds no CA certificate (PEM); name another file") from None
+        except OSError as error:
+            raise ClientError(f"{identity.ca}: {_why(error)}; name another file with --ca") from None
+    if identity.certificate is None:
+        return context
+    named = " and ".join(name for name in (identity.certificate, identity.private_key) if name)
+    try:
+        context.load_cert_chain(identity.certificate, identity.private_key, _no_password)
+    except ssl.SSLError:
+        raise ClientError(f"{named}: not a certificate and its key (PEM); name others") from None
+    except OSError as error:
+        raise ClientError(f"{named}: {_why(error)}; name others with --cert and --key") from None
+    return context
+
+
+def _no_password() -> NoReturn:
+    raise ClientError("the private key has a password; keep it without one, in a 0600 file")
+
+
+class Session:
+    """One gateway, as one user. Made and used within a running event loop; ``close`` it."""
+
+    def __init__(
+        self, origin: str, identity: Identity, identities: Identities, *, now: Callable[[], float]
+    ) -> None:
+        """``now``: seconds since the epoch. Raises ClientError where the identity's files cannot be used."""
+        self.origin = origin
+        self.identity = identity
+        self._identities = identities
+        self._http = HttpClient(origin, ssl_context=tls_context(identity))
+        self._now = now
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
+
+    # Signing in and out
+
+    async def sign_in(self, username: str, password: str, code: Callable[[], str]) -> None:
+        """By password, and the second factor that ``code`` gives where one is wanted. Raises ClientError."""
+        fields = {"username": username, "password": password}
+        status, answer = await self._ask_json("/auth/login", fields)
+        if status == 404:  # a gateway without accounts
+            form = urlencode({"grant_type": "password", **fields}).encode()
+            status, answer = await self._ask("POST", "/auth/token", [_FORM], form)
+        if "mfa_session_token" in answer:
+            fields = {"mfa_session_token": str(answer["mfa_session_token"]), "code": code()}
+            status, answer = await self._ask_json("/auth/login/mfa", fields)
+        self._keep(self._granted(status, answer, "signing in"))
+
+    async def sign_in_by_certificate(self) -> None:
+        """By the certificate alone. Raises ClientError."""
+        self._keep(await self._by_certificate())
+
+    async def sign_out(self) -> str | None:
+        """End the tokens at the gateway and forget them here; why the gateway did not, if so. Raises ClientError."""
+        with self._identities.folder.locked():
+            tokens = self._identities.tokens(self.origin)
+            self._identities.forget_tokens(self.origin)
+        if tokens is None:
+            return None
+        try:
+            return await self._revoke(tokens)
+        except ClientError as error:
+            return str(error)
+
+    async def _revoke(self, tokens: StoredTokens) -> str | None:
+        """Raises ClientError where the gateway cannot be reached."""
+        ended = tokens.refresh_token or tokens.access_token  # the first ends all that came from it
+        authorization = [_FORM]
+        if tokens.expires_at > self._now():
+            authorization.append(_bearer(tokens.access_token))
+        form = urlencode({"token": ended}).encode()
+        status, answer = await self._ask("POST", "/auth/revoke", authorization, form)
+        return None if status == 200 else _refusal(status, answer)
+
+    # Tokens
+
+    async def access_token(self, *, refused: str | None = None) -> str:
+        """A token that is good now; ``refused`` is one that the gateway would not take. Raises ClientError."""
+        tokens = self._identities.tokens(self.origin)
+        if tokens is None:
+            raise LoginRequiredError(self.origin, "nobody is signed in")
+        if self._fresh(tokens, refused):
+            return tokens.access_token
+        lock = self._identities.folder.locked()
+        await asyncio.to_thread(lock.__enter__)
+        try:
+            tokens = self._identities.tokens(self.origin)
+            if tokens is None:
+                raise LoginRequiredError(self.origin, "somebody has signed out")
+            if not self._fresh(tokens, refused):
+                tokens = await self._renewed(tokens)
+                self._identities.keep(self.origin, tokens)
+        finally:
+            lock.__exit__(None, None, None)
+        return tokens.access_token
+
+    def _fresh(self, tokens: StoredTokens, refused: str | None) -> bool:
+        early = min(_EARLY_SECONDS, tokens.lifetime / 4)
+        return tokens.access_token != refused and tokens.expires_at - early > self._now()
+
+    async def _renewed(self, tokens: StoredTokens) -> StoredTokens:
+        if tokens.refresh_token is None:
+            if self.identity.certificate is None:
+                raise LoginRequiredError(self.origin, "the token has expired")
+            return await self._by_certificate()
+        status, answer = await self._ask_json("/auth/refresh", {"refresh_token": tokens.refresh_token})
+        if status in {400, 401}:
+            why = f"the session has ended ({_told(answer)})"
+            raise LoginRequiredError(self.origin, why)
+        renewed = self._granted(status, answer, "renewing the token")
+        if renewed.refresh_token is None:
+            return msgspec.structs.replace(renewed, refresh_token=tokens.refresh_token)
+        return renewed
+
+    async def _by_certificate(self) -> StoredTokens:
+        status, answer = await self._ask("GET", "/auth/token", [], None)
+        return self._granted(status, answer, "signing in")
+
+    def _granted(self, status: int, answer: Answer, what: str) -> StoredTokens:
+        """What is in a token response (RFC 6749 section 5.1). Raises ClientError."""
+        if status != 200:
+            raise ClientError(f"{self.origin}: {what} was refused: {_refusal(status, answer)}")
+        access_token, lifetime = answer.get("access_token"), answer.get("expires_in")
+        refresh_token = answer.get("refresh_token")
+        if not isinstance(access_token, str) or not isinstance(lifetime, int | float):
+            raise ClientError(f"{self.origin} answers no tokens; is it an Ostiary gateway?")
+        return StoredTokens(
+            access_token=access_token,
+            expires_at=self._now() + lifetime,
+            lifetime=lifetime,
+            refresh_token=refresh_token if isinstance(refresh_token, str) else None,
+        )
+
+    def _keep(self, tokens: StoredTokens) -> None:
+        with self._identities.folder.locked():
+            self._identities.remember(self.origin, self.identity)
+            self._identities.keep(self.origin, tokens)
+
+    # Asking
+
+    async def who_am_i(self) -> Answer:
+        """What the gateway says of the token in use (RFC 7662 section 2.2). Raises ClientError."""
+        refused: str | None = None
+        while True:
+            token = await self.access_token(refused=refused)
+            form = urlencode({"token": token}).encode()
+            status, answer = await self._ask("POST", "/auth/introspect", [_FORM, _bearer(token)], form)
+            if status == 200 and answer.get("active") is True:
+                return answer
+            if status != 401 or refused is not None:
+                raise ClientError(f"{self.origin}: {_refusal(status, answer)}")
+            refused = token
+
+    async def send(
+        self, method: str, target: str, headers: Headers = (), body: bytes | None = None
+    ) -> Response:
+        """A request with a good token, once more with a new one where that is refused. Raises ClientError."""
+        refused: str | None = None
+        while True:
+            token = await self.access_token(refused=refused)
+            response = await self._send(method, target, [*headers, _bearer(token)], body)
+            if response.status != 401 or refused is not None:
+                return response
+            response.drain()
+            refused = token
+
+    async def _send(self, method: str, target: str, headers: Headers, body: bytes | None) -> Response:
+        try:
+            return await self._http.send(method, target, headers, body)
+        except OutboundError as error:
+            raise ClientError(f"{self.origin}: {_unreachable(error)}") from None
+
+    async def _ask_json(self, target: str, fields: Mapping[str, str]) -> tuple[int, Answer]:
+        return await self._ask("POST", target, [_JSON], msgspec.json.encode(fields))
+
+    async def _ask(
+        self, method: str, target: str, headers: Headers, body: bytes | None
+    ) -> tuple[int, Answer]:
+        """Status and JSON object of an answer. Raises ClientError where there is none."""
+        try:
+            async with asyncio.timeout(LOGIN_SECONDS):
+                response = await self._send(method, target, headers, body)
+                raw = await response.read(MAX_ANSWER)
+        except TimeoutError:
+            raise ClientError(f"{self.origin} does not answer; try again later") from None
+        except OutboundError as error:
+            raise ClientError(f"{self.origin}: {_unreachable(error)}") from None
+        return response.status, json_object(raw)
+
+
+def json_object(raw: bytes) -> Answer:
+    """The JSON object in ``raw``; empty where it is none."""
+    try:
+        document = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _bearer(token: str) -> tuple[str, str]:
+    return ("Authorization", f"Bearer {token}")
+
+
+def _refusal(status: int, answer: Answer) -> str:
+    return f"{status} {_told(answer)}"
+
+
+def _told(answer: Answer) -> str:
+    """What a refusal says of itself, in the gateway's form or OAuth's."""
+    error = answer.get("error")
+    if isinstance(error, dict):  # JSON-RPC
+        return str(error.get("message", ""))
+    for member in ("detail", "error_description", "title", "error"):
+        if isinstance(answer.get(member), str):
+            return str(answer[member])
+    return "without a reason; is it an Ostiary gateway?"
+
+
+def _unreachable(error: OutboundError) -> str:
+    said = str(error).rstrip(".")
+    said = said[:1].lower() + said[1:] if not said.startswith("TLS") else said
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return f"{said}; name the CA of its certificate with --ca, and call it by a name in that certificate"
+    if isinstance(error, ConnectError):
+        return f"{said}; is the gateway running there?"
+    return f"{said}; is the client certificate, or its absence, accepted there?"
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
