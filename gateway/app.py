@@ -64,6 +64,7 @@ from gateway.outbound import HttpClient
 from gateway.problems import Problems
 from gateway.server import Gateway
 from gateway.services.http import ServiceProxy
+from gateway.suspicion import alarm
 from gateway.telemetry.logs import start_logging
 from persistence import open_stores
 from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus, Stores
@@ -150,7 +151,12 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
         passwords = Passwords(config.accounts, config.limits, monotonic=time.monotonic)
         stack.push_async_callback(passwords.close)
         authenticator = Authenticator(
-            tokens, stores.clients, config.roles, config.tls.client_id, now=time.time
+            tokens,
+            stores.clients,
+            config.roles,
+            config.tls.client_id,
+            now=time.time,
+            suspect=alarm(audit),
         )
         watch = Watch(authenticator.still_valid)
         problems = Problems(config.server.public_url)

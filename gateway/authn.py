@@ -22,6 +22,7 @@ from certs.identity import IdentityRule, PeerIdentity, certificate_id
 from gateway.identity.clients import is_enabled, refusal_of
 from gateway.identity.roles import Roles
 from gateway.identity.tokens import Tokens, VerifiedToken
+from gateway.identity.whereabouts import Suspect, Whereabouts
 from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Permissions, Proof, Reason
 from gateway.remembered import Remembered
 from persistence.records import ClientRecord, ClientStore, TokenKind
@@ -59,15 +60,19 @@ class Authenticator:
         rules: Sequence[IdentityRule],
         *,
         now: Callable[[], float],
+        suspect: Suspect = lambda _inbound, _token, _suspicion, _allowed: None,
     ) -> None:
+        """``suspect``: told of tokens that turn up where they have not been before."""
         self._tokens = tokens
         self._clients = clients
         self._roles = Roles(roles)
         self._rules = tuple(rules)
         self._now = now
+        self._suspect = suspect
+        self._whereabouts = Whereabouts()
         self._certificate_ids: Remembered[str, tuple[str | None]] = Remembered(_REMEMBERED)
-        self._by_token: Remembered[tuple[str, str | None], tuple[ClientRecord, ClientContext]] = Remembered(
-            _REMEMBERED
+        self._by_token: Remembered[tuple[str, str, str | None], tuple[ClientRecord, ClientContext]] = (
+            Remembered(_REMEMBERED)
         )
         self._by_certificate: Remembered[str, tuple[ClientRecord, ClientContext]] = Remembered(_REMEMBERED)
 
@@ -79,7 +84,7 @@ class Authenticator:
             return certified
         if inbound.authorization or inbound.api_keys:
             token = _bearer_token(inbound)
-            result = token if isinstance(token, Deny) else self._by_bearer(token, peer, certified)
+            result = token if isinstance(token, Deny) else self._by_bearer(token, inbound, certified)
             if isinstance(result, Deny) and result.client_id is None and certified is not None:
                 return replace(result, client_id=certified.client_id)  # the certificate says who it was
             return result
@@ -157,20 +162,33 @@ class Authenticator:
             return False
         return context.token_id is None or self._tokens.is_current(context.token_id)
 
-    def _by_bearer(
-        self, text: str, peer: PeerIdentity | None, certified: ClientRecord | None
-    ) -> ClientContext | Deny:
+    def notice_issue(self, token_id: str, inbound: Inbound) -> None:
+        """Remember from where a token was asked for."""
+        record = self._tokens.get(token_id)
+        if record is not None:
+            self._whereabouts.issued(record, inbound)
+
+    def notice_use(self, token: VerifiedToken, inbound: Inbound, *, allowed: bool) -> None:
+        """Raise the alarm where the token is used from somewhere new."""
+        suspicion = self._whereabouts.used(token, inbound)
+        if suspicion is not None:
+            self._suspect(inbound, token, suspicion, allowed)
+
+    def _by_bearer(self, text: str, inbound: Inbound, certified: ClientRecord | None) -> ClientContext | Deny:
         verified = self._tokens.verify(text, TokenKind.ACCESS)
         if isinstance(verified, Deny):
             return verified
         token, client = verified
+        peer = inbound.peer
         disagreement = _disagreement(token, client, peer, certified)
         if disagreement is not None:
+            self.notice_use(token, inbound, allowed=False)
             return disagreement
-        key = (token.token_id, None if peer is None else peer.fingerprint)
+        key = (token.token_id, inbound.address, None if peer is None else peer.fingerprint)
         known = self._by_token.get(key)
         if known is not None and known[0] is client:
             return known[1]
+        self.notice_use(token, inbound, allowed=True)
         context = self.context(client, Proof.TOKEN, peer, token)
         self._by_token.put(key, (client, context))
         return context

@@ -161,6 +161,8 @@ class OAuthDoor:
             duration_ms=self._duration_ms(inbound),
         )
         await self._audit.record(entry)
+        if event == "token_issued":
+            self.authenticator.notice_issue(token_id, inbound)
 
     def withheld(self, inbound: Inbound, caller: ClientContext, token_id: str, target: str) -> None:
         """Enter that the caller was told nothing of a token that there is. ``target``: the token's client."""

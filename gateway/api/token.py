@@ -160,7 +160,9 @@ class TokenEndpoint:
             deny = Deny(Reason.INVALID_GRANT, detail, client_id=caller.client_id)
             raise CredentialsRefused(deny, invalid_grant=True)
         self._door.limit(client.client_id, inbound)
-        if inbound.peer is None and (token.thumbprint is not None or client.require_certificate):
+        allowed = inbound.peer is not None or not (token.thumbprint or client.require_certificate)
+        self._authenticator.notice_use(token, inbound, allowed=allowed)
+        if not allowed:
             raise Refused(_certificate_required(client))
         scope = self._scope(client, parameters.scope, token.scope)
         grant = self._grant(client, scope, inbound.peer, token.auth_time, token.family_id)

@@ -128,9 +128,9 @@ def whoami(url: str | None, *, as_json: bool) -> None:
 @gateway_option
 @json_option
 def call(tool: str, arguments: str, url: str | None, *, as_json: bool) -> None:
-    """Call TOOL with the arguments in the object JSON, and print what it answers.
+    """Call TOOL with the arguments in JSON; print its answer.
 
-    That is its structured answer where it has one, else its text. Ends 1 where the tool failed.
+    JSON is an object; without it there are no arguments. Printed is the tool's structured answer where it has one, else its text. Ends 1 where the tool failed.
     """
     from gateway.client.tools import Tools
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def tools(context: click.Context, url: str | None, *, as_json: bool) -> None:
-    """List the tools that you may call at the gateway that you are signed in to."""
+    """List the tools that you may call.
+
+    That is at the gateway that was signed in to last, or at --gateway URL.
+    """
     if context.invoked_subcommand is not None:
         return
     from gateway.client.tools import Tools

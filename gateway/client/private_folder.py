@@ -55,7 +55,9 @@ class PrivateFolder:
         except OSError as error:
             raise _refusal(path, error) from None
         try:
-            self._narrow(descriptor, path)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ClientError(f"{path} is not a file; move it away")
+            self._narrow(descriptor, path, 0o600)
             return os.read(descriptor, MAX_BYTES)
         finally:
             os.close(descriptor)
@@ -118,24 +120,20 @@ class PrivateFolder:
         except OSError as error:
             raise _refusal(self.path, error) from None
         try:
-            self._narrow(descriptor, self.path)
+            self._narrow(descriptor, self.path, 0o700)
         finally:
             os.close(descriptor)
 
-    def _narrow(self, descriptor: int, path: Path) -> None:
+    def _narrow(self, descriptor: int, path: Path, narrow: int) -> None:
         """What is open is the user's own, and nobody else's. Raises ClientError."""
         if not self._modes:
             return
         status = os.fstat(descriptor)
-        is_folder = stat.S_ISDIR(status.st_mode)
-        if not is_folder and not stat.S_ISREG(status.st_mode):
-            raise ClientError(f"{path} is not a file; move it away")
         if status.st_uid != os.geteuid():
             raise ClientError(f"{path} belongs to another user; move it away")
         mode = stat.S_IMODE(status.st_mode)
         if not mode & 0o077:
             return
-        narrow = 0o700 if is_folder else 0o600
         try:
             os.fchmod(descriptor, narrow)
         except OSError:
