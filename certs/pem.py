@@ -177,11 +177,15 @@ def create(*files: NewFile) -> None:
             raise CertificateError(f"{file.path}: {remedy}") from error
 
 
-def replace(file: NewFile) -> None:
-    """Write a file anew by an atomic rename: a reader finds old or new. Raises CertificateError."""
+def replace(file: NewFile, *, owner_of: Path | None = None) -> None:
+    """Write a file anew by an atomic rename: a reader finds old or new. Raises CertificateError.
+
+    Where root writes it, it keeps its owner, or that of ``owner_of`` where it is new: the gateway's user must read it.
+    """
     temporary = _beside(file)
     try:
         _write(temporary)
+        _keep_owner(temporary.path, file.path if file.path.exists() else owner_of)
         temporary.path.replace(file.path)
         _sync_folder(file.path.parent)
     except OSError as error:
@@ -203,12 +207,19 @@ def replace_pair(first: NewFile, second: NewFile) -> None:
     temporary = _beside(second)
     try:
         _write(temporary)
+        _keep_owner(temporary.path, path if (path := second.path).exists() else None)
         replace(first)
         _rename_after(temporary.path, second.path, first.path, old)
     except OSError as error:
         raise _not_replaced(second, error) from error
     finally:
         temporary.path.unlink(missing_ok=True)
+
+
+def _keep_owner(path: Path, like: Path | None) -> None:
+    if os.geteuid() == 0 and like is not None:
+        status = like.stat()
+        os.chown(path, status.st_uid, status.st_gid)
 
 
 def _rename_after(temporary: Path, path: Path, renamed: Path, old: NewFile | None) -> None:

@@ -40,6 +40,11 @@ class Administration:
     now: Callable[[], float]
     hash_password: Callable[[str], Awaitable[str]]
     unlock: Callable[[str], bool] | None = None
+    reload_keys: Callable[[], str] | None = None
+    """Read the signing keys anew, and the ``kid`` of the one that signs; None: no server is running.
+
+    Raises ConfigError where they cannot be used; the old ones stay.
+    """
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while something is changed."""
 

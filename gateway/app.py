@@ -101,7 +101,7 @@ def _with_uvloop(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def _serve(config: Config, read_again: Callable[[], Config]) -> int:
-    async with open_gateway(config) as gateway:
+    async with open_gateway(config, read_again) as gateway:
         _spare_the_collector()
         await gateway.serve(_announce, lambda: tls_context(read_again().tls))
     return 0
@@ -121,7 +121,7 @@ def _announce(host: str, port: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
+async def open_gateway(config: Config, read_again: Callable[[], Config]) -> AsyncIterator[Gateway]:
     """Open everything in order; on the way out close it in the opposite one."""
     async with AsyncExitStack() as stack:
         context = tls_context(config.tls)
@@ -175,7 +175,7 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
         revocation = RevocationEndpoint(config=config, tokens=tokens, door=door)
         health = Health(stores, mcp.catalogue)
         names = [upstream.name for upstream in config.upstreams]
-        documents = WellKnown(config, names, keyring.jwks()).documents
+        documents = WellKnown(config, names, lambda: keyring.jwks(time.time())).documents
         own = _own_routes(token_endpoint, revocation, AuditApi(stores.audit), health, documents)
         tls_refused = _tls_refused(audit)
         edge = Edge(
@@ -187,7 +187,13 @@ async def open_gateway(config: Config) -> AsyncIterator[Gateway]:
             tls_refused=tls_refused,
             monotonic=time.monotonic,
         )
-        control = ControlServer(config.storage.path, _perform(config, stores, passwords))
+
+        def reload_keys() -> str:
+            keyring.replace(read_again().tokens)
+            tokens.forget_verified()
+            return keyring.signing_kid
+
+        control = ControlServer(config.storage.path, _perform(config, stores, passwords, reload_keys))
         await control.start()
         stack.push_async_callback(control.close)
 
@@ -278,13 +284,14 @@ def _open_service(stack: AsyncExitStack, settings: ServiceSettings, audit: Audit
     return proxy
 
 
-def _perform(config: Config, stores: Stores, passwords: Passwords) -> Perform:
+def _perform(config: Config, stores: Stores, passwords: Passwords, reload_keys: Callable[[], str]) -> Perform:
     admin = Administration(
         stores=stores,
         roles=lambda: config.roles,
         now=time.time,
         hash_password=passwords.hash_password,
         unlock=passwords.unlock,
+        reload_keys=reload_keys,
     )
 
     async def perform(operation: str, parameters: object, actor: str) -> dict[str, Any]:

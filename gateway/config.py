@@ -95,11 +95,26 @@ class TlsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A key that signs tokens, or did: a secret, or a private key as PEM. It is never shown."""
+
+    algorithm: Algorithm
+    material: str = field(repr=False)
+    verify_until: int | None = None
+    """Seconds since the epoch: when the last token that it signed expires. None: it signs."""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenSettings:
-    """``[tokens]``. ``secret`` is the text of the secret file or variable; it is never shown."""
+    """``[tokens]``. ``secret`` is the text of the secret, or of the private key; it is never shown."""
 
     secret: str = field(repr=False)
     algorithm: Algorithm = Algorithm.HS256
+    key_file: Path | None = None
+    """Where the key is; None: in an environment variable."""
+    retired_file: Path | None = None
+    """Where keys are that sign no more."""
+    retired: tuple[SigningKey, ...] = ()
     issuer: str = "https://localhost:8443"
     audience: str = "https://localhost:8443/mcp"
     access_ttl: float = 3600.0

@@ -38,7 +38,7 @@ from gateway.config import (
     TokenSettings,
 )
 from gateway.config_backends import read_services, read_upstreams
-from gateway.config_secret import read_secret
+from gateway.config_secret import read_keys
 from gateway.config_shapes import (
     PERMISSION,
     PERMISSION_REMEDY,
@@ -76,17 +76,22 @@ class CommandSettings:
 
 def read_config(file: Path, environment: Mapping[str, str]) -> Config:
     """The whole configuration, secrets included. Raises ConfigError with every problem."""
-    return _read(file, environment, secrets=True)
+    return _read(file, environment, secrets=True, variables=True)
+
+
+def read_token_settings(file: Path, environment: Mapping[str, str]) -> TokenSettings:
+    """``[tokens]`` with its keys; the variables of child processes may be absent. Raises ConfigError."""
+    return _read(file, environment, secrets=True, variables=False).tokens
 
 
 def read_command_settings(file: Path, environment: Mapping[str, str]) -> CommandSettings:
     """As ``read_config``, but secrets and the variables of child processes may be absent. Raises ConfigError."""
-    config = _read(file, environment, secrets=False)
+    config = _read(file, environment, secrets=False, variables=False)
     public_host = urlsplit(config.server.public_url).hostname or "localhost"
     return CommandSettings(config.file, config.storage, config.audit, config.tls, config.roles, public_host)
 
 
-def _read(file: Path, environment: Mapping[str, str], *, secrets: bool) -> Config:
+def _read(file: Path, environment: Mapping[str, str], *, secrets: bool, variables: bool) -> Config:
     document = Document(Path(os.path.abspath(file)), environment)  # noqa: PTH100 - symbolic links stay as they are
     root = Table(document, "", document.load())
     server = _server(root)
@@ -98,7 +103,7 @@ def _read(file: Path, environment: Mapping[str, str], *, secrets: bool) -> Confi
         storage=_storage(root),
         audit=_audit(root),
         roles=_roles(root),
-        upstreams=read_upstreams(root, variables=secrets),
+        upstreams=read_upstreams(root, variables=variables),
         tools=_access_rules(root, "tools"),
         prompts=_access_rules(root, "prompts"),
         resources=_access_rules(root, "resources"),
@@ -204,12 +209,14 @@ def _identity_rules(tls: Table) -> tuple[IdentityRule, ...]:
 def _tokens(root: Table, server: ServerSettings, *, secrets: bool) -> TokenSettings:
     table = _section(root, "tokens")
     algorithm = table.choice("algorithm", Algorithm.HS256)
-    if algorithm is not Algorithm.HS256:
-        table.reject("algorithm", f'"{algorithm}" {NOT_BUILT}; write "HS256"')
+    keys = read_keys(table, algorithm, wanted=secrets)
     audience = table.url("audience", f"{server.public_url}/mcp")
     settings = TokenSettings(
-        secret=read_secret(table, wanted=secrets),
+        secret=keys.secret,
         algorithm=algorithm,
+        key_file=keys.file,
+        retired_file=keys.retired_file,
+        retired=keys.retired,
         issuer=table.url("issuer", server.public_url, ("https",)),
         audience=audience,
         access_ttl=table.seconds("access_ttl", 3600.0, "1s", "30d"),

@@ -19,6 +19,7 @@ import msgspec
 from gateway.administration import Administration, Answer, Operation, OperationError, ParameterError
 from gateway.audit_operations import compress_audit, prune_audit, query_audit
 from gateway.config_shapes import did_you_mean
+from gateway.key_operations import KEY_OPERATIONS
 from gateway.parameters import (
     NO_CERTIFICATE,
     AddClient,
@@ -252,6 +253,7 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "audit.prune": Operation(PruneAudit, prune_audit),
     "audit.compress": Operation(CompressAudit, compress_audit),
     "audit.query": Operation(QueryAudit, query_audit, changes=False),
+    **KEY_OPERATIONS,
 }
 """Every operation, by the name that the control socket knows it by."""
 

@@ -91,6 +91,19 @@ class ChangeRoles(Parameters, frozen=True, kw_only=True):
         _check_permissions((*(self.permissions or ()), *self.add_permissions))
 
 
+class RetireKey(Parameters, frozen=True, kw_only=True):
+    """The ``kid`` of a key that is to sign no more."""
+
+    kid: str
+
+
+class UseKeys(Parameters, frozen=True, kw_only=True):
+    """The ``kid`` of the key that is to sign. ``revoke_all``: the one before it is in wrong hands."""
+
+    kid: str
+    revoke_all: bool = False
+
+
 class ListClients(Parameters, frozen=True, kw_only=True):
     """A page of clients, from the one after ``cursor``."""
 

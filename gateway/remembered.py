@@ -35,5 +35,9 @@ class Remembered(Generic[K, V]):
         """Take it out; None: it was not known."""
         return self._values.pop(key, None)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._values.clear()
+
     def __len__(self) -> int:
         return len(self._values)

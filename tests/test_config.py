@@ -298,7 +298,13 @@ burst = "many"
         ("[sever]\nport = 1", "sever", 'did you mean "server"?'),
         ("server = 1", "server", "must be a table, not an integer"),
         ("[tokens]\nalgorithm = 'HS265'", "[tokens] algorithm", "is not one of: HS256"),
-        ("[tokens]\nalgorithm = 'RS256'", "[tokens] algorithm", "is not built yet"),
+        ("[tokens]\nalgorithm = 'RS256'", "[tokens] private_key_file", "is missing, and RS256 needs it"),
+        ("[tokens]\nprivate_key_file = 'k.pem'", "[tokens] private_key_file", "of no use to HS256"),
+        (
+            "[tokens]\nalgorithm = 'ES256'\nprivate_key_file = 'k.pem'",
+            "[tokens] private_key_file",
+            "ostiary keys make ES256",
+        ),
         ("[tokens]\naccess_ttl = '0s'", "[tokens] access_ttl", "from 1s"),
         ("[tokens]\nissuer = 'https://a:b@c'", "[tokens] issuer", "must not hold a user or a password"),
         ("[tokens]\nsecret_file='secret.key'\nsecret_env='X'", "[tokens] secret_env", "keep one of the two"),
@@ -742,3 +748,8 @@ def test_garbage_is_a_config_error(tmp_path: Path, content: bytes) -> None:
 def test_a_random_override_loads_or_is_a_config_error(read: Read, names: list[str], value: str) -> None:
     found = what_is_wrong(read, MINIMAL, {f"OSTIARY_{name}": value for name in names})
     assert not any("\n" in line for line in found)
+
+
+def test_a_secret_beside_a_private_key_is_a_contradiction(read: Read) -> None:
+    text = "[tokens]\nalgorithm = 'ES256'\nprivate_key_file = 'k.pem'\nsecret_file = 's'"
+    assert any("secret_file: is of no use to ES256" in each for each in problems(read, f"{MINIMAL}\n{text}"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.config import Algorithm, TokenSettings
+from gateway.config import Algorithm, SigningKey, TokenSettings
 from gateway.identity.keyring import MAX_TOKEN, Keyring
+from gateway.identity.signing_keys import make
 from gateway.identity.tokens import Grant, Issued, Tokens, VerifiedToken
 from gateway.model import Deny, Reason
 from persistence.json_store import JsonStores
@@ -588,9 +591,51 @@ def test_a_kid_says_nothing_about_the_key_and_differs_by_key() -> None:
 
 
 def test_a_secret_key_is_in_no_key_set() -> None:
-    assert Keyring(TokenSettings(secret=SECRET)).jwks() == {"keys": []}
+    assert Keyring(TokenSettings(secret=SECRET)).jwks(START) == {"keys": []}
 
 
-def test_an_algorithm_without_keys_is_refused() -> None:
-    with pytest.raises(ValueError, match="RS256"):
+def test_a_secret_is_no_private_key() -> None:
+    with pytest.raises(ValueError, match="no private key in PEM"):
         Keyring(TokenSettings(secret=SECRET, algorithm=Algorithm.RS256))
+
+
+async def test_a_retired_key_is_good_for_what_it_signed_in_its_time_alone(world: World) -> None:
+    old = await world.issue()
+    exp = claims_of(old.access_token)["exp"]
+    retired = SigningKey(Algorithm.HS256, SECRET, verify_until=exp)
+    world.keyring.replace(replace(world.settings, secret=SECRET[::-1], retired=(retired,)))
+    world.tokens.forget_verified()
+    assert isinstance(world.verify(old.access_token), VerifiedToken)
+    # Whoever has the old key knows the id of a live token, too.
+    forged = signed(header_of(old.access_token), {**claims_of(old.access_token), "exp": exp + 1})
+    assert world.verify(forged) is Reason.TOKEN_SIGNATURE
+    new = await world.issue()
+    assert isinstance(world.verify(new.access_token), VerifiedToken)
+    world.keyring.replace(replace(world.settings, secret=SECRET[::-1]))
+    world.tokens.forget_verified()
+    assert world.verify(old.access_token) is Reason.TOKEN_SIGNATURE
+
+
+def test_a_key_that_cannot_be_used_changes_nothing() -> None:
+    keyring = Keyring(TokenSettings(secret=SECRET))
+    with pytest.raises(ValueError, match="no private key"):
+        keyring.replace(TokenSettings(secret="x", algorithm=Algorithm.ES256))
+    assert not isinstance(keyring.open(keyring.sign("at+jwt", {"exp": 1})), Deny)
+
+
+@functools.cache
+def keyring_of(algorithm: Algorithm, _who: str) -> Keyring:
+    return Keyring(TokenSettings(secret=make(algorithm).strip(), algorithm=algorithm))
+
+
+@given(st.sampled_from(list(Algorithm)), st.sampled_from(list(Algorithm)))
+@settings(max_examples=25, deadline=None)
+def test_a_token_is_opened_by_its_own_key_alone(one: Algorithm, other: Algorithm) -> None:
+    mine, theirs = (keyring_of(algorithm, who) for algorithm, who in ((one, "mine"), (other, "theirs")))
+    token = mine.sign("at+jwt", {"exp": 1})
+    assert not isinstance(mine.open(token), Deny)
+    assert isinstance(theirs.open(token), Deny)
+    _, claims, signature = token.split(".")
+    forged = {**header_of(token), "alg": other.value, "kid": theirs.signing_kid}
+    swapped = encoded(json.dumps(forged).encode())
+    assert isinstance(theirs.open(f"{swapped}.{claims}.{signature}"), Deny)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,14 +16,15 @@ _AUTHENTICATION = ["client_secret_basic", "client_secret_post", "tls_client_auth
 
 
 class WellKnown:
-    """Serves each document; they are made once."""
+    """Serves each document; all but the keys are made once."""
 
-    def __init__(self, config: Config, upstreams: Sequence[str], jwks: dict[str, Any]) -> None:
+    def __init__(self, config: Config, upstreams: Sequence[str], jwks: Callable[[], dict[str, Any]]) -> None:
+        """``jwks``: the public keys of now."""
         base = config.server.public_url.rstrip("/")
         servers = list(config.mcp.authorization_servers) or [config.tokens.issuer]
         self.documents: dict[str, Handler] = {
             "/.well-known/oauth-authorization-server": _document(_authorization_server(config, base)),
-            "/.well-known/jwks.json": _document(jwks),
+            "/.well-known/jwks.json": _served(lambda: msgspec.json.encode(jwks())),
             "/.well-known/oauth-protected-resource": _document(_resource(base, servers)),
             "/.well-known/oauth-protected-resource/mcp": _document(_resource(f"{base}/mcp", servers)),
         }
@@ -78,12 +79,15 @@ def _resource(identifier: str, servers: list[str]) -> dict[str, Any]:
 
 def _document(content: dict[str, Any]) -> Handler:
     body = msgspec.json.encode(content)
+    return _served(lambda: body)
 
+
+def _served(body: Callable[[], bytes]) -> Handler:
     async def serve(
         _request: GatewayRequest, _inbound: Inbound, _context: ClientContext
     ) -> web.StreamResponse:
         return web.Response(
-            body=body, headers={"Content-Type": "application/json", "Cache-Control": "public, max-age=300"}
+            body=body(), headers={"Content-Type": "application/json", "Cache-Control": "public, max-age=300"}
         )
 
     return serve

@@ -23,6 +23,7 @@ from gateway.cli.certs import certs
 from gateway.cli.check import check
 from gateway.cli.clients import clients
 from gateway.cli.init import init
+from gateway.cli.keys import keys
 from gateway.cli.remote import call, login, logout, whoami
 from gateway.cli.serve import serve
 from gateway.cli.store import backup, restore, store
@@ -54,7 +55,7 @@ def ostiary() -> None:
     """The doorkeeper: lets each client reach the MCP tools and HTTP services that it may use, and nothing else."""
 
 
-_AT_THE_GATEWAY = (init, serve, check, clients, certs, tokens, audit, backup, restore, store)
+_AT_THE_GATEWAY = (init, serve, check, clients, certs, tokens, keys, audit, backup, restore, store)
 _FROM_AFAR = (login, whoami, tools, call, logout)
 for command in (*_AT_THE_GATEWAY, *_FROM_AFAR):
     ostiary.add_command(command)

@@ -35,6 +35,8 @@ client_ca = "certs/ca.pem"                  # whose client certificates are acce
 
 [tokens]
 secret_file = "secret.key"                  # or secret_env = "OSTIARY_SECRET_KEY"
+# algorithm = "HS256"                       # "RS256" | "PS256" | "ES256" | "EdDSA": then private_key_file, no secret
+# retired_keys_file = "retired-keys.json"   # where `ostiary keys rotate` keeps keys that still verify
 # issuer = "https://localhost:8443"         # public_url
 # audience = "https://localhost:8443/mcp"   # public_url and /mcp
 # access_ttl = "1h"

@@ -6,10 +6,11 @@ What is wrong with the words of a command is said before the store is looked at,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,17 +90,17 @@ async def _perform_here(
     from persistence import open_stores
 
     actor = user_name(os.getuid())
-    become_owner(settings.storage.path)
-    stores = await open_stores(
-        settings.storage.path, now=now, create=False, checkpoint_file=settings.audit.checkpoint_file
-    )
-    try:
-        admin = Administration(
-            stores=stores, roles=lambda: settings.roles, now=now, hash_password=hash_password
+    with acting_as_owner(settings.storage.path):
+        stores = await open_stores(
+            settings.storage.path, now=now, create=False, checkpoint_file=settings.audit.checkpoint_file
         )
-        return await perform_on(admin, operation, parameters, actor)
-    finally:
-        await stores.close()
+        try:
+            admin = Administration(
+                stores=stores, roles=lambda: settings.roles, now=now, hash_password=hash_password
+            )
+            return await perform_on(admin, operation, parameters, actor)
+        finally:
+            await stores.close()
 
 
 def become_owner(folder: Path) -> None:
@@ -110,6 +111,18 @@ def become_owner(folder: Path) -> None:
     if owner.st_uid != 0:
         os.setegid(owner.st_gid)
         os.seteuid(owner.st_uid)
+
+
+@contextlib.contextmanager
+def acting_as_owner(folder: Path) -> Iterator[None]:
+    """``become_owner``, and oneself again afterwards."""
+    user, group = os.geteuid(), os.getegid()
+    become_owner(folder)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        os.setegid(group)
 
 
 def password_from_stdin() -> str:

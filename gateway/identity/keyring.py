@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import hmac
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,7 +17,8 @@ from typing import Any, Final
 import jwt
 import msgspec
 
-from gateway.config import Algorithm, TokenSettings
+from gateway.config import SigningKey, TokenSettings
+from gateway.identity.signing_keys import LoadedKey, load
 from gateway.model import Deny, Reason
 from gateway.strict_json import parse_object
 
@@ -28,21 +27,6 @@ MAX_TOKEN: Final = 8192
 
 _COMPACT: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*")
 _HEADER: Final = frozenset({"alg", "kid", "typ"})
-_KID_LABEL: Final = b"ostiary kid v1"
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A key and the one algorithm that it is for."""
-
-    kid: str
-    algorithm: str
-    signing: Any
-    """As PyJWT takes it. Never shown."""
-    verifying: Any
-
-    def __repr__(self) -> str:
-        return f"Key({self.kid!r}, {self.algorithm!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +38,27 @@ class Opened:
 
 
 class Keyring:
-    """The keys: one that signs, and all that verify."""
+    """The keys: one that signs, and all that verify. A retired one is good for tokens that expire in its time alone."""
 
     def __init__(self, settings: TokenSettings) -> None:
-        """Raises ValueError for an algorithm that has no keys."""
-        if settings.algorithm is not Algorithm.HS256:
-            raise ValueError(f"there are no keys for {settings.algorithm}")
-        secret = settings.secret.encode()
-        key = Key(_kid_of(secret), settings.algorithm.value, secret, secret)
-        self._signing = key
-        self._verifying = {key.kid: key}
-        self._jws = jwt.PyJWS(
-            algorithms=[settings.algorithm.value], options={"enforce_minimum_key_length": True}
-        )
+        """Raises ValueError where a key is not one for its algorithm."""
+        self._signing: LoadedKey
+        self._verifying: dict[str, LoadedKey]
+        self._jws: jwt.PyJWS
+        self.replace(settings)
+
+    def replace(self, settings: TokenSettings) -> None:
+        """Go over to these keys. Raises ValueError, and keeps the old ones, where one is not a key for its algorithm."""
+        signing = load(SigningKey(settings.algorithm, settings.secret))
+        verifying = {key.kid: key for key in (*map(load, settings.retired), signing)}
+        algorithms = sorted({key.algorithm for key in verifying.values()})
+        self._jws = jwt.PyJWS(algorithms=algorithms, options={"enforce_minimum_key_length": True})
+        self._signing, self._verifying = signing, verifying
+
+    @property
+    def signing_kid(self) -> str:
+        """The ``kid`` of the key that signs."""
+        return self._signing.kid
 
     def sign(self, typ: str, claims: dict[str, Any]) -> str:
         """A JWS in compact form, with that ``typ``."""
@@ -96,11 +88,15 @@ class Keyring:
             self._jws.decode(token, key.verifying, [key.algorithm])
         except jwt.InvalidTokenError:
             return _NOT_OURS
+        if key.verify_until is not None and not _expires_by(claims, key.verify_until):
+            return _NOT_OURS
         return Opened(str(header.get("typ")), claims)
 
-    def jwks(self) -> dict[str, Any]:
-        """The public keys (RFC 7517 section 5): none, as long as keys are secrets."""
-        return {"keys": []}
+    def jwks(self, now: float) -> dict[str, Any]:
+        """The public keys that verify ``now`` (RFC 7517 section 5); secrets have none."""
+        keys = self._verifying.values()
+        live = (key for key in keys if key.verify_until is None or key.verify_until > now)
+        return {"keys": [key.jwk for key in live if key.jwk is not None]}
 
 
 _NOT_OURS: Final = Deny(
@@ -112,9 +108,9 @@ def _malformed(detail: str) -> Deny:
     return Deny(Reason.TOKEN_MALFORMED, detail)
 
 
-def _kid_of(key: bytes) -> str:
-    """A name for a key that says nothing about it."""
-    return hmac.digest(key, _KID_LABEL, hashlib.sha256)[:8].hex()
+def _expires_by(claims: dict[str, Any], until: int) -> bool:
+    exp = claims.get("exp")
+    return isinstance(exp, int) and exp <= until
 
 
 def _parse(part: str) -> dict[str, Any]:

@@ -221,6 +221,10 @@ class Tokens:
         record = self._store.get(token_id)
         return record is not None and record.revoked_at is None and record.exp + self._leeway > self._now()
 
+    def forget_verified(self) -> None:
+        """The keys have changed: look at every token anew."""
+        self._remembered.clear()
+
     def _recall(self, token: str) -> VerifiedToken | Deny:
         if len(token) > MAX_TOKEN or not token.isascii():
             return Deny(Reason.TOKEN_MALFORMED, f"A token has at most {MAX_TOKEN} characters of ASCII.")

@@ -20,7 +20,7 @@ WELL_KNOWN = "/.well-known/oauth-protected-resource"
 
 async def _documents(world: World) -> dict[str, dict[str, Any]]:
     names = [upstream.name for upstream in world.config.upstreams]
-    handlers = WellKnown(world.config, names, {"keys": []}).documents
+    handlers = WellKnown(world.config, names, lambda: {"keys": []}).documents
     documents = {}
     for path, handler in handlers.items():
         nothing: Any = None
