@@ -50,9 +50,12 @@ from gateway.mcp.announcements import Announcements
 from gateway.mcp.catalogue import Catalogue, Rules
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.forwarding import Forwarder
+from gateway.mcp.held_calls import HeldCalls
+from gateway.mcp.input_rounds import InputRounds
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Notification, Request
 from gateway.mcp.own_answers import OwnAnswers
+from gateway.mcp.request_state import RequestStates, state_key
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import WATCH_SECONDS, Watch
 from gateway.mcp.upstream import SessionKey, Upstream
@@ -253,7 +256,10 @@ def _open_mcp(stack: AsyncExitStack, shared: _Shared) -> _Mcp:
         shared=frozenset(u.name for u in config.upstreams if u.sessions == "shared"),
     )
     lists = Lists(catalogue)
-    forwarder = Forwarder(catalogue, shared.watch, shared.audit)
+    held = HeldCalls()
+    stack.push_async_callback(held.close)
+    rounds = InputRounds(RequestStates(state_key(config.tokens.secret), now=time.time), held)
+    forwarder = Forwarder(catalogue, shared.watch, shared.audit, rounds)
     announcements = Announcements(catalogue, sessions, lists, current=shared.current)
     endpoint = McpEndpoint(
         catalogue=catalogue,

@@ -71,6 +71,11 @@ class Ticket:
             params = {**params, "_meta": {**params["_meta"], "progressToken": self.id}}
         return encode_request(self.id, self.method, params)
 
+    def rename(self, params: Params) -> None:
+        """The caller goes on under another progress token."""
+        if self.token is not None:
+            self.token = _progress_token(params)
+
     def encode_cancellation(self, reason: str) -> bytes:
         """What tells the upstream to stop."""
         return encode_notification("notifications/cancelled", {"requestId": self.id, "reason": reason})

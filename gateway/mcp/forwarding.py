@@ -6,9 +6,7 @@ The intent is durable before anything is sent; the outcome is in the journal's h
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -18,20 +16,28 @@ from aiohttp import web
 from gateway.audit import Audit, Pending
 from gateway.mcp.catalogue import Catalogue, Entry, Kind
 from gateway.mcp.eras import (
-    CACHEABLE,
     Era,
     as_legacy_request,
-    as_legacy_result,
-    as_modern_request,
-    as_modern_result,
     at_least,
-    modern_capabilities,
+)
+from gateway.mcp.held_calls import HeldCall
+from gateway.mcp.input_rounds import (
+    MAX_ROUNDS,
+    MISSES,
+    NOT_OURS,
+    CannotAsk,
+    InputRounds,
+    answer_in,
+    ask_client,
+    missing_capability,
+    question_of,
+    required_by,
 )
 from gateway.mcp.messages import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
-    RESOURCE_NOT_FOUND,
+    MISSING_CAPABILITY,
     Message,
     Notification,
     Params,
@@ -42,11 +48,12 @@ from gateway.mcp.messages import (
     encode_reply,
     encode_request,
 )
-from gateway.mcp.mirrored import argument_headers
+from gateway.mcp.replies import code_of, error_reply, for_legacy, for_modern, status_of
 from gateway.mcp.request import RequestContext
-from gateway.mcp.sessions import Session
+from gateway.mcp.sessions import Session, owner_of
 from gateway.mcp.streams import EventStream, Watch
-from gateway.mcp.upstream import CancelledByCaller, Exchange, Fields, SessionKey, UpstreamError
+from gateway.mcp.upstream import CancelledByCaller, Exchange, SessionKey, UpstreamError
+from gateway.mcp.upstream_call import UpstreamCall, digest_of, fields_of, for_modern_upstream
 from gateway.model import Deny, Reason
 from gateway.problems import json_rpc_error
 from persistence.records import AuditStatus
@@ -60,16 +67,6 @@ _UNAUDITED: Final = Deny(Reason.STORE_UNAVAILABLE, "It was done, but its outcome
 NOBODY_THERE: Final = Reply(
     None, error=msgspec.Raw(encode({"code": METHOD_NOT_FOUND, "message": "The client cannot be asked."}))
 )
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamCall:
-    """What is asked of an upstream for a client, and under which name the audit knows it."""
-
-    entry: Entry
-    params: Params
-    """As the client sent them, with the upstream's name."""
-    event: str
 
 
 class Running:
@@ -99,19 +96,20 @@ class Running:
 class Forwarder:
     """Asks upstreams for clients."""
 
-    def __init__(self, catalogue: Catalogue, watch: Watch, audit: Audit) -> None:
+    def __init__(self, catalogue: Catalogue, watch: Watch, audit: Audit, rounds: InputRounds) -> None:
         self._catalogue = catalogue
+        self._rounds = rounds
         self._watch = watch
         self._audit = audit
 
     async def run(
         self, request: RequestContext, entry: Entry, params: Params, event: str
     ) -> web.StreamResponse:
-        """The answer to the client. Raises Refused where the intent cannot be audited."""
+        """The answer to the client. Raises Refused where the intent cannot be audited, Rejected for a bad requestState."""
         session, message_id = request.session, request.message.id
         if session is not None and message_id in session.in_flight:
             return request.error(INVALID_REQUEST, "A request with this id is under way.")
-        call = UpstreamCall(entry, params, event)
+        call = UpstreamCall(entry, params, event, self._rounds.opened(request, entry, params))
         running = Running() if session is not None else None
         if session is not None and running is not None:
             session.in_flight[message_id] = running
@@ -173,7 +171,7 @@ class Forwarder:
             method=request.message.method,
             era=request.era,
             rule=entry.rule,
-            arguments_digest=_digest(call) if call.event in _WITH_ARGUMENTS else msgspec.UNSET,
+            arguments_digest=digest_of(call),
             request_bytes=request.size,
         )
         return self._audit.begin(intent, request.inbound.started)
@@ -186,26 +184,104 @@ class Forwarder:
         stream: EventStream,
         running: Running | None,
     ) -> web.StreamResponse:
-        name = call.entry.upstream
+        name, state = call.entry.upstream, call.state
         if request.session is not None and name not in request.session.used:
             await self._first_use(request.session, name)
         upstream = self._catalogue.upstream(name)
-        era = (
-            request.era
-            if request.era in upstream.eras
-            else await upstream.era_for(request.key_for(request.era))
-        )
-        if request.metadata is not None and era is Era.LEGACY:
-            await self.tell_level(request.key, name, request.metadata.log_level)
-        key, params, fields = request.key_for(era), _params(request, call, era), _fields(call, era)
-        async with upstream.request(key, request.message.method, params, fields) as exchange:
+        if state is not None and state.held is not None:
+            era = Era.LEGACY
+        elif request.era in upstream.eras:
+            era = request.era
+        else:
+            era = await upstream.era_for(request.key_for(request.era))
+        ask = self._ask_legacy if era is Era.LEGACY else self._ask_modern
+        reply = await ask(request, call, stream, running)
+        return await self._answer(request, reply, pending, stream)
+
+    async def _ask_legacy(
+        self, request: RequestContext, call: UpstreamCall, stream: EventStream, running: Running | None
+    ) -> Reply:
+        """The reply for the client; or what the upstream asks it, while its call is held."""
+        name, key, rounds = call.entry.upstream, request.key, self._rounds
+        upstream = self._catalogue.upstream(name)
+        held = rounds.held(call.state)
+        if held is not None:
+            context, exchange = held.context, held.exchange
+        elif call.state is not None and call.state.held is not None:
+            return error_reply(INVALID_PARAMS, NOT_OURS)
+        else:
+            if request.metadata is not None:
+                await self.tell_level(key, name, request.metadata.log_level)
+            params = as_legacy_request(call.params) if request.modern else call.params
+            context = upstream.request(key, request.message.method, params)
+            exchange = await context.__aenter__()
+        kept = False
+        try:
             if running is not None:
                 running.exchange = exchange
+            if held is not None:
+                answer = answer_in(call.params)
+                if answer is None:
+                    kept = True
+                    return rounds.hold(request, call.entry, call.params, held)
+                await exchange.resume(call.params)
+                await upstream.respond(held.key, held.question, answer)
             received = await exchange.receive()
             while not isinstance(received, Reply):
+                missing = missing_capability(request, received)
+                if missing is not None:
+                    return error_reply(MISSING_CAPABILITY, MISSES, {"requiredCapabilities": {missing: {}}})
+                if isinstance(received, Request) and rounds.can_hold(request, received):
+                    asking = HeldCall(
+                        owner_of(request.client), key, context, exchange, received.id, question_of(received)
+                    )
+                    kept = True
+                    return rounds.hold(request, call.entry, call.params, asking)
                 await self._pass_on(request, call, received, stream)
                 received = await exchange.receive()
-        return await self._answer(request, era, received, pending, stream)
+        finally:
+            if not kept:
+                await context.__aexit__(None, None, None)
+        return for_modern(request, received, Era.LEGACY) if request.modern else received
+
+    async def _ask_modern(
+        self, request: RequestContext, call: UpstreamCall, stream: EventStream, running: Running | None
+    ) -> Reply:
+        """The reply for the client, which is asked meanwhile what the upstream needs, if it is a legacy one."""
+        upstream = self._catalogue.upstream(call.entry.upstream)
+        key, method, fields = request.key_for(Era.MODERN), request.message.method, fields_of(call)
+        params = for_modern_upstream(request, call)
+        for _round in range(MAX_ROUNDS):
+            async with upstream.request(key, method, params, fields) as exchange:
+                if running is not None:
+                    running.exchange = exchange
+                received = await exchange.receive()
+                while not isinstance(received, Reply):
+                    await self._pass_on(request, call, received, stream)
+                    received = await exchange.receive()
+            if request.modern:
+                return self._sealed(request, call, for_modern(request, received, Era.MODERN))
+            required = required_by(received)
+            if required is None:
+                return for_legacy(received)
+            if running is not None:
+                running.exchange = None  # a cancellation now ends our own waiting
+            reachable = request.accepts_stream and not stream.gone
+            try:
+                answers = await ask_client(request.session, stream if reachable else None, required)
+            except CannotAsk as error:
+                return error_reply(INVALID_REQUEST, str(error))
+            params = {**params, "inputResponses": answers}
+            params.pop("requestState", None)
+            if required.request_state is not None:
+                params["requestState"] = required.request_state
+        return error_reply(INVALID_REQUEST, "The server asks back without end.")
+
+    def _sealed(self, request: RequestContext, call: UpstreamCall, reply: Reply) -> Reply:
+        if reply.result is None or b'"input_required"' not in bytes(reply.result):
+            return reply
+        result = self._rounds.sealed(request, call.entry, call.params, bytes(reply.result))
+        return Reply(reply.id, result=msgspec.Raw(result))
 
     async def _first_use(self, session: Session, name: str) -> None:
         session.used.add(name)
@@ -234,44 +310,15 @@ class Forwarder:
             await stream.send(encode_notification(received.method, received.params))
 
     async def _answer(
-        self,
-        request: RequestContext,
-        era: Era,
-        reply: Reply,
-        pending: Pending,
-        stream: EventStream,
+        self, request: RequestContext, reply: Reply, pending: Pending, stream: EventStream
     ) -> web.StreamResponse:
         """The reply for the client, once its outcome is in the journal's hands."""
-        code = None if reply.error is None else _code(reply.error)
-        if request.modern:
-            reply = _modern(reply, code, era, cacheable=request.message.method in CACHEABLE)
-        elif era is Era.MODERN and reply.result is not None:
-            reply = Reply(reply.id, result=msgspec.Raw(as_legacy_result(bytes(reply.result))))
         body = encode_reply(request.message.id, reply)
-        status, reason = _status(reply)
+        status, reason = status_of(reply)
         if not pending.finish(status, reason, stream.sent + len(body)):
             body = json_rpc_error(_UNAUDITED, request.inbound.request_id, request.message.id)
+        code = None if reply.error is None else code_of(reply.error)
         return await stream.finish(body, 200 if code is None else request.dialect.statuses.get(code, 200))
-
-
-def _params(request: RequestContext, call: UpstreamCall, era: Era) -> Params:
-    """The parameters of the call, in the upstream's era."""
-    if request.era is era:
-        return call.params
-    if era is Era.LEGACY:
-        return as_legacy_request(call.params)
-    session = request.session
-    if session is None:
-        return as_modern_request(call.params, b"{}")
-    capabilities = session.key.capabilities if request.accepts_stream else b"{}"
-    return as_modern_request(call.params, modern_capabilities(capabilities), session.log_level)
-
-
-def _fields(call: UpstreamCall, era: Era) -> Fields:
-    """What the call's headers repeat of its arguments."""
-    if era is Era.LEGACY or not call.entry.mirrored:
-        return ()
-    return argument_headers(call.entry.mirrored, call.params.get("arguments"))
 
 
 def _wanted(request: RequestContext, notification: Notification) -> bool:
@@ -281,62 +328,6 @@ def _wanted(request: RequestContext, notification: Notification) -> bool:
     return at_least(notification.params.get("level"), request.metadata.log_level)
 
 
-def _modern(reply: Reply, code: int | None, upstream: Era, *, cacheable: bool) -> Reply:
-    """An upstream's reply for a modern client."""
-    if reply.result is not None:
-        result = as_modern_result(bytes(reply.result), upstream=upstream, cacheable=cacheable)
-        return Reply(reply.id, result=msgspec.Raw(result))
-    if code == RESOURCE_NOT_FOUND and reply.error is not None:
-        error = msgspec.json.decode(reply.error, type=dict[str, msgspec.Raw])
-        return Reply(reply.id, error=msgspec.Raw(encode({**error, "code": INVALID_PARAMS})))
-    return reply
-
-
-_WITH_ARGUMENTS: Final = frozenset({"tool_call", "prompt_get"})
-_sorted = msgspec.json.Encoder(order="sorted").encode
-
-
-def _digest(call: UpstreamCall) -> str:
-    """SHA-256 of the arguments, in hex."""
-    return hashlib.sha256(_sorted(call.params.get("arguments") or {})).hexdigest()
-
-
 def _finish(pending: Pending | None, status: AuditStatus, reason: str | None, sent: int) -> None:
     if pending is not None:
         pending.finish(status, reason, sent)
-
-
-class _Error(msgspec.Struct):
-    code: int
-
-
-_ERROR: Final = msgspec.json.Decoder(_Error)
-
-
-def _code(error: msgspec.Raw) -> int | None:
-    """The JSON-RPC code of an upstream's error; None: it has none."""
-    try:
-        return _ERROR.decode(error).code
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-
-
-class _ToolResult(msgspec.Struct):
-    isError: bool = False  # noqa: N815 - the protocol's name
-
-
-_TOOL_RESULT: Final = msgspec.json.Decoder(_ToolResult)
-
-
-def _status(reply: Reply) -> tuple[AuditStatus, str | None]:
-    """How the call ended, for the audit."""
-    if reply.result is None:
-        return AuditStatus.ERROR, "upstream_error"
-    raw = bytes(reply.result)
-    if b'"isError"' not in raw:
-        return AuditStatus.OK, None
-    try:
-        failed = _TOOL_RESULT.decode(raw).isError
-    except msgspec.MsgspecError:
-        failed = False
-    return (AuditStatus.ERROR, "tool_error") if failed else (AuditStatus.OK, None)

@@ -10,7 +10,7 @@ from gateway.deadline import Deadline
 from gateway.mcp.exchange import Ticket, invalid, late, unavailable
 from gateway.mcp.http_answer import Answer
 from gateway.mcp.http_sessions import MAX_REFUSAL, HttpSession, HttpSessions, forgotten
-from gateway.mcp.messages import Message, Reply
+from gateway.mcp.messages import Message, Params, Reply
 from gateway.mcp.upstream import CancelledByCaller, UpstreamError
 from gateway.model import Reason
 from gateway.outbound import OutboundError, ResponseError
@@ -100,6 +100,24 @@ class HttpExchange:
                 raise CancelledByCaller from None
             raise
         return message
+
+    def hold(self) -> None:
+        """Take no place, and let no time count."""
+        if self._placed:
+            self._placed = False
+            self._places.release()
+
+    async def resume(self, params: Params) -> None:
+        """Go on. Raises UpstreamError."""
+        self._ticket.rename(params)
+        self._deadline = self._loop.time() + self._timeout
+        try:
+            with Deadline(self._loop, self._deadline):
+                await self._places.acquire()
+                self._placed = True
+        except TimeoutError:
+            self._leave("timed out")
+            raise late(self._sessions.name, self._timeout) from None
 
     async def cancel(self, reason: str) -> None:
         """Tell the upstream to stop; ``receive`` raises from now on."""

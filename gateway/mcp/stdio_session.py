@@ -36,6 +36,7 @@ from gateway.mcp.messages import (
     METHOD_NOT_FOUND,
     Message,
     Notification,
+    Params,
     Rejected,
     Reply,
     Request,
@@ -374,6 +375,24 @@ class StdioExchange:
                 self._waiter = None
         self._waiting = 0
         return self._messages.popleft()
+
+    def hold(self) -> None:
+        """Take no place, and let no time count."""
+        if self._placed:
+            self._placed = False
+            self._places.release()
+
+    async def resume(self, params: Params) -> None:
+        """Go on. Raises UpstreamError."""
+        self._ticket.rename(params)
+        self._deadline = self._loop.time() + self._timeout
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await self._places.acquire()
+                self._placed = True
+        except TimeoutError:
+            self._leave("timed out")
+            raise late(self._name, self._timeout) from None
 
     async def cancel(self, reason: str) -> None:
         """Tell the upstream to stop; ``receive`` raises from now on."""

@@ -68,6 +68,15 @@ class Exchange(Protocol):
         Raises UpstreamError: unavailable, invalid, or over the upstream's time limit (it is then cancelled there).
         """
 
+    def hold(self) -> None:
+        """Take no place within ``max_concurrency`` and let no time count, until ``resume``."""
+
+    async def resume(self, params: Params) -> None:
+        """Go on, for a request with these parameters (its progress token is the caller's from now on).
+
+        Raises UpstreamError.
+        """
+
     async def cancel(self, reason: str) -> None:
         """Tell the upstream to stop (notifications/cancelled); a later ``receive`` raises CancelledByCaller."""
 

@@ -1,4 +1,7 @@
-"""An MCP server with one of each, made with the official SDK: ``everything.py http`` or ``everything.py stdio``."""
+"""An MCP server with one of each, made with the official SDK: ``everything.py http [PORT] [ERA]`` or ``everything.py stdio``.
+
+With an ERA, ``legacy`` or ``modern``, it speaks that one alone.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.types import ElicitRequest, ElicitRequestFormParams, InputRequiredResult
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
@@ -22,6 +26,12 @@ state: dict[str, Any] = {
     "authorization": None,
     "sessions_seen": set(),
 }
+
+
+class Wish(BaseModel):
+    """What is asked for in the modern era."""
+
+    wish: str
 
 
 class Colour(BaseModel):
@@ -66,6 +76,18 @@ async def favourite(ctx: Context) -> str:
 
 
 @server.tool()
+async def wish(ctx: Context) -> str | InputRequiredResult:
+    """Asks the user, and goes on from where it was: in the modern era alone."""
+    answers = ctx.input_responses
+    if not answers:
+        form = ElicitRequestFormParams(message="Which wish?", requested_schema=Wish.model_json_schema())
+        question = ElicitRequest(method="elicitation/create", params=form)
+        return InputRequiredResult(input_requests={"wish": question}, request_state="asked once")
+    answer = answers["wish"]
+    return f"{answer.action}: {answer.content} after {ctx.request_state}"
+
+
+@server.tool()
 async def add_tool(name: str, ctx: Context) -> str:
     """Adds a tool, and says that the list changed."""
 
@@ -107,12 +129,19 @@ async def show(_request: Any) -> JSONResponse:
 
 
 class _Counter:
-    """Counts sessions by the ids that the server gave out."""
+    """Counts sessions by the ids that the server gave out, and refuses the era that it is not to speak."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, era: str | None) -> None:
         self.app = app
+        self.era = era
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        version = dict(scope.get("headers", ())).get(b"mcp-protocol-version", b"")
+        modern = version == b"2026-07-28"
+        if scope.get("path") == "/mcp" and self.era not in (None, "modern" if modern else "legacy"):
+            await JSONResponse({"detail": "no such thing"}, status_code=400)(scope, receive, send)
+            return
+
         async def counting(message: Any) -> None:
             for name, value in message.get("headers", ()):
                 if name.lower() == b"mcp-session-id" and value not in state["sessions_seen"]:
@@ -123,12 +152,14 @@ class _Counter:
         await self.app(scope, receive, counting)
 
 
-async def serve_http(port: int) -> None:
+async def serve_http(port: int, era: str | None) -> None:
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
     app = server.streamable_http_app()
-    running = uvicorn.Server(uvicorn.Config(_Counter(app), log_level="critical", timeout_graceful_shutdown=1))
+    running = uvicorn.Server(
+        uvicorn.Config(_Counter(app, era), log_level="critical", timeout_graceful_shutdown=1)
+    )
 
     @asynccontextmanager
     async def announced() -> AsyncIterator[None]:
@@ -147,4 +178,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "stdio":
         server.run("stdio")
     else:
-        asyncio.run(serve_http(int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+        port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+        asyncio.run(serve_http(port, sys.argv[3] if len(sys.argv) > 3 else None))

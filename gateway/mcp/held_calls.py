@@ -1,0 +1,80 @@
+"""Calls that are held open at a legacy upstream, which has asked its client something, until the modern client answers.
+
+The client's request is over meanwhile: its answer said what is asked (``input_required``). A held call takes no place
+within the upstream's ``max_concurrency``, and is given up after HOLD_SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.mcp.exchange import Errands
+from gateway.mcp.messages import RequestId
+from gateway.mcp.upstream import Exchange, SessionKey
+
+log = logging.getLogger("ostiary.mcp")
+
+HOLD_SECONDS: Final = 120.0
+"""How long a client has to answer."""
+MAX_HELD: Final = 1_000
+MAX_HELD_OF_ONE: Final = 16
+"""Of them, of one client."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldCall:
+    """One of them."""
+
+    owner: tuple[str | None, str | None]
+    key: SessionKey
+    """Whose session at the upstream it is in."""
+    context: AbstractAsyncContextManager[Exchange]
+    exchange: Exchange
+    question: RequestId
+    """The upstream's id for what it asks."""
+    asked: dict[str, Any]
+    """What it asks: method and params."""
+
+
+class HeldCalls:
+    """All of them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[HeldCall, asyncio.TimerHandle]] = {}
+        self._endings = Errands()
+
+    def room_for(self, owner: tuple[str | None, str | None]) -> bool:
+        """Whether one more of that client may be held."""
+        own = sum(1 for call, _ in self._held.values() if call.owner == owner)
+        return len(self._held) < MAX_HELD and own < MAX_HELD_OF_ONE
+
+    def hold(self, call: HeldCall) -> str:
+        """Keep it; the name under which it is found again."""
+        name = secrets.token_urlsafe(18)
+        timer = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._give_up, name)
+        self._held[name] = (call, timer)
+        return name
+
+    def take(self, name: str) -> HeldCall | None:
+        """The call of that name, once; None: it was taken, or given up."""
+        call, timer = self._held.pop(name, (None, None))
+        if timer is not None:
+            timer.cancel()
+        return call
+
+    async def close(self) -> None:
+        """Give up every one."""
+        for name in tuple(self._held):
+            self._give_up(name)
+        await self._endings.finish()
+
+    def _give_up(self, name: str) -> None:
+        call = self.take(name)
+        if call is not None:
+            log.info("a call was given up: its client did not answer what the upstream asked")
+            self._endings.run(call.context.__aexit__(None, None, None))

@@ -1,0 +1,82 @@
+"""What an upstream replied, in the client's era and in the audit's words."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from gateway.mcp.eras import CACHEABLE, Era, as_legacy_result, as_modern_result
+from gateway.mcp.messages import INVALID_PARAMS, RESOURCE_NOT_FOUND, Reply, encode
+from gateway.mcp.request import RequestContext
+from persistence.records import AuditStatus
+
+
+def for_modern(request: RequestContext, reply: Reply, upstream: Era) -> Reply:
+    """An upstream's reply for a modern client."""
+    if reply.result is not None:
+        cacheable = request.message.method in CACHEABLE
+        result = as_modern_result(bytes(reply.result), upstream=upstream, cacheable=cacheable)
+        return Reply(reply.id, result=msgspec.Raw(result))
+    if reply.error is not None and code_of(reply.error) == RESOURCE_NOT_FOUND:
+        error = msgspec.json.decode(reply.error, type=dict[str, msgspec.Raw])
+        return Reply(reply.id, error=msgspec.Raw(encode({**error, "code": INVALID_PARAMS})))
+    return reply
+
+
+def for_legacy(reply: Reply) -> Reply:
+    """A modern upstream's reply for a legacy client."""
+    if reply.result is None:
+        return reply
+    return Reply(reply.id, result=msgspec.Raw(as_legacy_result(bytes(reply.result))))
+
+
+def error_reply(code: int, message: str, data: dict[str, Any] | None = None) -> Reply:
+    """An error of the gateway's own, in the place of a reply."""
+    error = {"code": code, "message": message}
+    return Reply(None, error=msgspec.Raw(encode(error if data is None else {**error, "data": data})))
+
+
+class _ErrorObject(msgspec.Struct):
+    code: int
+
+
+_ERROR: Final = msgspec.json.Decoder(_ErrorObject)
+
+
+def code_of(error: msgspec.Raw) -> int | None:
+    """The JSON-RPC code of an upstream's error; None: it has none."""
+    try:
+        return _ERROR.decode(error).code
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _asks(result: bytes) -> bool:
+    """Whether the call goes on once the client has answered."""
+    try:
+        return _TOOL_RESULT.decode(result).resultType == "input_required"
+    except msgspec.MsgspecError:
+        return False
+
+
+class _ToolResult(msgspec.Struct):
+    isError: bool = False  # noqa: N815 - the protocol's name
+    resultType: str = ""  # noqa: N815
+
+
+_TOOL_RESULT: Final = msgspec.json.Decoder(_ToolResult)
+
+
+def status_of(reply: Reply) -> tuple[AuditStatus, str | None]:
+    """How the call ended, for the audit."""
+    if reply.result is None:
+        return AuditStatus.ERROR, "upstream_error"
+    raw = bytes(reply.result)
+    if b'"isError"' not in raw:
+        return AuditStatus.OK, "input_required" if b'"input_required"' in raw and _asks(raw) else None
+    try:
+        failed = _TOOL_RESULT.decode(raw).isError
+    except msgspec.MsgspecError:
+        failed = False
+    return (AuditStatus.ERROR, "tool_error") if failed else (AuditStatus.OK, None)
