@@ -5,7 +5,8 @@
 In each round clients issue and revoke tokens and call tools over mutual TLS, until the gateway is killed: at a random
 instant, or at the n-th write, fdatasync, fsync, rename, unlink or open of its store, before or after it. The next gateway on
 the same folder must know every token that a client was given, refuse every token whose revocation was answered, and have
-each answered request in its audit. In the end the store's files are looked through.
+each answered request in its audit. Now and then, and in the end, the audit's chain and signatures are verified, and in the
+end the store's files are looked through.
 
 What was asked but not answered when the gateway was killed may have been done or not: nothing is claimed about it.
 """
@@ -38,6 +39,8 @@ LONGEST = 2.5
 """Seconds after which a round ends although the chosen instant has not come."""
 CHECKED_TOKENS = 150
 """At most so many tokens of the last round are used again, and a fifth of that of earlier ones."""
+VERIFIED_EVERY = 25
+"""Rounds from one verification of the audit to the next."""
 SETTINGS = """
 [roles]
 caller = ["genealogy:read"]
@@ -157,6 +160,8 @@ class Harness:
         started = time.monotonic()
         for number in range(1, rounds + 1):
             self._round(self._instant())
+            if number % VERIFIED_EVERY == 0:
+                self._ostiary("audit", "verify")
             if number % 20 == 0:
                 print(
                     f"{number} rounds, {time.monotonic() - started:.0f} s: {dict(self.answers)}", flush=True
@@ -166,7 +171,8 @@ class Harness:
         process.terminate()
         if process.wait(60) != 0:
             raise Lost("the gateway did not stop cleanly")
-        self._cli("store", "check", "--config", str(self.folder / "ostiary.toml"))
+        self._ostiary("store", "check")
+        self._ostiary("audit", "verify")
 
     def _instant(self) -> tuple[str, int, str] | None:
         """Where the process kills itself; None: it is killed at a random instant."""
@@ -313,6 +319,10 @@ class Harness:
             raise Lost(
                 f"{len(missing)} answered requests are not in the audit, such as {next(iter(missing.items()))}"
             )
+
+    def _ostiary(self, *words: str) -> None:
+        """A command on the gateway's store, as a crash left it or beside a server. Raises Lost where it fails."""
+        self._cli(*words, "--config", str(self.folder / "ostiary.toml"))
 
     def _cli(self, *words: str, stdin: str | None = None) -> None:
         done = subprocess.run(
