@@ -19,6 +19,7 @@ import click
 
 from gateway import __version__
 from gateway.cli.audit import audit
+from gateway.cli.bridge import bridge
 from gateway.cli.certs import certs
 from gateway.cli.check import check
 from gateway.cli.clients import clients
@@ -56,7 +57,7 @@ def ostiary() -> None:
 
 
 _AT_THE_GATEWAY = (init, serve, check, clients, certs, tokens, keys, audit, backup, restore, store)
-_FROM_AFAR = (login, whoami, tools, call, logout)
+_FROM_AFAR = (login, whoami, tools, call, logout, bridge)
 for command in (*_AT_THE_GATEWAY, *_FROM_AFAR):
     ostiary.add_command(command)
 

@@ -19,31 +19,30 @@ if TYPE_CHECKING:
     from gateway.client.session import Session
 
 R = TypeVar("R")
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 gateway_option = click.option(
     "--gateway", "url", metavar="URL", help="Another gateway than the one that was signed in to last."
 )
 
 
+def identity_options(command: Command) -> Command:
+    """What is presented at a gateway, and whom to trust there."""
+    options = (
+        ("--ca", "ca", "OSTIARY_CA", "Its CA."),
+        ("--cert", "certificate", "OSTIARY_CERT", "Your certificate; without a name it is enough."),
+        ("--key", "private_key", "OSTIARY_KEY", "Its private key."),
+    )
+    for option, name, variable, told in reversed(options):
+        path = click.Path(path_type=Path)
+        add = click.option(option, name, envvar=variable, type=path, metavar="FILE", help=told)
+        command = add(command)
+    return command
+
+
 @click.command()
 @click.argument("url", metavar="URL")
-@click.option("--ca", envvar="OSTIARY_CA", type=click.Path(path_type=Path), metavar="FILE", help="Its CA.")
-@click.option(
-    "--cert",
-    "certificate",
-    envvar="OSTIARY_CERT",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Your certificate; without a name it is enough.",
-)
-@click.option(
-    "--key",
-    "private_key",
-    envvar="OSTIARY_KEY",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Its private key.",
-)
+@identity_options
 @click.option("--username", metavar="NAME", help="Sign in by password.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from a line of stdin.")
 @click.option("--code", metavar="CODE", help="The second factor: from an authenticator, or a recovery code.")
@@ -66,20 +65,18 @@ def login(
     With a certificate and no name, by the certificate alone. What is presented is remembered for each gateway; the token
     is kept in ~/.ostiary/token, for its owner's eyes only.
     """
+    from msgspec.structs import replace
+
     from gateway.client.identities import Identity, check_keyring
     from gateway.client.session import Session
 
-    origin = _origin(url)
+    origin = origin_of_words(url)
     if private_key is not None and certificate is None:
         raise click.UsageError("--key needs --cert.")
-    identities = _identities()
+    identities = identities_of_user()
     known = identities.identity(origin) or Identity()
-    identity = Identity(
-        ca=_absolute(ca) or known.ca,
-        certificate=_absolute(certificate) or known.certificate,
-        private_key=_absolute(private_key) if certificate is not None else known.private_key,
-        keyring=keyring,
-    )
+    presented = known.presenting(absolute(ca), absolute(certificate), absolute(private_key))
+    identity = replace(presented, keyring=keyring)
     if keyring:
         check_keyring()
     elif known.keyring:
@@ -175,8 +172,8 @@ def signed_in(url: str | None, ask: Callable[[Session], Awaitable[R]]) -> R:
     from gateway.client.identities import Identity
     from gateway.client.session import Session
 
-    identities = _identities()
-    origin = identities.current() if url is None else _origin(url)
+    identities = identities_of_user()
+    origin = identities.current() if url is None else origin_of_words(url)
     if origin is None:
         raise ClientError("nobody is signed in; sign in: ostiary login URL")
     identity = identities.identity(origin) or Identity()
@@ -191,7 +188,8 @@ def signed_in(url: str | None, ask: Callable[[Session], Awaitable[R]]) -> R:
     return asyncio.run(run())
 
 
-def _identities() -> Identities:
+def identities_of_user() -> Identities:
+    """What is kept in the home of whoever runs the command."""
     from gateway.client.identities import Identities
     from gateway.client.private_folder import PrivateFolder
 
@@ -200,7 +198,8 @@ def _identities() -> Identities:
     return Identities(PrivateFolder(folder, warn=lambda line: click.echo(f"ostiary: {line}", err=True)))
 
 
-def _origin(url: str) -> str:
+def origin_of_words(url: str) -> str:
+    """The gateway that a URL names. Raises click.UsageError."""
     from gateway.client.identities import origin_of
 
     try:
@@ -209,7 +208,8 @@ def _origin(url: str) -> str:
         raise click.UsageError(f"{error}.") from None
 
 
-def _absolute(path: Path | None) -> str | None:
+def absolute(path: Path | None) -> str | None:
+    """A path that means the same wherever the next command runs."""
     return None if path is None else str(path.absolute())
 
 

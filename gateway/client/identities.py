@@ -33,6 +33,13 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     keyring: bool = False
     """Whether the tokens are in the system's keyring."""
 
+    def presenting(self, ca: str | None, certificate: str | None, private_key: str | None) -> Identity:
+        """The same with what is given in the place of what was known; a certificate comes with its key."""
+        changed = self if ca is None else msgspec.structs.replace(self, ca=ca)
+        if certificate is None:
+            return changed
+        return msgspec.structs.replace(changed, certificate=certificate, private_key=private_key)
+
 
 class StoredTokens(msgspec.Struct, frozen=True, kw_only=True):
     """What a sign-in brought. Its repr shows no token."""

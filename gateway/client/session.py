@@ -14,11 +14,11 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from gateway.client.answers import MAX_ANSWER, json_object
 from gateway.client.errors import ClientError, LoginRequiredError
 from gateway.client.identities import Identities, Identity, StoredTokens
 from gateway.outbound import ConnectError, Headers, HttpClient, OutboundError, Response
 
-MAX_ANSWER: Final = 16 << 20
 LOGIN_SECONDS: Final = 30.0
 """How long the gateway may take to answer at its own endpoints."""
 _EARLY_SECONDS: Final = 60.0
@@ -62,9 +62,19 @@ class Session:
     """One gateway, as one user. Made and used within a running event loop; ``close`` it."""
 
     def __init__(
-        self, origin: str, identity: Identity, identities: Identities, *, now: Callable[[], float]
+        self,
+        origin: str,
+        identity: Identity,
+        identities: Identities,
+        *,
+        now: Callable[[], float],
+        certificate_alone: bool = False,
     ) -> None:
-        """``now``: seconds since the epoch. Raises ClientError where the identity's files cannot be used."""
+        """``now``: seconds since the epoch. ``certificate_alone``: it is enough while nobody is signed in.
+
+        Raises ClientError where the identity's files cannot be used.
+        """
+        self._certificate_alone = certificate_alone and identity.certificate is not None
         self.origin = origin
         self.identity = identity
         self._identities = identities
@@ -137,6 +147,12 @@ class Session:
             lock.__exit__(None, None, None)
         return tokens.access_token
 
+    async def _token(self, refused: str | None) -> str | None:
+        """As ``access_token``; None: the certificate alone is presented."""
+        if self._certificate_alone and self._identities.tokens(self.origin) is None:
+            return None
+        return await self.access_token(refused=refused)
+
     def _fresh(self, tokens: StoredTokens, refused: str | None) -> bool:
         early = min(_EARLY_SECONDS, tokens.lifetime / 4)
         return tokens.access_token != refused and tokens.expires_at - early > self._now()
@@ -148,7 +164,7 @@ class Session:
             return await self._by_certificate()
         status, answer = await self._ask_json("/auth/refresh", {"refresh_token": tokens.refresh_token})
         if status in {400, 401}:
-            why = f"the session has ended ({_told(answer)})"
+            why = f"the session has ended ({told(answer)})"
             raise LoginRequiredError(self.origin, why)
         renewed = self._granted(status, answer, "renewing the token")
         if renewed.refresh_token is None:
@@ -200,9 +216,10 @@ class Session:
         """A request with a good token, once more with a new one where that is refused. Raises ClientError."""
         refused: str | None = None
         while True:
-            token = await self.access_token(refused=refused)
-            response = await self._send(method, target, [*headers, _bearer(token)], body)
-            if response.status != 401 or refused is not None:
+            token = await self._token(refused)
+            authorization = [] if token is None else [_bearer(token)]
+            response = await self._send(method, target, [*headers, *authorization], body)
+            if response.status != 401 or refused is not None or token is None:
                 return response
             response.drain()
             refused = token
@@ -231,24 +248,15 @@ class Session:
         return response.status, json_object(raw)
 
 
-def json_object(raw: bytes) -> Answer:
-    """The JSON object in ``raw``; empty where it is none."""
-    try:
-        document = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
 def _bearer(token: str) -> tuple[str, str]:
     return ("Authorization", f"Bearer {token}")
 
 
 def _refusal(status: int, answer: Answer) -> str:
-    return f"{status} {_told(answer)}"
+    return f"{status} {told(answer)}"
 
 
-def _told(answer: Answer) -> str:
+def told(answer: Answer) -> str:
     """What a refusal says of itself, in the gateway's form or OAuth's."""
     error = answer.get("error")
     if isinstance(error, dict):  # JSON-RPC

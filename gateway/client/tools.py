@@ -5,14 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Any, Final
 
-import msgspec
-
+from gateway.client.answers import json_object, messages
 from gateway.client.errors import ClientError
-from gateway.client.session import MAX_ANSWER, Session, json_object
-from gateway.mcp.messages import LEGACY_VERSIONS, Params, Reply, encode_request, parse_upstream_message
-from gateway.mcp.messages import Rejected as NotAMessage
-from gateway.mcp.sse import EventParser, EventTooLargeError
-from gateway.outbound import OutboundError, Response
+from gateway.client.session import Session, told
+from gateway.mcp.messages import LEGACY_VERSIONS, Params, encode_request
 
 ENDPOINT: Final = "/mcp"
 _HEADERS: Final = (
@@ -47,34 +43,13 @@ class Tools:
     async def _ask(self, method: str, params: Params) -> dict[str, Any]:
         message = encode_request(next(self._ids), method, params)
         response = await self._session.send("POST", ENDPOINT, _HEADERS, message)
-        try:
-            reply = await _reply(response)
-        except (OutboundError, EventTooLargeError, NotAMessage):
-            raise ClientError(f"{self._session.origin} broke off its answer; try again") from None
-        if reply.result is not None:
-            return json_object(bytes(reply.result))
-        error = json_object(bytes(reply.error or b"{}"))
-        raise ClientError(f"{self._session.origin}: {error.get('message', 'refused')}")
-
-
-async def _reply(response: Response) -> Reply:
-    """The reply in an answer, whatever form that has. Raises OutboundError, EventTooLargeError and Rejected."""
-    kind = (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
-    if kind == "text/event-stream":
-        parser = EventParser()
-        while piece := await response.chunk():
-            for event in parser.feed(piece):
-                message = parse_upstream_message(event.data)
-                if isinstance(message, Reply):
-                    response.drain()
-                    return message
-        raise NotAMessage(0, "the stream ended")
-    raw = await response.read(MAX_ANSWER)
-    document = json_object(raw)
-    if "jsonrpc" not in document:
-        told = str(document.get("detail") or f"status {response.status}")
-        return Reply(None, error=msgspec.Raw(msgspec.json.encode({"message": told})))
-    message = parse_upstream_message(raw)
-    if not isinstance(message, Reply):
-        raise NotAMessage(0, "not a reply")
-    return message
+        async for line in messages(response):
+            reply = json_object(line)
+            if "method" in reply:  # what is told on the way
+                continue
+            response.drain()
+            if isinstance(reply.get("result"), dict):
+                result: dict[str, Any] = reply["result"]
+                return result
+            raise ClientError(f"{self._session.origin}: {told(reply)}")
+        raise ClientError(f"{self._session.origin} ended its answer without a reply; try again")
