@@ -27,6 +27,7 @@ from persistence.audit_checkpoint import (
     Checkpoint,
     Index,
     SegmentRecord,
+    intents_digest,
     read_signed,
 )
 from persistence.audit_erasure import Taken, find, take_out
@@ -45,6 +46,7 @@ from persistence.audit_segments import (
     segment_of,
     unpack,
 )
+from persistence.changes import IntentBegun
 from persistence.checkpoint_file import publish, published
 from persistence.files import RESTORE, Folder
 from persistence.records import StoreError
@@ -107,6 +109,12 @@ class AuditArchive:
             raise StoreError(f"audit.json does not follow what {self._path(INDEX)} lists: {_RESTORE}")
         await asyncio.to_thread(self._tidy)
         await asyncio.to_thread(self._check_published)
+
+    def check_intents(self, journal: int, intents: Sequence[IntentBegun]) -> None:
+        """Compare the intents in ``audit.json`` with the checkpoint. Raises StoreError where they do not fit."""
+        problem = self._checkpoint.intents_problem(journal, intents)
+        if problem is not None:
+            raise StoreError(f"{self._path('audit.json')}: {problem}: {_RESTORE}")
 
     def check(self, segment: Segment) -> None:
         """Compare the newest segment with the checkpoint. Raises StoreError where they do not fit."""
@@ -191,12 +199,20 @@ class AuditArchive:
             before = tuple(r for r in self._index.segments if r.segment < segment.number)
             await self._write_index(segments=(*before, record))
 
-    async def sign(self, segment: Segment) -> None:
-        """Sign for the newest segment, which is in ``audit.json`` on disk. Raises OSError."""
+    async def sign(self, segment: Segment, journal: int) -> None:
+        """Sign for the newest segment, which is in ``audit.json`` on disk. Raises OSError.
+
+        ``journal``: the generation that this file names.
+        """
         seq, last = segment.end
-        if (seq, last) == (self._checkpoint.seq, self._checkpoint.hash):
-            return
-        checkpoint = Checkpoint(seq=seq, hash=last, signed_at=self._timestamp(), key=self._key.public)
+        checkpoint = Checkpoint(
+            seq=seq,
+            hash=last,
+            signed_at=self._timestamp(),
+            key=self._key.public,
+            journal=journal,
+            intents=intents_digest(segment.intents),
+        )
         await self._folder.replace(CHECKPOINT, _each([self._key.sign(checkpoint)]))
         self._checkpoint = checkpoint
         await asyncio.to_thread(self._publish)

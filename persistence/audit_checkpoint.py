@@ -1,6 +1,7 @@
 """What makes the chain's end, and the files that it lies in, evident: two signed documents beside the log.
 
-- ``audit-checkpoint.json``: number and hash of the newest entry that is signed for. Rewritten with every ``audit.json``;
+- ``audit-checkpoint.json``: number and hash of the newest entry that is signed for, and a digest of the intents that were
+  under way. Rewritten with every ``audit.json``;
   a copy of it that is kept elsewhere proves later that nothing up to there was changed.
 - ``audit-index.json``: where the chain begins, and for each sealed segment its entries, times, file and the file's
   SHA-256. Rewritten when a segment is sealed, pruned, compressed, or when somebody is erased from it.
@@ -13,13 +14,17 @@ like, which is what the copy kept elsewhere is for.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import ClassVar, Final, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import UNSET, UnsetType
 
+from persistence.changes import IntentBegun
 from persistence.files import RESTORE
 from persistence.records import SealedSegment, StoreError
 
@@ -76,8 +81,30 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     signed_at: str
     key: str
     """The public key, in base64."""
+    journal: int | UnsetType = UNSET
+    """The journal generation that follows the ``audit.json`` that it was signed with; UNSET: an older version signed it."""
+    intents: str | UnsetType = UNSET
+    """``intents_digest`` of the intents in that ``audit.json``."""
 
     purpose: ClassVar[bytes] = b"ostiary audit checkpoint\n"
+
+    def intents_problem(self, journal: int, intents: Sequence[IntentBegun]) -> str | None:
+        """What is wrong with the intents in an ``audit.json`` that ``journal`` follows; None: nothing.
+
+        One that is newer than the checkpoint is not signed for yet.
+        """
+        if self.journal is UNSET or journal > self.journal:
+            return None
+        if journal < self.journal:
+            return f"it is older than the one that {CHECKPOINT} is signed for"
+        if intents_digest(intents) != self.intents:
+            return f"the intents that were under way are not those that {CHECKPOINT} is signed for"
+        return None
+
+
+def intents_digest(intents: Sequence[IntentBegun]) -> str:
+    """SHA-256, in base64, of the intents as ``audit.json`` has them."""
+    return _base64(sha256(msgspec.json.encode(tuple(intents))).digest())
 
 
 class _Signature(msgspec.Struct):

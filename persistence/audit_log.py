@@ -15,7 +15,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -35,6 +35,7 @@ from persistence.audit_chain import (
 from persistence.audit_erasure import Taken, claim
 from persistence.audit_segments import EntryFilter, Match, Segment, encodable, matches
 from persistence.changes import EntryAdded, IntentBegun
+from persistence.checkpoint import AuditFile
 from persistence.files import RESTORE
 from persistence.journal import Journal
 from persistence.records import AuditEntry, AuditPage, AuditQuery, AuditStatus, SealedSegment, StoreError
@@ -280,19 +281,19 @@ class AuditLog:
             self._intents.pop(change.intent, None)
             self._ending.pop(change.intent, None)
 
-    def load(
-        self, number: int, first_seq: int, entries: Iterable[msgspec.Raw], intents: Iterable[IntentBegun]
-    ) -> None:
+    def load(self, file: AuditFile) -> None:
         """Take over what ``audit.json`` holds. The archive is open.
 
         Raises:
-            StoreError: A number is not the next one, or an entry does not hold the hash of the one before.
+            StoreError: A number is not the next one, an entry does not hold the hash of the one before, or the intents are
+                not those that were signed for.
             msgspec.ValidationError: An entry is not one.
         """
-        self._number, self._first_seq = number, first_seq
+        self._archive.check_intents(file.journal, file.intents)
+        self._number, self._first_seq = file.segment, file.first_seq
         self._prev = self._last_hash = self._archive.end[1]
-        self._intents = {begun.number: begun for begun in intents}
-        for raw in entries:
+        self._intents = {begun.number: begun for begun in file.intents}
+        for raw in file.entries:
             self.apply(EntryAdded(read_line(bytes(raw))[0].seq, raw))
 
     def check(self) -> None:
@@ -317,9 +318,9 @@ class AuditLog:
         """Write the sealed file of ``segment``, the first part of the newest one. Raises OSError."""
         await self._archive.seal(segment)
 
-    async def sign(self, segment: Segment) -> None:
-        """``audit.json`` holds ``segment``: sign for it. Raises OSError."""
-        await self._archive.sign(segment)
+    async def sign(self, segment: Segment, journal: int) -> None:
+        """``audit.json`` holds ``segment`` and names ``journal``: sign for it. Raises OSError."""
+        await self._archive.sign(segment, journal)
         self._tell_waiting()
 
     def sealed(self, segment: Segment) -> None:

@@ -274,6 +274,9 @@ class _Verifier:
         newest = state.newest
         if newest.prev not in {chain.prev, None}:
             chain.problem(NEWEST, newest.first_seq, "it does not follow the last sealed segment")
+        intents_problem = state.checkpoint.intents_problem(newest.journal, newest.intents)
+        if intents_problem is not None:
+            chain.problem(NEWEST, None, intents_problem)
         found = len(self._report.problems)
         chained = state.checkpoint.seq >= state.index.start.seq
         chain.walk(map(bytes, newest.entries), NEWEST, newest.first_seq, chained=chained)

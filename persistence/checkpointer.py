@@ -268,7 +268,7 @@ class Checkpointer:
             "intents": segment.intents,
         }
         await self._replace(AUDIT, head, segment.slices())
-        await self._audit.sign(segment)
+        await self._audit.sign(segment, generation)
 
     async def _replace(self, part: str, head: dict[str, object], lines: Iterable[bytes]) -> None:
         array = "entries" if part == AUDIT else part

@@ -337,7 +337,7 @@ class JsonStores:
         audit = await self._decode(AUDIT, AuditFile)
         await self._archive.open(audit.segment, audit.first_seq, audit.prev)
         try:
-            self.audit.load(audit.segment, audit.first_seq, audit.entries, audit.intents)
+            self.audit.load(audit)
         except msgspec.MsgspecError as error:
             path = self._folder.path / file_name(AUDIT)
             raise StoreError(f"{path} is damaged ({error}): {RESTORE}") from error

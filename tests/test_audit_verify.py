@@ -277,6 +277,62 @@ class TestAnyByte:
             assert bool(found(folder)) == (path.read_bytes() != before)
 
 
+class TestIntents:
+    """What was forwarded and has no outcome yet: a crash is no way to get rid of it."""
+
+    @pytest.fixture
+    async def crashed(self, tmp_path) -> Path:
+        """A store as a crash left it, with two intents in its ``audit.json``."""
+        async with store(tmp_path / "s", pause=0.001) as stores:
+            await stores.audit.append(entry(1))
+            for number in (2, 3):
+                await stores.audit.begin(entry(number))
+            async with asyncio.timeout(20):
+                while b'"seq":1,' not in (tmp_path / "s" / "audit-checkpoint.json").read_bytes() or (  # noqa: ASYNC110
+                    len(json.loads((tmp_path / "s" / "audit.json").read_bytes())["intents"]) < 2
+                    or await found_in(tmp_path / "s")
+                    or json.loads((tmp_path / "s" / "audit-checkpoint.json").read_bytes())["journal"]
+                    != json.loads((tmp_path / "s" / "audit.json").read_bytes())["journal"]
+                ):
+                    await asyncio.sleep(0.01)
+            return Path(shutil.copytree(tmp_path / "s", tmp_path / "crashed"))
+
+    async def test_what_a_crash_left_verifies_and_is_interrupted(self, crashed):
+        assert await found_in(crashed) == []
+        async with store(crashed) as stores:
+            page = await stores.audit.query(AuditQuery())
+            assert [(e.tool_name, e.reason) for e in page.entries] == [
+                ("files_3", "interrupted"),
+                ("files_2", "interrupted"),
+                ("files_1", None),
+            ]
+
+    @pytest.mark.parametrize("change", ["removed", "changed", "doubled", "older"])
+    async def test_an_intent_cannot_be_changed_unseen(self, crashed, change):
+        path = crashed / "audit.json"
+        document = json.loads(path.read_bytes())
+        intents = document["intents"]
+        if change == "removed":
+            intents.pop(0)
+        elif change == "changed":
+            intents[0]["entry"]["client_id"] = "somebody-else"
+        elif change == "doubled":
+            intents.append({**intents[0], "number": 99})
+        else:
+            document["journal"] -= 1
+        first, _, rest = path.read_text().partition(',"entries":[')
+        assert json.loads(first + "}")["intents"] is not None
+        head = {name: value for name, value in document.items() if name != "entries"}
+        path.write_text(json.dumps(head, separators=(",", ":"))[:-1] + ',"entries":[' + rest)
+        assert any("audit.json" in problem for problem in await found_in(crashed))
+        with pytest.raises(StoreError, match=r"audit\.json|journal"):
+            await JsonStores.open(crashed, now=lambda: NOW)
+
+
+async def found_in(folder: Path) -> list[str]:
+    return [str(problem) for problem in (await verify(folder)).problems]
+
+
 class TestLiveStore:
     async def test_beside_a_store_that_is_written_and_sealed(self, tmp_path):
         folder = tmp_path / "s"
