@@ -5,7 +5,8 @@ Three ways in, by what a lost entry would mean:
 - ``record``: what the gateway did itself (a token, an account). Durable before the reply.
 - ``begin`` … ``finish``: what is forwarded. The intent is durable before it is sent, the outcome is handed to the
   journal before the reply's last byte.
-- ``refused``: what was refused. Handed to the journal; a flood is summed up, so that nobody can fill the disk.
+- ``refused``: what was refused. Handed to the journal; a flood is summed up, so that nobody can fill the disk. Once the
+  disk has no more than the reserve for known callers, refusals are summed up in memory until there is room again.
 
 No audit, no action: where the journal takes no more, ``record`` and ``begin`` refuse (``[audit] on_failure``).
 """
@@ -42,6 +43,7 @@ MAX_TEXT: Final = 512
 
 _OPTIONAL: Final = (
     "client_id",
+    "address",
     "tool_name",
     "duration_ms",
     "request_id",
@@ -108,6 +110,8 @@ class Audit:
         self._now = now
         self._monotonic = monotonic
         self._floods: OrderedDict[tuple[str, str], _Flood] = OrderedDict()
+        self._withheld: dict[tuple[str | None, str, str | None], AuditEntry] = {}
+        """By tenant, event and reason: the sum of what there was no room for."""
         self._flusher: asyncio.Task[None] | None = None
 
     def entry(
@@ -235,8 +239,7 @@ class Audit:
             self._write(entry)
         else:
             flood.held = entry
-            if self._flusher is None:
-                self._flusher = asyncio.get_running_loop().create_task(self._flush_later())
+            self._flush_soon()
 
     async def close(self) -> None:
         """Write what was summed up."""
@@ -244,6 +247,7 @@ class Audit:
             self._flusher.cancel()
             await asyncio.gather(self._flusher, return_exceptions=True)
         self._flush()
+        self._enter_withheld()
 
     def _flood(self, entry: AuditEntry, now: float) -> _Flood:
         key = (f"{entry.tenant_id}:{entry.event}:{entry.reason}", entry.address or "")
@@ -260,8 +264,12 @@ class Audit:
         self._floods.move_to_end(key)
         return flood
 
+    def _flush_soon(self) -> None:
+        if self._flusher is None:
+            self._flusher = asyncio.get_running_loop().create_task(self._flush_later())
+
     async def _flush_later(self) -> None:
-        while any(flood.held is not None for flood in self._floods.values()):
+        while self._withheld or any(flood.held is not None for flood in self._floods.values()):
             await asyncio.sleep(1)
             self._flush()
         self._flusher = None
@@ -271,12 +279,37 @@ class Audit:
             if flood.held is not None:
                 held, flood.held = flood.held, None
                 self._write(held)
+        if self._withheld and self._store.has_room():
+            log.warning("the disk has room again: the refusals that were summed up are entered")
+            self._enter_withheld()
+
+    def _enter_withheld(self) -> None:
+        withheld, self._withheld = self._withheld, {}
+        for entry in withheld.values():
+            self._enter(entry)
 
     def _write(self, entry: AuditEntry) -> None:
+        """Enter a refusal, where there is room for what anybody can cause."""
+        if not self._store.has_room():
+            self._withhold(entry)
+        else:
+            self._enter(entry)
+
+    def _enter(self, entry: AuditEntry) -> None:
         try:
             self._store.append_soon(self._redacted(entry))
         except StoreError as error:
             log.critical("a refusal could not be audited: %s", error)
+
+    def _withhold(self, entry: AuditEntry) -> None:
+        if not self._withheld:
+            log.warning(
+                "the disk is nearly full: refusals are summed up in memory until there is room; make some"
+            )
+        key = (entry.tenant_id, entry.event, entry.reason)
+        held = self._withheld.get(key)
+        self._withheld[key] = entry if held is None else _sum_up(held, entry)
+        self._flush_soon()
 
     def _redacted(self, entry: AuditEntry) -> AuditEntry:
         """What of the entry may be written."""

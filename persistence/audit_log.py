@@ -86,8 +86,19 @@ class JournalledIntent:
 class AuditLog:
     """``AuditStore`` of the json backend. Entries are seen by queries once they are durable."""
 
-    def __init__(self, journal: Journal, archive: AuditArchive, *, on_change: Callable[[], None]) -> None:
-        """``on_change`` is called where a checkpoint is wanted for another reason than an entry."""
+    def __init__(
+        self,
+        journal: Journal,
+        archive: AuditArchive,
+        *,
+        on_change: Callable[[], None],
+        has_room: Callable[[], bool],
+    ) -> None:
+        """``on_change`` is called where a checkpoint is wanted for another reason than an entry.
+
+        ``has_room``: see the protocol.
+        """
+        self.has_room = has_room
         self._journal = journal
         self._archive = archive
         self._on_change = on_change

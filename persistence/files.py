@@ -69,6 +69,11 @@ class System:
         """Remove a file from the folder of that descriptor."""
         os.unlink(name, dir_fd=folder)
 
+    def room(self, descriptor: int) -> tuple[int, int]:
+        """The bytes of the disk under that descriptor: those that this user may still take, and all."""
+        found = os.fstatvfs(descriptor)
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
 
 def write_all(system: System, descriptor: int, data: bytes) -> None:
     """Write all of ``data``, however many calls that takes. Raises OSError."""
@@ -124,6 +129,17 @@ class Folder:
     def names(self) -> list[str]:
         """The names in the folder, sorted."""
         return sorted(os.listdir(self._descriptor))  # noqa: PTH208 - a descriptor
+
+    def room(self) -> tuple[int, int]:
+        """The bytes of the disk that it is on: those that may still be taken, and all. Raises OSError."""
+        return self.system.room(self._descriptor)
+
+    def size(self, suffix: str) -> int:
+        """The bytes of all files whose names end so. Raises OSError."""
+        with os.scandir(self._descriptor) as entries:
+            return sum(
+                entry.stat(follow_symlinks=False).st_size for entry in entries if entry.name.endswith(suffix)
+            )
 
     def subfolder(self, name: str) -> Folder:
         """The folder ``name`` in this one, made if it is missing. Raises StoreError."""

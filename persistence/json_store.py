@@ -49,6 +49,7 @@ from persistence.collection import JsonCollection
 from persistence.files import LOCK, RESTORE, TEMPORARY, Folder, System
 from persistence.journal import Journal, journal_generation, journal_name
 from persistence.records import KINDS, AuditEntry, AuditStatus, Collection, Kind, RecordT, StoreError
+from persistence.reserve import Reserve
 from persistence.tokens import JsonTokens
 
 log = logging.getLogger("ostiary.storage")
@@ -119,7 +120,9 @@ class JsonStores:
         self._archive = AuditArchive(
             folder, self._audit_folder, timestamp=self._timestamp, checkpoint_file=checkpoint_file
         )
-        self.audit = AuditLog(self._journal, self._archive, on_change=self._wake)
+        self.audit = AuditLog(
+            self._journal, self._archive, on_change=self._wake, has_room=Reserve(folder, now=now).untouched
+        )
         self._checkpointer = Checkpointer(
             folder,
             self._journal,

@@ -271,6 +271,9 @@ class AuditStore(Protocol):
     async def append(self, entry: AuditEntry) -> None:
         """Add an entry; durable on return. Raises StoreError."""
 
+    def has_room(self) -> bool:
+        """Whether there is more room than what is kept for known callers: else what anybody can cause is not entered."""
+
     def append_soon(self, entry: AuditEntry) -> None:
         """Hand an entry to the journal without waiting for the disk. Raises StoreError."""
 

@@ -31,6 +31,9 @@ class BrokenDisk:
     async def append(self, entry: AuditEntry) -> None:
         raise StoreError("no space left")
 
+    def has_room(self) -> bool:
+        return True
+
     def append_soon(self, entry: AuditEntry) -> None:
         raise StoreError("no space left")
 
@@ -46,6 +49,10 @@ class Written(BrokenDisk):
 
     def __init__(self) -> None:
         self.entries: list[AuditEntry] = []
+        self.room = True
+
+    def has_room(self) -> bool:
+        return self.room
 
     def append_soon(self, entry: AuditEntry) -> None:
         self.entries.append(entry)
@@ -170,3 +177,31 @@ async def test_what_rules_keep_out_is_not_written():
     assert (one.user_agent, one.target) == (None, "/persons/[redacted]/notes/[redacted]")
     assert one == msgspec.structs.replace(entry, user_agent=None, target=one.target)
     assert other.target is None
+
+
+async def test_without_room_refusals_are_summed_up_until_there_is_some() -> None:
+    store = Written()
+    audit, _ = _audit(store)
+    store.room = False
+    for number in range(30):
+        audit.refused(_inbound(f"192.0.2.{number}"), Deny(Reason.TOKEN_EXPIRED, "no"))
+    audit.refused(_inbound(), Deny(Reason.TOKEN_SIGNATURE, "no"))
+    assert store.entries == []
+    store.room = True
+    async with asyncio.timeout(10):
+        while len(store.entries) < 2:  # noqa: ASYNC110 - the flusher runs by itself
+            await asyncio.sleep(0.05)
+    assert sorted((entry.reason, entry.count, entry.address) for entry in store.entries) == [
+        ("token_expired", 30, None),
+        ("token_signature", 1, "192.0.2.1"),
+    ]
+    await audit.close()
+
+
+async def test_what_was_withheld_is_entered_at_the_stop() -> None:
+    store = Written()
+    audit, _ = _audit(store)
+    store.room = False
+    audit.refused(_inbound(), Deny(Reason.TOKEN_EXPIRED, "no"))
+    await audit.close()
+    assert [(entry.reason, entry.count) for entry in store.entries] == [("token_expired", 1)]

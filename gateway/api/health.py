@@ -30,6 +30,8 @@ class Health:
     ) -> web.StreamResponse:
         """Requests are welcome; what does not work is named under ``degraded``."""
         degraded = [f"upstream:{name}" for name in self._catalogue.down()]
+        if not self._stores.audit.has_room():
+            degraded.insert(0, "disk")
         if self.draining or not self._stores.healthy:
             why = "draining" if self.draining else "store"
             return _json({"status": "not_ready", "degraded": [why, *degraded]}, status=503)

@@ -32,6 +32,11 @@ class SmallDisk:
             while True:
                 file.write(bytes(4096))
 
+    def fill_but(self, free: int) -> None:
+        """Leave so many bytes."""
+        found = os.statvfs(self.folder)
+        self._ballast.write_bytes(bytes(found.f_bavail * found.f_frsize - free))
+
     def free(self, _pid: int) -> None:
         self._ballast.unlink()
 
@@ -51,11 +56,18 @@ class FileSizeLimit:
 
 @pytest.fixture(params=["tmpfs", "limit"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk | FileSizeLimit]:
+    if request.param == "tmpfs":
+        yield request.getfixturevalue("small_disk")
+        return
     folder = tmp_path / "disk"
     folder.mkdir()
-    if request.param == "limit":
-        yield FileSizeLimit(folder)
-        return
+    yield FileSizeLimit(folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
     if os.geteuid() != 0:
         pytest.skip("only root may mount a tmpfs; the limit on file sizes stands for it")
     options = f"size={DISK_BYTES},mode=0700"
@@ -68,6 +80,39 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk |
         )
     yield SmallDisk(folder)
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_flood_of_refusals_leaves_room_for_known_callers(small_disk, home, caller, wait_until):
+    """Anybody can be refused; that must not bring the audit's "no action without it" upon everybody."""
+    store = small_disk.folder / "store"
+    subprocess.run(["cp", "-a", str(home.folder / "persistence"), str(store)], check=True)
+    home.configure("", settings={"storage": {"path": str(store)}})
+    served = home.serve()
+    stranger, reports = caller(served), caller(served, home.folder / "clients" / "reports")
+
+    def refused(times: int) -> None:
+        for _ in range(times):
+            assert stranger.ask("GET", "/audit", headers={"Authorization": "Bearer x"}).status == 401
+
+    def entered() -> int:
+        found = home.json("audit", "query", "--event", "auth_failed", "--limit", "1000")["entries"]
+        return sum(entry["count"] for entry in found)
+
+    refused(5)
+    small_disk.fill_but(DISK_BYTES // 8)
+    wait_until(lambda: reports.ask("GET", "/health/ready").json["degraded"] == ["disk"], seconds=20)
+    before = entered()
+    size = sum(path.stat().st_size for path in store.glob("journal-*"))
+    refused(300)
+    assert entered() == before
+    assert sum(path.stat().st_size for path in store.glob("journal-*")) <= size + 65536
+    assert [reports.ask("GET", "/auth/token").status for _ in range(20)] == [200] * 20
+    assert "refusals are summed up in memory" in served.log.read_text()
+    small_disk.free(served.process.pid)
+    wait_until(lambda: entered() == before + 300, seconds=20)
+    assert reports.ask("GET", "/health/ready").json["degraded"] == []
+    assert served.stop() == 0
+    assert home.json("audit", "verify")["intact"] is True
 
 
 def test_full_then_free_again(disk, home, caller, wait_until):
