@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -36,7 +35,7 @@ from gateway.audit import Audit
 from gateway.authn import Authenticator
 from gateway.checks import start_problems
 from gateway.clock import rfc3339
-from gateway.config import Config, ConfigError, HttpUpstream, ServiceSettings, TlsSettings, UpstreamSettings
+from gateway.config import Config, ConfigError, ServiceSettings, TlsSettings
 from gateway.config_reader import read_config
 from gateway.control import ControlServer, Perform
 from gateway.edge import Connection, Edge, GatewayRequest, Handler, Route, Routes
@@ -45,23 +44,10 @@ from gateway.identity.keyring import Keyring
 from gateway.identity.tokens import Tokens
 from gateway.limits import TokenBuckets
 from gateway.listener import TlsListener
-from gateway.mcp.access import Access
-from gateway.mcp.announcements import Announcements
-from gateway.mcp.catalogue import Catalogue, Rules
+from gateway.mcp.assembly import Shared, open_mcp
 from gateway.mcp.endpoint import McpEndpoint
-from gateway.mcp.forwarding import Forwarder
-from gateway.mcp.held_calls import HeldCalls
-from gateway.mcp.input_rounds import InputRounds
-from gateway.mcp.lists import Lists
-from gateway.mcp.messages import Notification, Request
-from gateway.mcp.own_answers import OwnAnswers
-from gateway.mcp.request_state import RequestStates, state_key
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import WATCH_SECONDS, Watch
-from gateway.mcp.upstream import SessionKey, Upstream
-from gateway.mcp.upstream_http import HttpUpstreamServer
-from gateway.mcp.upstream_stdio import StdioUpstreamServer
-from gateway.model import ClientContext
 from gateway.operations import perform as perform_operation
 from gateway.outbound import HttpClient
 from gateway.problems import Problems
@@ -164,7 +150,9 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         watch = Watch(authenticator.still_valid)
         problems = Problems(config.server.public_url)
 
-        mcp = _open_mcp(stack, _Shared(config, audit, problems, watch, authenticator.current))
+        mcp = open_mcp(
+            stack, Shared(config, audit, problems, watch, authenticator.current, time.time, time.monotonic)
+        )
         services = [_open_service(stack, settings, audit) for settings in config.services]
         admission = _admission(config, authenticator)
         door = OAuthDoor(
@@ -202,86 +190,15 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
 
         server = web.Server(edge.handle, request_factory=_request_factory())
         listener = TlsListener(context, _connection_factory(edge, server), tls_refused)
-        gateway = Gateway(config.server, server, listener, mcp.sessions, health)
+        gateway = Gateway(
+            config.server, server, listener, sessions=mcp.sessions, listeners=mcp.listeners, health=health
+        )
         stack.push_async_callback(gateway.drain)
         housekeeping = asyncio.get_running_loop().create_task(
             _keep_house(watch, mcp.sessions, stores, config.tokens.leeway)
         )
         stack.push_async_callback(_cancel, housekeeping)
         yield gateway
-
-
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """What the rooms of MCP share with the rest."""
-
-    config: Config
-    audit: Audit
-    problems: Problems
-    watch: Watch
-    current: Callable[[ClientContext], ClientContext | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Mcp:
-    """The rooms of MCP, put together."""
-
-    catalogue: Catalogue
-    sessions: Sessions
-    endpoint: McpEndpoint
-
-
-def _open_mcp(stack: AsyncExitStack, shared: _Shared) -> _Mcp:
-    config = shared.config
-    announcements: Announcements
-
-    def unsolicited(name: str) -> Callable[[SessionKey, Notification | Request], None]:
-        return lambda key, message: announcements.unsolicited(name, key, message)
-
-    upstreams: list[tuple[Upstream, str, float]] = []
-    for settings in config.upstreams:
-        upstream = _upstream(settings, unsolicited(settings.name))
-        stack.push_async_callback(upstream.close)
-        upstreams.append((upstream, settings.prefix, settings.timeout))
-    catalogue = Catalogue(
-        upstreams,
-        Rules(config.tools, config.prompts, config.resources),
-        monotonic=time.monotonic,
-        on_change=lambda name: announcements.changed(name),  # noqa: PLW0108 - it is made below
-    )
-    stack.push_async_callback(catalogue.close)
-    sessions = Sessions(
-        monotonic=time.monotonic,
-        on_departure=catalogue.unlisten,
-        shared=frozenset(u.name for u in config.upstreams if u.sessions == "shared"),
-    )
-    lists = Lists(catalogue)
-    held = HeldCalls()
-    stack.push_async_callback(held.close)
-    rounds = InputRounds(RequestStates(state_key(config.tokens.secret), now=time.time), held)
-    forwarder = Forwarder(catalogue, shared.watch, shared.audit, rounds)
-    announcements = Announcements(catalogue, sessions, lists, current=shared.current)
-    endpoint = McpEndpoint(
-        catalogue=catalogue,
-        sessions=sessions,
-        forwarder=forwarder,
-        access=Access(catalogue, shared.audit, shared.problems, config.mcp.denied),
-        own=OwnAnswers(catalogue, sessions, lists, forwarder),
-        watch=shared.watch,
-        audit=shared.audit,
-        problems=shared.problems,
-        settings=config.mcp,
-    )
-    catalogue.warm()
-    return _Mcp(catalogue, sessions, endpoint)
-
-
-def _upstream(
-    settings: UpstreamSettings, unsolicited: Callable[[SessionKey, Notification | Request], None]
-) -> Upstream:
-    if isinstance(settings, HttpUpstream):
-        return HttpUpstreamServer(settings, unsolicited)
-    return StdioUpstreamServer(settings, unsolicited)
 
 
 def _open_service(stack: AsyncExitStack, settings: ServiceSettings, audit: Audit) -> ServiceProxy:

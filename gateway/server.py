@@ -13,6 +13,7 @@ from aiohttp import web
 from gateway.api.health import Health
 from gateway.config import ServerSettings
 from gateway.listener import TlsListener
+from gateway.mcp.listeners import Listeners
 from gateway.mcp.sessions import Sessions
 
 log = logging.getLogger("ostiary.errors")
@@ -26,13 +27,16 @@ class Gateway:
         settings: ServerSettings,
         server: web.Server,
         listener: TlsListener,
+        *,
         sessions: Sessions,
+        listeners: Listeners,
         health: Health,
     ) -> None:
         self._settings = settings
         self._server = server
         self._listener = listener
         self._sessions = sessions
+        self._listeners = listeners
         self._health = health
 
     async def serve(self, announce: Callable[[str, int], None], load: Callable[[], ssl.SSLContext]) -> None:
@@ -58,6 +62,7 @@ class Gateway:
         await self._listener.stop()
         for session in self._sessions:
             self._sessions.end(session)
+        self._listeners.end()
         self._server.pre_shutdown()
         await self._server.shutdown(self._settings.drain)
 

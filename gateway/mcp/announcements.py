@@ -7,7 +7,8 @@ from functools import partial
 
 from gateway.mcp.catalogue import Catalogue, decide
 from gateway.mcp.eras import Era
-from gateway.mcp.forwarding import LIST_CHANGED
+from gateway.mcp.listeners import Listener, Listeners
+from gateway.mcp.listing import LISTS_OF, Kind
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Notification, Request, encode_notification, encode_request
 from gateway.mcp.sessions import Session, Sessions
@@ -23,6 +24,7 @@ class Announcements:
         catalogue: Catalogue,
         sessions: Sessions,
         lists: Lists,
+        listeners: Listeners | None = None,
         *,
         current: Callable[[ClientContext], ClientContext | None] = lambda context: context,
     ) -> None:
@@ -31,10 +33,11 @@ class Announcements:
         self._catalogue = catalogue
         self._sessions = sessions
         self._lists = lists
+        self._listeners = listeners or Listeners()
 
     def unsolicited(self, upstream: str, key: SessionKey, message: Notification | Request) -> None:
         """An upstream sent something outside any exchange."""
-        if isinstance(message, Notification) and message.method in LIST_CHANGED:
+        if isinstance(message, Notification) and message.method in LISTS_OF:
             self._catalogue.invalidate(upstream)
             return
         updated = _updated_uri(message)
@@ -54,31 +57,37 @@ class Announcements:
 
     def _updated(self, upstream: str, key: SessionKey, uri: str, message: Notification | Request) -> None:
         """A resource changed: tell the sessions that subscribed to it, and may read it now."""
-        for session in self._sessions:
-            if not (_is_shared(key) or key == session.key) or not _wants(session, upstream, uri):
+        for listener in (*self._sessions, *self._listeners):
+            if not (_is_shared(key) or key == listener.key) or not _wants(listener, upstream, uri):
                 continue
-            if self._may_read(session, upstream, uri):
-                session.outbox.put(encode_notification(message.method, {"uri": uri}))
+            if self._may_read(listener, upstream, uri):
+                listener.tell(message.method, {"uri": uri})
 
-    def _may_read(self, session: Session, upstream: str, uri: str) -> bool:
-        context = self._current(session.context)
-        entry = self._catalogue.find_resource(uri, session.only)
+    def _may_read(self, listener: Session | Listener, upstream: str, uri: str) -> bool:
+        context = self._current(listener.context)
+        entry = self._catalogue.find_resource(uri, listener.only)
         if context is None or entry is None or entry.upstream != upstream:
             return False
         return decide(entry, context) is ALLOW
 
     def changed(self, _upstream: str) -> None:
-        """An upstream's offer changed: tell the sessions whose own list is another one now."""
-        for session in self._sessions:
-            context = self._current(session.context)
-            for method, kind in LIST_CHANGED.items():
-                listed = session.listed.get(kind)
-                if listed is None or context is None:
-                    continue
-                now = hash(self._lists.visible(kind, session.only, context))
-                if now != listed:
-                    session.listed[kind] = now
-                    session.outbox.put(encode_notification(method, {}))
+        """An upstream's offer changed: tell those whose own list is another one now."""
+        for listener in (*self._sessions, *self._listeners):
+            context = self._current(listener.context)
+            if context is None:
+                continue
+            for method, kinds in LISTS_OF.items():
+                differing = [kind for kind in kinds if self._differs(listener, kind, context)]
+                if differing:
+                    listener.tell(method, {})
+
+    def _differs(self, listener: Session | Listener, kind: Kind, context: ClientContext) -> bool:
+        """Whether that list is another one than was last seen to; it is seen to now."""
+        listed = listener.listed.get(kind)
+        if listed is None:
+            return False
+        now = listener.listed[kind] = hash(self._lists.visible(kind, listener.only, context))
+        return now != listed
 
 
 def _is_shared(key: SessionKey) -> bool:
@@ -94,7 +103,7 @@ def _updated_uri(message: Notification | Request) -> str | None:
     return uri if isinstance(uri, str) else ""
 
 
-def _wants(session: Session, upstream: str, uri: str) -> bool:
+def _wants(session: Session | Listener, upstream: str, uri: str) -> bool:
     """Whether it subscribed to that resource, or to one that it is part of."""
     return any(
         name == upstream and (uri == subscribed or uri.startswith(f"{subscribed.rstrip('/')}/"))

@@ -18,7 +18,7 @@ from gateway.config import Anonymous, McpSettings
 from gateway.edge import GatewayRequest, read_body
 from gateway.mcp.access import Access
 from gateway.mcp.catalogue import Catalogue, Entry
-from gateway.mcp.eras import LEGACY, MODERN
+from gateway.mcp.eras import LEGACY, LISTEN, MODERN
 from gateway.mcp.forwarding import Forwarder
 from gateway.mcp.messages import (
     METHOD_NOT_FOUND,
@@ -34,8 +34,9 @@ from gateway.mcp.mirrored import check_arguments
 from gateway.mcp.negotiation import dialect_of, read_modern
 from gateway.mcp.own_answers import OwnAnswers
 from gateway.mcp.request import RequestContext
-from gateway.mcp.sessions import Outbox, Session, Sessions
-from gateway.mcp.streams import EventStream, Watch
+from gateway.mcp.sessions import Session, Sessions
+from gateway.mcp.streams import EventStream, Watch, pour
+from gateway.mcp.subscriptions import Subscriptions
 from gateway.mcp.target import COMPLETE, METHODS, target_of
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import Problems
@@ -43,7 +44,6 @@ from gateway.reply import JsonReply
 
 MAX_BODY: Final = 4 * 1024 * 1024
 """Bytes of a message from a client."""
-HEARTBEAT_SECONDS: Final = 15.0
 
 _ACCEPTS_JSON: Final = re.compile(r"application/json|application/\*|\*/\*")
 
@@ -61,6 +61,7 @@ class McpEndpoint:
         forwarder: Forwarder,
         access: Access,
         own: OwnAnswers,
+        subscriptions: Subscriptions,
         watch: Watch,
         audit: Audit,
         problems: Problems,
@@ -74,8 +75,10 @@ class McpEndpoint:
         self._audit = audit
         self._problems = problems
         self._settings = settings
+        self._subscriptions = subscriptions
         self._answers: dict[str, Answer] = {
             **own.by_method,
+            LISTEN: subscriptions.listen,
             **dict.fromkeys((*METHODS, COMPLETE), self._forward),
         }
 
@@ -233,16 +236,5 @@ class McpEndpoint:
             session.subscribed.add(resource)
             return False
         session.subscribed.discard(resource)
-        return self._sessions.want(resource, session.key)
-
-
-async def pour(outbox: Outbox, stream: EventStream) -> None:
-    """Send what comes into the outbox, until the client goes away or the task is cancelled."""
-    while not stream.gone:
-        try:
-            async with asyncio.timeout(HEARTBEAT_SECONDS):
-                message = await outbox.take()
-        except TimeoutError:
-            await stream.heartbeat()
-        else:
-            await stream.send(message)
+        self._subscriptions.unsubscribed(resource)
+        return self._subscriptions.wanted(resource, session)

@@ -33,6 +33,7 @@ from gateway.mcp.input_rounds import (
     question_of,
     required_by,
 )
+from gateway.mcp.listing import LISTS_OF
 from gateway.mcp.messages import (
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -58,11 +59,6 @@ from gateway.model import Deny, Reason
 from gateway.problems import json_rpc_error
 from persistence.records import AuditStatus
 
-LIST_CHANGED: Final = {
-    "notifications/tools/list_changed": Kind.TOOL,
-    "notifications/prompts/list_changed": Kind.PROMPT,
-    "notifications/resources/list_changed": Kind.RESOURCE,
-}
 _UNAUDITED: Final = Deny(Reason.STORE_UNAVAILABLE, "It was done, but its outcome could not be audited.")
 NOBODY_THERE: Final = Reply(
     None, error=msgspec.Raw(encode({"code": METHOD_NOT_FOUND, "message": "The client cannot be asked."}))
@@ -249,6 +245,10 @@ class Forwarder:
     ) -> Reply:
         """The reply for the client, which is asked meanwhile what the upstream needs, if it is a legacy one."""
         upstream = self._catalogue.upstream(call.entry.upstream)
+        if request.message.method == "resources/subscribe":
+            upstream.watch(call.entry.original)
+        if request.message.method in {"resources/subscribe", "resources/unsubscribe"}:
+            return Reply(None, result=msgspec.Raw(b"{}"))
         key, method, fields = request.key_for(Era.MODERN), request.message.method, fields_of(call)
         params = for_modern_upstream(request, call)
         for _round in range(MAX_ROUNDS):
@@ -304,7 +304,7 @@ class Forwarder:
                 await stream.send(encode_request(ours, received.method, received.params))
         elif isinstance(received, Reply):
             raise TypeError("a reply is not passed on, but finished with")
-        elif received.method in LIST_CHANGED:
+        elif received.method in LISTS_OF:
             self._catalogue.invalidate(name)
         elif request.accepts_stream and _wanted(request, received):
             await stream.send(encode_notification(received.method, received.params))

@@ -44,6 +44,14 @@ LISTINGS: Final = {
 }
 
 
+LISTS_OF: Final = {
+    "notifications/tools/list_changed": (Kind.TOOL,),
+    "notifications/prompts/list_changed": (Kind.PROMPT,),
+    "notifications/resources/list_changed": (Kind.RESOURCE, Kind.TEMPLATE),
+}
+"""The lists of which each notification tells."""
+
+
 async def list_all(upstream: Upstream, era: Era, kind: Kind, listing: Listing) -> list[object]:
     """Every page of one list. Raises UpstreamError."""
     key = MODERN_GATEWAY if era is Era.MODERN else GATEWAY

@@ -19,8 +19,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from gateway.limits import network_of
-from gateway.mcp.catalogue import Kind
-from gateway.mcp.messages import Reply, RequestId
+from gateway.mcp.listing import Kind
+from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
 from gateway.mcp.upstream import GATEWAY, SessionKey
 from gateway.model import ANONYMOUS, ClientContext, Deny, Reason
 
@@ -125,11 +125,12 @@ class Cancellable(Protocol):
 
 
 class Outbox:
-    """What waits for the session's GET stream."""
+    """What waits for a stream to the client: that of a session, or of a subscription."""
 
     def __init__(self) -> None:
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
         self._ready = asyncio.Event()
+        self._closed = False
         self.reader: asyncio.Task[None] | None = None
         """The task that streams it to the client, while one does."""
 
@@ -138,9 +139,16 @@ class Outbox:
         self._waiting.append(message)
         self._ready.set()
 
-    async def take(self) -> bytes:
-        """The oldest message."""
+    def close(self) -> None:
+        """Nothing more will come."""
+        self._closed = True
+        self._ready.set()
+
+    async def take(self) -> bytes | None:
+        """The oldest message; None: there will be no more."""
         while not self._waiting:
+            if self._closed:
+                return None
             self._ready.clear()
             await self._ready.wait()
         return self._waiting.popleft()
@@ -176,6 +184,10 @@ class Session:
     """A hash of each list that the client was last given."""
     outbox: Outbox = field(default_factory=Outbox)
 
+    def tell(self, method: str, params: Params) -> None:
+        """Send a notification on its stream, once it reads it."""
+        self.outbox.put(encode_notification(method, params))
+
     def ask(self, on_answer: OnAnswer) -> str | None:
         """The id for a request to the client; None: it has left MAX_ASKED of them unanswered."""
         if len(self.asked) >= MAX_ASKED:
@@ -193,14 +205,16 @@ class Sessions:
         *,
         monotonic: Callable[[], float],
         on_departure: Callable[[SessionKey], None] = lambda _key: None,
+        on_end: Callable[[Session], None] = lambda _session: None,
         shared: Collection[str] | None = None,
     ) -> None:
-        """``on_departure`` gets a key when the last session that has it ends.
+        """``on_departure`` gets a key when the last session that has it ends, ``on_end`` each session that has ended.
 
         ``shared``: the upstreams at which all callers have one session; None: any might be such a one.
         """
         self._monotonic = monotonic
         self._on_departure = on_departure
+        self._on_end = on_end
         self._shared = shared
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._count: dict[Owner, int] = {}
@@ -267,10 +281,20 @@ class Sessions:
         if self._keys[session.key] == 0:
             del self._keys[session.key]
             self._on_departure(session.key)
+        self._on_end(session)
+
+    def shares(self, upstream: str) -> bool:
+        """Whether all callers have one session at that upstream."""
+        return self._shared is None or upstream in self._shared
+
+    def depart(self, key: SessionKey) -> None:
+        """Somebody without a session used that key, and does no more."""
+        if key not in self._keys:
+            self._on_departure(key)
 
     def want(self, resource: tuple[str, str], key: SessionKey) -> bool:
         """Whether any session that uses the same upstream session as ``key`` is subscribed to that resource."""
-        all_share = self._shared is None or resource[0] in self._shared
+        all_share = self.shares(resource[0])
         return any(
             resource in session.subscribed and (all_share or session.key == key)
             for session in self._sessions.values()

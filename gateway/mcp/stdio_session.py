@@ -170,7 +170,9 @@ class StdioSession:
             self.process.write(INITIALIZED)
 
     def _first(self, request_id: int, request: bytes) -> asyncio.Future[Reply]:
-        """The answer to a request that stands before all others."""
+        """The answer to a request that stands before all others. Raises UpstreamError where the child is gone."""
+        if self.fate is not None:
+            raise self.fate
         answer = self._handshakes[request_id] = asyncio.get_running_loop().create_future()
         self.process.write(request)
         return answer

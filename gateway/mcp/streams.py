@@ -11,11 +11,13 @@ from aiohttp import web
 
 from certs.identity import PeerIdentity
 from gateway.edge import Connection, GatewayRequest
+from gateway.mcp.sessions import Outbox
 from gateway.model import ClientContext
 from gateway.reply import JsonReply
 
 SEND_SECONDS: Final = 10.0
 """How long a client may leave what was sent to it unread, before it holds up its upstream no more."""
+HEARTBEAT_SECONDS: Final = 15.0
 WATCH_SECONDS: Final = 0.5
 """How often open streams are checked against revocation and expiry."""
 
@@ -84,6 +86,20 @@ class EventStream:
             self.gone = True
             if self._request.transport is not None:
                 self._request.transport.abort()
+
+
+async def pour(outbox: Outbox, stream: EventStream) -> None:
+    """Send what comes into the outbox, until there is no more, the client goes away or the task is cancelled."""
+    while not stream.gone:
+        try:
+            async with asyncio.timeout(HEARTBEAT_SECONDS):
+                message = await outbox.take()
+        except TimeoutError:
+            await stream.heartbeat()
+        else:
+            if message is None:
+                return
+            await stream.send(message)
 
 
 class Watch:

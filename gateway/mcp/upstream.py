@@ -134,7 +134,7 @@ class Upstream(Protocol):
         """In the modern era: tell of changes of that resource, as unsolicited messages of the gateway's own."""
 
     def unwatch(self, uri: str) -> None:
-        """As often as ``watch`` was called: no more."""
+        """Tell of them no more."""
 
     async def end(self, key: SessionKey) -> None:
         """Close the session of ``key``, if it is open; another will be opened when needed."""

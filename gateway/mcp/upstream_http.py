@@ -55,7 +55,6 @@ class HttpUpstreamServer:
         self._speaks_modern_alone = False
         self._listeners: dict[SessionKey, asyncio.Task[None]] = {}
         self._has_no_stream = False
-        self._watched: dict[str, int] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
@@ -155,17 +154,15 @@ class HttpUpstreamServer:
 
     def watch(self, uri: str) -> None:
         """In the modern era: tell of changes of that resource."""
-        self._watched[uri] = self._watched.get(uri, 0) + 1
         if uri not in self._watchers:
             wanted = {"resourceSubscriptions": [uri]}
             self._watchers[uri] = self._sessions.errands.run(self._hear(wanted))
 
     def unwatch(self, uri: str) -> None:
-        """As often as ``watch`` was called: no more."""
-        self._watched[uri] -= 1
-        if self._watched[uri] == 0:
-            del self._watched[uri]
-            self._watchers.pop(uri).cancel()
+        """Tell of them no more."""
+        watcher = self._watchers.pop(uri, None)
+        if watcher is not None:
+            watcher.cancel()
 
     async def end(self, key: SessionKey) -> None:
         """Close the session of ``key``; one that is shared stays."""

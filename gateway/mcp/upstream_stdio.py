@@ -95,7 +95,7 @@ class StdioUpstreamServer:
         self._slots: dict[SessionKey, _Slot] = {}
         self._eras: frozenset[Era] = frozenset()
         self._speaks_modern_alone = False
-        self._watched: dict[str, int] = {}
+        self._watched: set[str] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._log: LineLog | None = None
         self._closed = False
@@ -177,19 +177,19 @@ class StdioUpstreamServer:
 
     def watch(self, uri: str) -> None:
         """In the modern era: tell of changes of that resource."""
-        self._watched[uri] = self._watched.get(uri, 0) + 1
+        if uri in self._watched:
+            return
+        self._watched.add(uri)
         session = self._running(MODERN_GATEWAY)
-        if self._watched[uri] == 1 and session is not None:
+        if session is not None:
             session.listen(next(self._ids), {"resourceSubscriptions": [uri]})
 
     def unwatch(self, uri: str) -> None:
-        """As often as ``watch`` was called: no more."""
-        self._watched[uri] -= 1
-        if self._watched[uri] == 0:
-            del self._watched[uri]
-            session = self._running(MODERN_GATEWAY)
-            if session is not None:
-                session.unlisten({"resourceSubscriptions": [uri]})
+        """Tell of them no more."""
+        session = self._running(MODERN_GATEWAY)
+        if uri in self._watched and session is not None:
+            session.unlisten({"resourceSubscriptions": [uri]})
+        self._watched.discard(uri)
 
     async def end(self, key: SessionKey) -> None:
         """End the process of ``key``; one that is shared stays."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
+import threading
 import urllib.request
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx2
@@ -16,21 +19,21 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp.types import ElicitResult
 
-from tests.modern import META, Modern, messages
+from tests.modern import META, VERSION, Modern, messages
 
 CONFIG = """
-[[upstreams]]
-name = "old"
-transport = "http"
-url = "{old}"
-prefix = "old_"
-timeout = "10s"
-
 [[upstreams]]
 name = "new"
 transport = "http"
 url = "{new}"
 prefix = "new_"
+timeout = "10s"
+
+[[upstreams]]
+name = "old"
+transport = "http"
+url = "{old}"
+prefix = "old_"
 timeout = "10s"
 
 [[tools]]
@@ -44,6 +47,10 @@ permissions = ["all:use"]
 [[prompts]]
 match = "*"
 permissions = ["all:use"]
+
+[[resources]]
+match = "everything://secret"
+permissions = ["all:secret"]
 
 [[resources]]
 match = "everything://*"
@@ -233,3 +240,117 @@ class TestRequestState:
         assert answer.json["error"]["data"] == {"requiredCapabilities": {"elicitation": {}}}
         legacy = caller(served, door.folder / "clients" / "alice")
         assert "open a session" in legacy.call("new_wish")["error"]["message"]
+
+
+@contextmanager
+def listening(home: Any, served: Any, name: str, wanted: dict[str, Any]) -> Iterator[Callable[[], Any]]:
+    """An open subscription; what is yielded reads its next message."""
+    connection = http.client.HTTPSConnection(
+        "localhost", served.port, context=home.tls(home.folder / "clients" / name), timeout=20
+    )
+    meta = {f"{META}protocolVersion": VERSION, f"{META}clientCapabilities": {}}
+    params = {"notifications": wanted, "_meta": meta}
+    body = json.dumps({"jsonrpc": "2.0", "id": "sub-1", "method": "subscriptions/listen", "params": params})
+    fields = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": VERSION,
+        "Mcp-Method": "subscriptions/listen",
+    }
+    connection.request("POST", "/mcp", body, fields)
+    response = connection.getresponse()
+    assert (response.status, response.getheader("Content-Type")) == (200, "text/event-stream")
+
+    def read() -> Any:
+        while True:
+            line = response.readline().decode()
+            assert line, "the stream has ended"
+            if line.startswith("data: "):
+                return json.loads(line[6:])
+
+    try:
+        yield read
+    finally:
+        connection.close()
+
+
+class TestListening:
+    """subscriptions/listen: what is acknowledged, and who is told."""
+
+    def test_only_what_was_asked_for_and_may_be_read(self, door: Any) -> None:
+        served = door.serve()
+        wanted = {
+            "toolsListChanged": True,
+            "promptsListChanged": False,
+            "resourceSubscriptions": ["everything://static", "everything://secret", "other://x", 7],
+        }
+        with listening(door, served, "alice", wanted) as read:
+            acknowledged = read()
+            assert acknowledged["method"] == "notifications/subscriptions/acknowledged"
+            assert acknowledged["params"]["_meta"] == {f"{META}subscriptionId": "sub-1"}
+            assert acknowledged["params"]["notifications"] == {
+                "toolsListChanged": True,
+                "resourceSubscriptions": ["everything://static"],
+            }
+
+    def test_an_update_at_a_modern_upstream(self, door: Any, caller: Any) -> None:
+        served = door.serve()
+        alice = Modern(caller(served, door.folder / "clients" / "alice"))
+        with listening(
+            door, served, "alice", {"resourceSubscriptions": ["everything://static", "everything://item/1"]}
+        ) as read:
+            read()
+            told: list[Any] = []
+            reader = threading.Thread(target=lambda: told.append(read()))
+            reader.start()
+            for _attempt in range(50):  # the gateway subscribes beside the acknowledgement
+                alice.result("tools/call", {"name": "new_touch", "arguments": {"uri": "everything://item/2"}})
+                alice.result("tools/call", {"name": "new_touch", "arguments": {"uri": "everything://static"}})
+                reader.join(0.1)
+                if told:
+                    break
+            assert told[0]["method"] == "notifications/resources/updated"
+            assert told[0]["params"] == {
+                "uri": "everything://static",
+                "_meta": {f"{META}subscriptionId": "sub-1"},
+            }
+
+    def test_a_changed_list_is_told_to_whom_it_changed_for(self, door: Any, caller: Any) -> None:
+        served = door.serve()
+        root = Modern(caller(served, door.folder / "clients" / "root"))
+        told: list[tuple[str, str | None]] = []
+        with (
+            listening(door, served, "root", {"toolsListChanged": True}) as of_root,
+            listening(door, served, "alice", {"toolsListChanged": True}) as of_alice,
+        ):
+            assert of_root()["method"] == of_alice()["method"] == "notifications/subscriptions/acknowledged"
+
+            def hear(name: str, read: Callable[[], Any]) -> None:
+                with contextlib.suppress(AttributeError, ValueError, OSError, AssertionError):
+                    told.append((name, read().get("method")))  # until the connection is closed
+
+            readers = [
+                threading.Thread(target=hear, args=one) for one in (("root", of_root), ("alice", of_alice))
+            ]
+            for reader in readers:
+                reader.start()
+            for number in range(50):
+                arguments = {"name": f"x{number}_fail"}  # alice may not have those
+                root.result("tools/call", {"name": "new_add_tool", "arguments": arguments})
+                readers[0].join(0.2)
+                if told:
+                    break
+            assert told == [("root", "notifications/tools/list_changed")]
+            assert "new_x0_fail" in [tool["name"] for tool in root.result("tools/list")["tools"]]
+            served.stop()
+            for reader in readers:
+                reader.join(10)
+
+    def test_it_ends_with_a_result_when_the_gateway_stops(self, door: Any) -> None:
+        served = door.serve()
+        with listening(door, served, "alice", {"toolsListChanged": True}) as read:
+            read()
+            threading.Thread(target=served.stop, daemon=True).start()
+            last = read()
+            assert (last["id"], last["result"]["resultType"]) == ("sub-1", "complete")
+            assert last["result"]["_meta"][f"{META}subscriptionId"] == "sub-1"

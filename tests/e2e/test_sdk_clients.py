@@ -106,7 +106,7 @@ async def test_lists_are_merged_filtered_and_prefixed(door: Any) -> None:
         assert tools == [
             f"{prefix}_{name}"
             for prefix in ("far", "near")
-            for name in ("echo", "count", "favourite", "wish", "add_tool")
+            for name in ("echo", "count", "favourite", "wish", "add_tool", "touch")
         ]
         assert [prompt.name for prompt in (await client.list_prompts()).prompts] == [
             "far_greet",
@@ -119,6 +119,7 @@ async def test_lists_are_merged_filtered_and_prefixed(door: Any) -> None:
             "favourite",
             "wish",
             "add_tool",
+            "touch",
         ]
         assert _text(await client.call_tool("echo", {"text": "hi"})) == "hi"
 

@@ -96,7 +96,15 @@ async def add_tool(name: str, ctx: Context) -> str:
 
     server.add_tool(added, name=name)
     await ctx.session.send_tool_list_changed()
+    await ctx.notify_tools_changed()
     return "done"
+
+
+@server.tool()
+async def touch(uri: str, ctx: Context) -> str:
+    """Says that a resource changed."""
+    await ctx.notify_resource_updated(uri)
+    return "touched"
 
 
 @server.resource("everything://static")

@@ -1,0 +1,119 @@
+"""Puts the rooms of MCP together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from gateway.audit import Audit
+from gateway.config import Config, HttpUpstream, UpstreamSettings
+from gateway.mcp.access import Access
+from gateway.mcp.announcements import Announcements
+from gateway.mcp.catalogue import Catalogue, Rules
+from gateway.mcp.endpoint import McpEndpoint
+from gateway.mcp.forwarding import Forwarder
+from gateway.mcp.held_calls import HeldCalls
+from gateway.mcp.input_rounds import InputRounds
+from gateway.mcp.listeners import Listeners
+from gateway.mcp.lists import Lists
+from gateway.mcp.messages import Notification, Request
+from gateway.mcp.own_answers import OwnAnswers
+from gateway.mcp.request_state import RequestStates, state_key
+from gateway.mcp.sessions import Sessions
+from gateway.mcp.streams import Watch
+from gateway.mcp.subscriptions import Subscriptions
+from gateway.mcp.upstream import SessionKey, Upstream
+from gateway.mcp.upstream_http import HttpUpstreamServer
+from gateway.mcp.upstream_stdio import StdioUpstreamServer
+from gateway.model import ClientContext
+from gateway.problems import Problems
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the rooms of MCP share with the rest."""
+
+    config: Config
+    audit: Audit
+    problems: Problems
+    watch: Watch
+    current: Callable[[ClientContext], ClientContext | None]
+    now: Callable[[], float]
+    monotonic: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Mcp:
+    """The rooms of MCP, put together."""
+
+    catalogue: Catalogue
+    sessions: Sessions
+    listeners: Listeners
+    endpoint: McpEndpoint
+
+
+def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
+    """Open every upstream, and what stands before them. What must be closed goes onto the stack."""
+    config = shared.config
+    announcements: Announcements
+
+    def unsolicited(name: str) -> Callable[[SessionKey, Notification | Request], None]:
+        return lambda key, message: announcements.unsolicited(name, key, message)
+
+    upstreams: list[tuple[Upstream, str, float]] = []
+    for settings in config.upstreams:
+        upstream = _upstream(settings, unsolicited(settings.name))
+        stack.push_async_callback(upstream.close)
+        upstreams.append((upstream, settings.prefix, settings.timeout))
+    catalogue = Catalogue(
+        upstreams,
+        Rules(config.tools, config.prompts, config.resources),
+        monotonic=shared.monotonic,
+        on_change=lambda name: announcements.changed(name),  # noqa: PLW0108 - it is made below
+    )
+    stack.push_async_callback(catalogue.close)
+    sessions = Sessions(
+        monotonic=shared.monotonic,
+        on_departure=catalogue.unlisten,
+        on_end=lambda session: subscriptions.session_ended(session),  # noqa: PLW0108 - it is made below
+        shared=frozenset(u.name for u in config.upstreams if u.sessions == "shared"),
+    )
+    lists, listeners = Lists(catalogue), Listeners()
+    held = HeldCalls()
+    stack.push_async_callback(held.close)
+    rounds = InputRounds(RequestStates(state_key(config.tokens.secret), now=shared.now), held)
+    forwarder = Forwarder(catalogue, shared.watch, shared.audit, rounds)
+    announcements = Announcements(catalogue, sessions, lists, listeners, current=shared.current)
+    access = Access(catalogue, shared.audit, shared.problems, config.mcp.denied)
+    subscriptions = Subscriptions(
+        catalogue=catalogue,
+        sessions=sessions,
+        listeners=listeners,
+        lists=lists,
+        access=access,
+        watch=shared.watch,
+        audit=shared.audit,
+    )
+    endpoint = McpEndpoint(
+        catalogue=catalogue,
+        sessions=sessions,
+        forwarder=forwarder,
+        access=access,
+        subscriptions=subscriptions,
+        own=OwnAnswers(catalogue, sessions, lists, forwarder),
+        watch=shared.watch,
+        audit=shared.audit,
+        problems=shared.problems,
+        settings=config.mcp,
+    )
+    catalogue.warm()
+    return Mcp(catalogue, sessions, listeners, endpoint)
+
+
+def _upstream(
+    settings: UpstreamSettings, unsolicited: Callable[[SessionKey, Notification | Request], None]
+) -> Upstream:
+    if isinstance(settings, HttpUpstream):
+        return HttpUpstreamServer(settings, unsolicited)
+    return StdioUpstreamServer(settings, unsolicited)

@@ -1,0 +1,78 @@
+"""The open subscriptions of modern clients (``subscriptions/listen``): each lives as long as its stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.mcp.eras import SUBSCRIPTION_ID
+from gateway.mcp.listing import Kind
+from gateway.mcp.messages import Params, RequestId, encode_notification
+from gateway.mcp.sessions import Outbox, Owner, owner_of
+from gateway.mcp.upstream import SessionKey
+from gateway.model import ClientContext
+
+MAX_LISTENERS: Final = 10_000
+MAX_LISTENERS_OF_ONE: Final = 64
+"""Of one client; all anonymous callers together are one."""
+
+
+@dataclass(slots=True, eq=False)
+class Listener:
+    """One subscription, at ``/mcp`` (only None) or ``/mcp/{upstream}``."""
+
+    id: RequestId
+    """The client's id of the request that opened it."""
+    key: SessionKey
+    """Whose sessions it uses at upstreams of the legacy era."""
+    only: str | None
+    context: ClientContext
+    subscribed: set[tuple[str, str]] = field(default_factory=set)
+    """Resources whose changes it wants to hear of: (upstream, URI)."""
+    listed: dict[Kind, int] = field(default_factory=dict)
+    """A hash of each list whose changes it wants to hear of, as the client may have it."""
+    outbox: Outbox = field(default_factory=Outbox)
+
+    def tell(self, method: str, params: Params) -> None:
+        """Send a notification, marked as one of this subscription."""
+        self.outbox.put(encode_notification(method, self.marked(params)))
+
+    def marked(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The content with the subscription's id."""
+        return {**content, "_meta": {SUBSCRIPTION_ID: self.id}}
+
+
+class Listeners:
+    """All of them."""
+
+    def __init__(self) -> None:
+        self._open: set[Listener] = set()
+
+    def __iter__(self) -> Iterator[Listener]:
+        return iter(tuple(self._open))
+
+    def room_for(self, owner: Owner) -> bool:
+        """Whether that client may open one more."""
+        own = sum(1 for listener in self._open if owner_of(listener.context) == owner)
+        return len(self._open) < MAX_LISTENERS and own < MAX_LISTENERS_OF_ONE
+
+    def add(self, listener: Listener) -> None:
+        """It hears from now on."""
+        self._open.add(listener)
+
+    def remove(self, listener: Listener) -> None:
+        """It hears no more."""
+        self._open.discard(listener)
+
+    def end(self) -> None:
+        """Every subscription comes to its end, in good order."""
+        for listener in self:
+            listener.outbox.close()
+
+    def want(self, resource: tuple[str, str], key: SessionKey | None = None) -> bool:
+        """Whether any is subscribed to that resource (with that key)."""
+        return any(
+            resource in listener.subscribed and (key is None or listener.key == key)
+            for listener in self._open
+        )
