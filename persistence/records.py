@@ -80,6 +80,58 @@ class RevokedCertificate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     revoked_at: str
 
 
+class TenantSettings(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a tenant demands of its clients."""
+
+    mfa_required: bool = False
+    """Whether nobody signs in by a password alone."""
+
+
+class TenantRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A tenant: whom clients, tokens, roles and audit entries belong to. ``default`` is there without a record, too."""
+
+    tenant_id: str
+    """A short name that stays: what every other record calls it by."""
+    name: str
+    """What people call it."""
+    settings: TenantSettings = TenantSettings()
+    created_at: str
+    updated_at: str
+    disabled_at: str | None = None
+
+
+class RoleRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A role that was made while running, beside those of the configuration."""
+
+    role_id: str
+    """``TENANT/NAME``; ``*/NAME`` for a role of every tenant."""
+    tenant_id: str | None = None
+    """Whose clients may have it; None: any tenant's."""
+    role: str
+    permissions: tuple[str, ...] = ()
+    created_at: str
+    updated_at: str
+
+
+class Tombstone(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What keeps a name, or a certificate id, of an erased client from being anybody's again, without telling it."""
+
+    tombstone_id: str
+    """HMAC-SHA-256 of the name or id, in hexadecimal."""
+    tenant_id: str = DEFAULT_TENANT
+    pseudonym: str
+    """What the audit calls the client."""
+    erased_at: str
+
+
+class TombstoneKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The key of the tombstones; there is one."""
+
+    key_id: str
+    key: str
+    """256 random bits, in hexadecimal."""
+
+
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 
@@ -99,7 +151,18 @@ REVOKED_CERTIFICATES: Final = Kind(
     "revoked_certificates", RevokedCertificate, "revocation_id", ("fingerprint", "serial_number")
 )
 
-KINDS: Final[tuple[Kind[Any], ...]] = (REVOKED_CERTIFICATES,)
+TENANTS: Final = Kind("tenants", TenantRecord, "tenant_id")
+ROLES: Final = Kind("roles", RoleRecord, "role_id", ("role",))
+TOMBSTONES: Final = Kind("tombstones", Tombstone, "tombstone_id")
+TOMBSTONE_KEYS: Final = Kind("tombstone_keys", TombstoneKey, "key_id")
+
+KINDS: Final[tuple[Kind[Any], ...]] = (
+    REVOKED_CERTIFICATES,
+    TENANTS,
+    ROLES,
+    TOMBSTONES,
+    TOMBSTONE_KEYS,
+)
 """Every kind. A store that was made before a kind was added gets its file when it is opened."""
 
 
