@@ -2,7 +2,7 @@
 
 The same run is made again and again; in the k-th one, the k-th call fails. The store recovers by itself. The folder as a
 crash would have left it when a write was refused, and the folder as it is in the end, are opened and compared with what
-was acknowledged.
+was acknowledged, and their audit is verified.
 """
 
 from __future__ import annotations
@@ -14,13 +14,24 @@ import errno
 import itertools
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
 from persistence import JsonStores, StoreError
+from persistence.audit_verify import verify
 from persistence.files import System
-from persistence.records import AuditEntry, AuditQuery, AuditStatus, ClientRecord, TokenKind, TokenRecord
+from persistence.records import (
+    REVOKED_CERTIFICATES,
+    AuditEntry,
+    AuditQuery,
+    AuditStatus,
+    ClientRecord,
+    RevokedCertificate,
+    TokenKind,
+    TokenRecord,
+)
 
 NEVER = 3600.0
 NOW = 1_800_000_000.0
@@ -30,13 +41,14 @@ SHORT = 0
 
 
 class Failing(System):
-    """Counts the calls; the one numbered ``at`` fails."""
+    """Counts the calls; the one numbered ``at`` fails. None is made while ``gate`` is held."""
 
     def __init__(self, at: int, error: int) -> None:
         self.at = at
         self.error = error
         self.calls: list[str] = []
         self.failed: str | None = None
+        self.gate = threading.Lock()
 
     def _enter(self, call: str) -> bool:
         """Whether a write is to be a short one. Raises OSError."""
@@ -49,31 +61,38 @@ class Failing(System):
         raise OSError(self.error, os.strerror(self.error))
 
     def open(self, name: str, flags: int, mode: int, folder: int) -> int:
-        self._enter("open")
-        return super().open(name, flags, mode, folder)
+        with self.gate:
+            self._enter("open")
+            return super().open(name, flags, mode, folder)
 
     def write(self, descriptor: int, data: memoryview) -> int:
-        return super().write(descriptor, data[: len(data) // 2 or 1] if self._enter("write") else data)
+        with self.gate:
+            return super().write(descriptor, data[: len(data) // 2 or 1] if self._enter("write") else data)
 
     def fdatasync(self, descriptor: int) -> None:
-        super().fdatasync(descriptor)  # the bytes may be there although it says that they are not
-        self._enter("fdatasync")
+        with self.gate:
+            super().fdatasync(descriptor)  # the bytes may be there although it says that they are not
+            self._enter("fdatasync")
 
     def fsync(self, descriptor: int) -> None:
-        self._enter("fsync")
-        super().fsync(descriptor)
+        with self.gate:
+            self._enter("fsync")
+            super().fsync(descriptor)
 
     def truncate(self, descriptor: int, length: int) -> None:
-        self._enter("truncate")
-        super().truncate(descriptor, length)
+        with self.gate:
+            self._enter("truncate")
+            super().truncate(descriptor, length)
 
     def rename(self, source: str, target: str, folder: int) -> None:
-        self._enter("rename")
-        super().rename(source, target, folder)
+        with self.gate:
+            self._enter("rename")
+            super().rename(source, target, folder)
 
     def unlink(self, name: str, folder: int) -> None:
-        self._enter("unlink")
-        super().unlink(name, folder)
+        with self.gate:
+            self._enter("unlink")
+            super().unlink(name, folder)
 
 
 class Acknowledged:
@@ -82,6 +101,7 @@ class Acknowledged:
     def __init__(self) -> None:
         self.clients: dict[str, ClientRecord] = {}
         self.tokens: dict[str, TokenRecord] = {}
+        self.revoked: dict[str, RevokedCertificate] = {}
         self.entries: list[str] = []
         self.intents: list[str] = []
 
@@ -119,16 +139,9 @@ async def until_healthy(stores: JsonStores) -> None:
             await asyncio.sleep(0.002)
 
 
-def copy_of(folder: Path, target: Path) -> None:
-    """Nothing goes on meanwhile but one call of a checkpoint that a thread may be making: once more, then."""
-    try:
-        shutil.copytree(folder, target)
-    except shutil.Error:
-        shutil.rmtree(target)
-        shutil.copytree(folder, target)
-
-
-async def work(stores: JsonStores, done: Acknowledged, round_: int, crashed: Path) -> Acknowledged | None:
+async def work(
+    stores: JsonStores, system: Failing, done: Acknowledged, round_: int, crashed: Path
+) -> Acknowledged | None:
     """Writes of every kind. What is refused is tried once more when the store is healthy, and must be taken then.
 
     Where something was refused: what was acknowledged before, of which ``crashed`` is a copy.
@@ -142,6 +155,16 @@ async def work(stores: JsonStores, done: Acknowledged, round_: int, crashed: Pat
     async def change(record: ClientRecord) -> None:
         await stores.clients.put(record)
         done.clients[record.client_id] = record
+
+    async def keep(number: int) -> None:
+        kept = stores.collection(REVOKED_CERTIFICATES)
+        record = RevokedCertificate(revocation_id=f"r{number}", fingerprint="f", revoked_at=TIME)
+        await kept.put(record)
+        done.revoked[record.revocation_id] = record
+
+    async def drop(number: int) -> None:
+        await stores.collection(REVOKED_CERTIFICATES).remove(f"r{number}")
+        done.revoked.pop(f"r{number}", None)
 
     async def add(target: str) -> None:
         await stores.audit.append(entry(target))
@@ -158,6 +181,8 @@ async def work(stores: JsonStores, done: Acknowledged, round_: int, crashed: Pat
         lambda: add(f"e{round_}"),
         lambda: put(token(f"t{round_}", revoked_at=TIME)),
         lambda: change(client(f"c{round_}")),
+        lambda: keep(round_),
+        lambda: drop(round_ - 1),
         lambda: call(f"i{round_}"),
         lambda: add(f"f{round_}"),
     ):
@@ -165,13 +190,14 @@ async def work(stores: JsonStores, done: Acknowledged, round_: int, crashed: Pat
             await write()
         except StoreError:
             refused = copy.deepcopy(done)
-            copy_of(stores.path, crashed)
+            with system.gate:  # one instant: what a checkpoint's thread is about to do is done or is not
+                shutil.copytree(stores.path, crashed)
             await until_healthy(stores)
             await write()
     return refused
 
 
-async def run(folder: Path, system: System, done: Acknowledged, *, pause: float = NEVER) -> None:
+async def run(folder: Path, system: Failing, done: Acknowledged, *, pause: float = NEVER) -> None:
     """Open it (again where that failed), work, write checkpoints, close and open it once more."""
     crashed = folder.with_name("crashed")
     for round_ in range(2):
@@ -181,7 +207,7 @@ async def run(folder: Path, system: System, done: Acknowledged, *, pause: float 
             stores = await opened(folder, system, pause)
         try:
             for number in range(2):
-                refused = await work(stores, done, 10 * round_ + number, crashed)
+                refused = await work(stores, system, done, 10 * round_ + number, crashed)
                 if refused is not None:
                     await check(crashed, refused)
         finally:
@@ -189,10 +215,14 @@ async def run(folder: Path, system: System, done: Acknowledged, *, pause: float 
 
 
 async def check(folder: Path, done: Acknowledged) -> None:
+    assert (await verify(folder)).problems == []
     stores = await opened(folder, System())
     try:
         assert {record.client_id: record for record in stores.clients} == done.clients
         assert {record.token_id: record for record in stores.tokens} == done.tokens
+        kept = stores.collection(REVOKED_CERTIFICATES)
+        assert {record.revocation_id: record for record in kept} == done.revoked
+        assert {each.revocation_id for each in kept.where("fingerprint", "f")} == done.revoked.keys()
         page = await stores.audit.query(AuditQuery(limit=1000))
         found = [e.target for e in page.entries if e.event == "tool_call"][::-1]
         assert [target for target in found if target in done.entries] == done.entries
