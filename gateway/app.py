@@ -28,6 +28,7 @@ from gateway.admission import Admission
 from gateway.api.audit import AuditApi
 from gateway.api.health import Health
 from gateway.api.oauth_door import OAuthDoor
+from gateway.api.openapi import OpenApi
 from gateway.api.revocation import RevocationEndpoint
 from gateway.api.token import TokenEndpoint
 from gateway.api.wellknown import WellKnown
@@ -169,8 +170,12 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         documents = WellKnown(config, names, lambda: keyring.jwks(time.time())).documents
         own = _own_routes(token_endpoint, revocation, AuditApi(stores.audit), health, documents)
         tls_refused = _tls_refused(audit)
+        own["/openapi.json"] = {
+            "GET": Route(OpenApi(lambda: routes, config.server.public_url).get, identify=False)
+        }
+        routes = _routes(config, mcp.endpoint, services, own)
         edge = Edge(
-            routes=_routes(config, mcp.endpoint, services, own),
+            routes=routes,
             admission=admission,
             audit=audit,
             problems=problems,

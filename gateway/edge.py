@@ -11,7 +11,7 @@ import itertools
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -130,6 +130,12 @@ class Routes:
         """Each maps a path to its methods; ``*`` stands for every method."""
         self._exact = exact
         self._prefixes = sorted(prefixes.items(), key=lambda item: -len(item[0]))
+
+    def items(self) -> Iterator[tuple[str, str, Route]]:
+        """Every path (a prefix ends in ``/``) and method, with what answers it."""
+        for path, methods in (*self._exact.items(), *self._prefixes):
+            for method, route in methods.items():
+                yield path, method, route
 
     def methods(self, path: str) -> Mapping[str, Route]:
         """The methods of that path; empty: there is no such path."""

@@ -118,7 +118,9 @@ ANSWERS: Final[dict[Reason, Answer]] = {
 }
 
 
-class _Problem(msgspec.Struct):
+class Problem(msgspec.Struct):
+    """RFC 9457 section 3, with the reason and the request's id beside it."""
+
     type: str
     title: str
     status: int
@@ -137,7 +139,7 @@ class Problems:
         """The problem document."""
         answer = ANSWERS[deny.reason]
         body = msgspec.json.encode(
-            _Problem(
+            Problem(
                 type=f"urn:ostiary:problem:{deny.reason}",
                 title=answer.title,
                 status=answer.status,

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
+from msgspec import Meta
 
+from gateway.description import Description, described
 from gateway.edge import GatewayRequest
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
-from persistence.records import AuditQuery, AuditStore
+from persistence.records import AuditPage, AuditQuery, AuditStatus, AuditStore
 
-_FILTERS: Final = frozenset(
-    {"client_id", "status", "event", "tool_name", "tenant_id", "since", "until", "limit", "cursor"}
-)
 MAX_LIMIT: Final = 1000
 ALL_TENANTS: Final = ("platform:audit",)
 """What one needs to see other tenants' entries."""
+
+
+_Text = Annotated[str, Meta(pattern=r"^[!-~]+$", max_length=256)]
+_Time = Annotated[str, Meta(description="RFC 3339", extra_json_schema={"format": "date-time"}, max_length=40)]
+
+
+class AuditParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """The filters, and the page."""
+
+    client_id: _Text | msgspec.UnsetType = msgspec.UNSET
+    status: AuditStatus | msgspec.UnsetType = msgspec.UNSET
+    event: _Text | msgspec.UnsetType = msgspec.UNSET
+    tool_name: _Text | msgspec.UnsetType = msgspec.UNSET
+    tenant_id: _Text | msgspec.UnsetType = msgspec.UNSET
+    since: _Time | msgspec.UnsetType = msgspec.UNSET
+    until: _Time | msgspec.UnsetType = msgspec.UNSET
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT)] = 100
+    cursor: Annotated[str, Meta(description="next_cursor of the page before")] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
+
+
+_FILTERS: Final = frozenset(AuditParameters.__struct_fields__)
 
 
 class AuditApi:
@@ -26,6 +48,7 @@ class AuditApi:
     def __init__(self, store: AuditStore) -> None:
         self._store = store
 
+    @described(Description("The audit, newest first.", {200: AuditPage}, query=AuditParameters))
     async def query(
         self, request: GatewayRequest, _inbound: Inbound, context: ClientContext
     ) -> web.StreamResponse:
@@ -50,6 +73,7 @@ class AuditApi:
             headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
         )
 
+    @described(Description("The newest signed checkpoint of the audit.", {200: dict[str, Any]}))
     async def checkpoint(
         self, _request: GatewayRequest, _inbound: Inbound, _context: ClientContext
     ) -> web.StreamResponse:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 from aiohttp import web
 
+from gateway.description import Description, described
 from gateway.edge import GatewayRequest
 from gateway.mcp.catalogue import Catalogue
 from gateway.model import ClientContext, Inbound
 from persistence.records import Stores
+
+
+class Liveness(msgspec.Struct, frozen=True):
+    """The process runs."""
+
+    status: Literal["live"] = "live"
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """``degraded`` names what does not work: ``upstream:NAME``, ``store``, ``draining``."""
+
+    status: Literal["ready", "not_ready"]
+    degraded: list[str]
 
 
 class Health:
@@ -19,12 +35,16 @@ class Health:
         self._catalogue = catalogue
         self.draining = False
 
+    @described(Description("Whether the process runs and answers.", {200: Liveness}))
     async def live(
         self, _request: GatewayRequest, _inbound: Inbound, _context: ClientContext
     ) -> web.StreamResponse:
         """The process runs and answers."""
-        return _json({"status": "live"})
+        return _json(Liveness())
 
+    @described(
+        Description("Whether requests are welcome, and what does not work.", {200: Readiness, 503: Readiness})
+    )
     async def ready(
         self, _request: GatewayRequest, _inbound: Inbound, _context: ClientContext
     ) -> web.StreamResponse:
@@ -34,11 +54,11 @@ class Health:
             degraded.insert(0, "disk")
         if self.draining or not self._stores.healthy:
             why = "draining" if self.draining else "store"
-            return _json({"status": "not_ready", "degraded": [why, *degraded]}, status=503)
-        return _json({"status": "ready", "degraded": degraded})
+            return _json(Readiness("not_ready", [why, *degraded]), status=503)
+        return _json(Readiness("ready", degraded))
 
 
-def _json(document: dict[str, object], status: int = 200) -> web.Response:
+def _json(document: Liveness | Readiness, status: int = 200) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(document),
         status=status,

@@ -228,7 +228,9 @@ NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 """RFC 6749 section 5.1."""
 
 
-class _Error(msgspec.Struct):
+class OAuthError(msgspec.Struct):
+    """RFC 6749 section 5.2, with the reason and the request's id beside it."""
+
     error: str
     error_description: str
     reason: Reason
@@ -245,7 +247,7 @@ def oauth_error(
     """
     status, error = _status_and_error(deny.reason, invalid_grant=invalid_grant)
     description = "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in deny.detail)
-    body = msgspec.json.encode(_Error(error, description, deny.reason, request_id))
+    body = msgspec.json.encode(OAuthError(error, description, deny.reason, request_id))
     response = web.Response(status=status, body=body, content_type=_JSON, headers=NO_STORE)
     if status == 401:  # RFC 9110 section 11.6.1: it names every way in
         response.headers.add("WWW-Authenticate", 'Basic realm="ostiary", charset="UTF-8"')

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 
-from gateway.api.oauth import NO_STORE, body_parameters
+from gateway.api.oauth import NO_STORE, Parameters, body_parameters
 from gateway.api.oauth_door import OAuthDoor
 from gateway.config import Config
+from gateway.description import Description, Refusals, described
 from gateway.edge import GatewayRequest
 from gateway.identity.roles import scope_of
 from gateway.identity.tokens import Tokens, VerifiedToken
@@ -20,7 +22,30 @@ TOKENS_WRITE: Final = "tokens:write"
 ACROSS_TENANTS: Final = "platform:tokens"
 """What other tenants' tokens need beside."""
 
-_INACTIVE: Final = {"active": False}
+
+class Introspection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """RFC 7662 section 2.2; of a token that is not good there is ``active`` alone."""
+
+    active: bool
+    client_id: str | msgspec.UnsetType = msgspec.UNSET
+    username: str | msgspec.UnsetType = msgspec.UNSET
+    user_id: str | msgspec.UnsetType = msgspec.UNSET
+    tenant_id: str | msgspec.UnsetType = msgspec.UNSET
+    sub: str | msgspec.UnsetType = msgspec.UNSET
+    scope: str | msgspec.UnsetType = msgspec.UNSET
+    token_type: str | msgspec.UnsetType = msgspec.UNSET
+    iss: str | msgspec.UnsetType = msgspec.UNSET
+    aud: str | msgspec.UnsetType = msgspec.UNSET
+    jti: str | msgspec.UnsetType = msgspec.UNSET
+    iat: int | msgspec.UnsetType = msgspec.UNSET
+    nbf: int | msgspec.UnsetType = msgspec.UNSET
+    exp: int | msgspec.UnsetType = msgspec.UNSET
+    auth_time: int | msgspec.UnsetType = msgspec.UNSET
+    cnf: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    """RFC 8705 section 3.1."""
+
+
+_INACTIVE: Final = Introspection(active=False)
 
 
 class RevocationEndpoint:
@@ -33,12 +58,30 @@ class RevocationEndpoint:
         self._door = door
         self._authenticator = door.authenticator
 
+    @described(
+        Description(
+            "End a token (RFC 7009).",
+            {200: dict[str, Any]},
+            body=Parameters,
+            form=True,
+            form_of_refusals=Refusals.OAUTH,
+        )
+    )
     async def revoke(
         self, request: GatewayRequest, inbound: Inbound, _context: ClientContext
     ) -> web.StreamResponse:
         """``POST /auth/revoke`` (RFC 7009); ``token_id`` in place of ``token`` for who has no more than that."""
         return await self._door.answer(request, inbound, self._revoke, bearer=True)
 
+    @described(
+        Description(
+            "What a token is good for (RFC 7662).",
+            {200: Introspection},
+            body=Parameters,
+            form=True,
+            form_of_refusals=Refusals.OAUTH,
+        )
+    )
     async def introspect(
         self, request: GatewayRequest, inbound: Inbound, _context: ClientContext
     ) -> web.StreamResponse:
@@ -74,34 +117,38 @@ class RevocationEndpoint:
         token = self._tokens.find(parameters.token) if isinstance(verified, Deny) else verified[0]
         if token is not None and not _may(caller, token, TOKENS_READ):
             self._door.withheld(inbound, caller, token.token_id, token.client_id)
-            return web.json_response(_INACTIVE, headers=NO_STORE)
+            return _answer(_INACTIVE)
         if isinstance(verified, Deny):
-            return web.json_response(_INACTIVE, headers=NO_STORE)
-        return web.json_response(self._description(*verified), headers=NO_STORE)
+            return _answer(_INACTIVE)
+        return _answer(self._description(*verified))
 
-    def _description(self, token: VerifiedToken, client: ClientRecord) -> dict[str, Any]:
+    def _description(self, token: VerifiedToken, client: ClientRecord) -> Introspection:
         """RFC 7662 section 2.2."""
         is_access = token.kind is TokenKind.ACCESS
-        description = {
-            "active": True,
-            "client_id": client.client_id,
-            "username": client.username,
-            "user_id": client.user_id,
-            "tenant_id": client.tenant_id,
-            "sub": client.client_id,
-            "scope": scope_of(self._authenticator.permissions(client, token.scope)),
-            "token_type": "Bearer" if is_access else "refresh_token",
-            "iss": self._issuer,
-            "aud": self._audience if is_access else self._issuer,
-            "jti": token.token_id,
-            "iat": token.issued_at,
-            "nbf": token.issued_at,
-            "exp": token.exp,
-            "auth_time": token.auth_time,
-        }
-        if is_access and token.thumbprint is not None:
-            description["cnf"] = {"x5t#S256": token.thumbprint}
-        return description
+        bound = is_access and token.thumbprint is not None
+        return Introspection(
+            active=True,
+            client_id=client.client_id,
+            username=client.username,
+            user_id=client.user_id,
+            tenant_id=client.tenant_id,
+            sub=client.client_id,
+            scope=scope_of(self._authenticator.permissions(client, token.scope)),
+            token_type="Bearer" if is_access else "refresh_token",
+            iss=self._issuer,
+            aud=self._audience if is_access else self._issuer,
+            jti=token.token_id,
+            iat=token.issued_at,
+            nbf=token.issued_at,
+            exp=token.exp,
+            auth_time=token.auth_time,
+            cnf={"x5t#S256": token.thumbprint} if bound and token.thumbprint else msgspec.UNSET,
+        )
+
+
+def _answer(introspection: Introspection) -> web.Response:
+    body = msgspec.json.encode(introspection)
+    return web.Response(body=body, content_type="application/json", headers=NO_STORE)
 
 
 def _may(caller: ClientContext, token: TokenRecord | VerifiedToken, permission: str) -> bool:

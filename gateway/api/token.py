@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final, Literal
 
+import msgspec
 from aiohttp import web
 
 from certs.identity import PeerIdentity
@@ -26,6 +27,7 @@ from gateway.api.oauth import (
 from gateway.api.oauth_door import OAuthDoor
 from gateway.api.wellknown import resource_identifiers
 from gateway.config import Config
+from gateway.description import Description, Refusals, described
 from gateway.edge import GatewayRequest
 from gateway.identity.roles import requested_scope, scope_of
 from gateway.identity.tokens import Grant, Issued, Tokens, VerifiedToken
@@ -36,6 +38,27 @@ PASSWORD: Final = "password"  # noqa: S105 - a grant type
 CLIENT_CREDENTIALS: Final = "client_credentials"
 REFRESH_TOKEN: Final = "refresh_token"  # noqa: S105
 GRANT_TYPES: Final = (PASSWORD, CLIENT_CREDENTIALS, REFRESH_TOKEN)
+
+
+class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """RFC 6749 section 5.1. Its repr shows no token."""
+
+    access_token: str
+    token_type: Literal["Bearer"]
+    expires_in: int
+    scope: str
+    refresh_token: str | msgspec.UnsetType = msgspec.UNSET
+
+    def __repr__(self) -> str:
+        return "TokenAnswer(…)"
+
+
+class TokenParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be in the URL: no secret."""
+
+    grant_type: Literal["password", "client_credentials"] | msgspec.UnsetType = msgspec.UNSET
+    scope: str | msgspec.UnsetType = msgspec.UNSET
+    resource: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class TokenEndpoint:
@@ -51,18 +74,45 @@ class TokenEndpoint:
 
     # Handlers
 
+    @described(
+        Description(
+            "A token by name and password, or by the client certificate alone.",
+            {200: TokenAnswer},
+            query=TokenParameters,
+            form_of_refusals=Refusals.OAUTH,
+        )
+    )
     async def get(
         self, request: GatewayRequest, inbound: Inbound, _context: ClientContext
     ) -> web.StreamResponse:
         """``GET /auth/token``: Basic, or a certificate alone."""
         return await self._door.answer(request, inbound, self._get)
 
+    @described(
+        Description(
+            "A token by password, client credentials or refresh token (RFC 6749 section 3.2).",
+            {200: TokenAnswer},
+            body=Parameters,
+            needs_body=False,
+            form=True,
+            form_of_refusals=Refusals.OAUTH,
+        )
+    )
     async def post(
         self, request: GatewayRequest, inbound: Inbound, _context: ClientContext
     ) -> web.StreamResponse:
         """``POST /auth/token`` (RFC 6749 section 3.2)."""
         return await self._door.answer(request, inbound, self._post)
 
+    @described(
+        Description(
+            "A new access token for a refresh token.",
+            {200: TokenAnswer},
+            body=Parameters,
+            form=True,
+            form_of_refusals=Refusals.OAUTH,
+        )
+    )
     async def refresh(
         self, request: GatewayRequest, inbound: Inbound, _context: ClientContext
     ) -> web.StreamResponse:
@@ -208,15 +258,14 @@ def _is_password_grant(inbound: Inbound, parameters: Parameters, secret: Secret 
 
 def _token_response(issued: Issued, refresh_token: str | None) -> web.Response:
     """RFC 6749 section 5.1."""
-    answer: dict[str, Any] = {
-        "access_token": issued.access_token,
-        "token_type": "Bearer",
-        "expires_in": issued.expires_in,
-        "scope": issued.scope,
-    }
-    if refresh_token is not None:
-        answer["refresh_token"] = refresh_token
-    return web.json_response(answer, headers=NO_STORE)
+    answer = TokenAnswer(
+        access_token=issued.access_token,
+        token_type="Bearer",  # noqa: S106 - a kind of token
+        expires_in=issued.expires_in,
+        scope=issued.scope,
+        refresh_token=msgspec.UNSET if refresh_token is None else refresh_token,
+    )
+    return web.Response(body=msgspec.json.encode(answer), content_type="application/json", headers=NO_STORE)
 
 
 def _certificate_required(client: ClientRecord) -> Deny:

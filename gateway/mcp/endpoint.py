@@ -15,7 +15,9 @@ from aiohttp import hdrs, web
 
 from gateway.audit import MAX_TEXT, Audit
 from gateway.config import Anonymous, McpSettings
+from gateway.description import described
 from gateway.edge import GatewayRequest, read_body
+from gateway.mcp import description
 from gateway.mcp.access import Access
 from gateway.mcp.catalogue import Catalogue, Entry
 from gateway.mcp.eras import LEGACY, LISTEN, MODERN
@@ -84,6 +86,7 @@ class McpEndpoint:
 
     # -- HTTP ---------------------------------------------------------------------------------------------------------
 
+    @described(description.POST)
     async def post(
         self, http: GatewayRequest, inbound: Inbound, context: ClientContext
     ) -> web.StreamResponse:
@@ -132,6 +135,7 @@ class McpEndpoint:
             return request.error(METHOD_NOT_FOUND, f"Unknown method: {method}")
         return await self._answers[method](request)
 
+    @described(description.GET)
     async def get(self, http: GatewayRequest, inbound: Inbound, context: ClientContext) -> web.StreamResponse:
         """The session's stream for what belongs to no request."""
         only = self._only(inbound, context)
@@ -157,6 +161,7 @@ class McpEndpoint:
                 outbox.reader = None
         return await stream.close()
 
+    @described(description.DELETE)
     async def delete(
         self, http: GatewayRequest, inbound: Inbound, context: ClientContext
     ) -> web.StreamResponse:

@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 
 from gateway.audit import Audit, Pending
 from gateway.config import ServiceSettings
+from gateway.description import Description, described
 from gateway.edge import BODY_SECONDS, GatewayRequest, Route
 from gateway.model import ADMINISTRATION, ClientContext, Deny, Inbound, Reason, Refused
 from gateway.outbound import HttpClient, OutboundError, Response
@@ -62,6 +63,7 @@ class ServiceProxy:
         write = Route(self.forward, self._settings.write or ADMINISTRATION)
         return dict.fromkeys(READS, read) | dict.fromkeys(WRITES, write)
 
+    @described(Description("Forwarded to the service.", {}, forwarded=True))
     async def forward(
         self, request: GatewayRequest, inbound: Inbound, context: ClientContext
     ) -> web.StreamResponse:
