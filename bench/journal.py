@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from persistence import AuditEntry, AuditStatus, JsonStores, open_stores
-from persistence.audit_segments import entry_line
+from persistence.audit_chain import START, Salts, new_line
 
 WAITING = (1, 8, 64, 512)
 TURNS = 3
@@ -55,7 +55,8 @@ class Rate:
 
 def raw(folder: Path, waiting: int, seconds: float) -> Rate:
     """What one thread reaches with write and fdatasync."""
-    data = (entry_line(1, ENTRY) + b"\n") * waiting
+    line, _ = new_line(1, START, ENTRY, Salts())
+    data = (line + b"\n") * waiting
     descriptor = os.open(folder / "raw", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o600)
     written = 0
     started, cpu = time.perf_counter(), time.process_time()
