@@ -14,6 +14,17 @@ from enum import StrEnum
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
+
+from persistence.account_records import (
+    ApiKeyRecord,
+    AttemptsRecord,
+    InvitationRecord,
+    MfaSession,
+    PasswordHistory,
+    ProfileRecord,
+    SecondFactor,
+    SessionRecord,
+)
 from msgspec import UNSET, UnsetType
 
 DEFAULT_TENANT = "default"
@@ -156,12 +167,29 @@ ROLES: Final = Kind("roles", RoleRecord, "role_id", ("role",))
 TOMBSTONES: Final = Kind("tombstones", Tombstone, "tombstone_id")
 TOMBSTONE_KEYS: Final = Kind("tombstone_keys", TombstoneKey, "key_id")
 
+SESSIONS: Final = Kind("sessions", SessionRecord, "session_id", ("client_id",))
+ATTEMPTS: Final = Kind("login_attempts", AttemptsRecord, "attempts_id", ("client_id",))
+PASSWORD_HISTORIES: Final = Kind("password_history", PasswordHistory, "client_id")
+PROFILES: Final = Kind("profiles", ProfileRecord, "client_id")
+INVITATIONS: Final = Kind("invitations", InvitationRecord, "invitation_id", ("code_hash", "client_id"))
+SECOND_FACTORS: Final = Kind("second_factors", SecondFactor, "client_id")
+MFA_SESSIONS: Final = Kind("mfa_sessions", MfaSession, "token_hash", ("client_id",))
+API_KEYS: Final = Kind("api_keys", ApiKeyRecord, "key_id", ("key_hash", "client_id"))
+
 KINDS: Final[tuple[Kind[Any], ...]] = (
     REVOKED_CERTIFICATES,
     TENANTS,
     ROLES,
     TOMBSTONES,
     TOMBSTONE_KEYS,
+    SESSIONS,
+    ATTEMPTS,
+    PASSWORD_HISTORIES,
+    PROFILES,
+    INVITATIONS,
+    SECOND_FACTORS,
+    MFA_SESSIONS,
+    API_KEYS,
 )
 """Every kind. A store that was made before a kind was added gets its file when it is opened."""
 
