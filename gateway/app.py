@@ -25,6 +25,7 @@ from aiohttp.web_protocol import RequestHandler
 from certs.contexts import TlsFiles, server_context
 from gateway.administration import Administration
 from gateway.admission import Admission
+from gateway.api.account_rooms import AccountRooms, open_accounts
 from gateway.api.audit import AuditApi
 from gateway.api.health import Health
 from gateway.api.oauth_door import OAuthDoor
@@ -40,6 +41,7 @@ from gateway.config import Config, ConfigError, ServiceSettings, TlsSettings
 from gateway.config_reader import read_config
 from gateway.control import ControlServer, Perform
 from gateway.edge import Connection, Edge, GatewayRequest, Handler, Route, Routes
+from gateway.identity import sessions as signed_in
 from gateway.identity.clients import Passwords
 from gateway.identity.keyring import Keyring
 from gateway.identity.tokens import Tokens
@@ -57,7 +59,7 @@ from gateway.services.http import ServiceProxy
 from gateway.suspicion import alarm
 from gateway.telemetry.logs import start_logging
 from persistence import open_stores
-from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus, Stores
+from persistence.records import DEFAULT_TENANT, SESSIONS, AuditEntry, AuditStatus, Stores
 
 log = logging.getLogger("ostiary.errors")
 
@@ -140,6 +142,9 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         tokens = Tokens(config.tokens, keyring, stores.tokens, stores.clients, now=time.time)
         passwords = Passwords(config.accounts, config.limits, monotonic=time.monotonic)
         stack.push_async_callback(passwords.close)
+        sessions = signed_in.Sessions(
+            stores.collection(SESSIONS), tokens, grace=config.accounts.refresh_grace, now=time.time
+        )
         authenticator = Authenticator(
             tokens,
             stores.clients,
@@ -147,6 +152,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             config.tls.client_id,
             now=time.time,
             suspect=alarm(audit),
+            used=sessions.used,
         )
         watch = Watch(authenticator.still_valid)
         problems = Problems(config.server.public_url)
@@ -162,13 +168,28 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             passwords=passwords,
             clients=stores.clients,
             audit=audit,
+            problems=problems,
         )
-        token_endpoint = TokenEndpoint(config=config, tokens=tokens, door=door, now=time.time)
+        turn = asyncio.Lock()
+        accounts = open_accounts(
+            stores=stores,
+            tokens=tokens,
+            sessions=sessions,
+            passwords=passwords,
+            door=door,
+            audit=audit,
+            turn=turn,
+            now=time.time,
+        )
+        token_endpoint = TokenEndpoint(config=config, issuing=accounts.issuing)
         revocation = RevocationEndpoint(config=config, tokens=tokens, door=door)
         health = Health(stores, mcp.catalogue)
         names = [upstream.name for upstream in config.upstreams]
         documents = WellKnown(config, names, lambda: keyring.jwks(time.time())).documents
-        own = _own_routes(token_endpoint, revocation, AuditApi(stores.audit), health, documents)
+        own = {
+            **_own_routes(token_endpoint, revocation, AuditApi(stores.audit), health, documents),
+            **accounts.routes,
+        }
         tls_refused = _tls_refused(audit)
         own["/openapi.json"] = {
             "GET": Route(OpenApi(lambda: routes, config.server.public_url).get, identify=False)
@@ -189,7 +210,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             tokens.forget_verified()
             return keyring.signing_kid
 
-        control = ControlServer(config.storage.path, _perform(config, stores, passwords, reload_keys))
+        control = ControlServer(config.storage.path, _perform(config, stores, passwords, reload_keys, turn))
         await control.start()
         stack.push_async_callback(control.close)
 
@@ -200,7 +221,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         )
         stack.push_async_callback(gateway.drain)
         housekeeping = asyncio.get_running_loop().create_task(
-            _keep_house(watch, mcp.sessions, stores, config.tokens.leeway)
+            _keep_house(watch, mcp.sessions, stores, config.tokens.leeway, accounts)
         )
         stack.push_async_callback(_cancel, housekeeping)
         yield gateway
@@ -212,7 +233,9 @@ def _open_service(stack: AsyncExitStack, settings: ServiceSettings, audit: Audit
     return proxy
 
 
-def _perform(config: Config, stores: Stores, passwords: Passwords, reload_keys: Callable[[], str]) -> Perform:
+def _perform(
+    config: Config, stores: Stores, passwords: Passwords, reload_keys: Callable[[], str], turn: asyncio.Lock
+) -> Perform:
     admin = Administration(
         stores=stores,
         roles=lambda: config.roles,
@@ -220,6 +243,7 @@ def _perform(config: Config, stores: Stores, passwords: Passwords, reload_keys: 
         hash_password=passwords.hash_password,
         unlock=passwords.unlock,
         reload_keys=reload_keys,
+        turn=turn,
     )
 
     async def perform(operation: str, parameters: object, actor: str) -> dict[str, Any]:
@@ -234,6 +258,7 @@ def _routes(
     at_mcp = {"POST": Route(mcp.post), "GET": Route(mcp.get), "DELETE": Route(mcp.delete)}
     exact: dict[str, _Methods] = {"/mcp": at_mcp, **own}
     prefixes: dict[str, _Methods] = {"/mcp/": at_mcp}
+    prefixes |= {path: exact.pop(path) for path in own if path.endswith("/")}
     for settings, proxy in zip(config.services, services, strict=True):
         prefixes[settings.prefix] = proxy.routes
         exact.setdefault(settings.prefix.rstrip("/"), proxy.routes)
@@ -341,7 +366,9 @@ def _tls_refused(audit: Audit) -> Callable[[str, str], None]:
     return refused
 
 
-async def _keep_house(watch: Watch, sessions: Sessions, stores: Stores, leeway: float) -> None:
+async def _keep_house(
+    watch: Watch, sessions: Sessions, stores: Stores, leeway: float, accounts: AccountRooms
+) -> None:
     """End streams whose caller is no longer valid; now and then clear away what is idle or expired."""
     rounds = 0
     while True:
@@ -349,9 +376,11 @@ async def _keep_house(watch: Watch, sessions: Sessions, stores: Stores, leeway: 
         rounds += 1
         try:
             watch.sweep()
+            accounts.sweep()
             if rounds % SWEEP_EVERY == 0:
                 sessions.sweep()
                 await _purge(stores, leeway)
+                await accounts.purge()
         except Exception:
             log.exception("housekeeping failed; it goes on")
 

@@ -61,14 +61,16 @@ class Authenticator:
         *,
         now: Callable[[], float],
         suspect: Suspect = lambda _inbound, _token, _suspicion, _allowed: None,
+        used: Callable[[VerifiedToken], None] = lambda _token: None,
     ) -> None:
-        """``suspect``: told of tokens that turn up where they have not been before."""
+        """``used``: told of each use of a token that is good. ``suspect``: told of tokens that turn up where they have not been before."""
         self._tokens = tokens
         self._clients = clients
         self._roles = Roles(roles)
         self._rules = tuple(rules)
         self._now = now
         self._suspect = suspect
+        self._used = used
         self._whereabouts = Whereabouts()
         self._certificate_ids: Remembered[str, tuple[str | None]] = Remembered(_REMEMBERED)
         self._by_token: Remembered[tuple[str, str, str | None], tuple[ClientRecord, ClientContext]] = (
@@ -184,6 +186,7 @@ class Authenticator:
         if disagreement is not None:
             self.notice_use(token, inbound, allowed=False)
             return disagreement
+        self._used(token)
         key = (token.token_id, inbound.address, None if peer is None else peer.fingerprint)
         known = self._by_token.get(key)
         if known is not None and known[0] is client:

@@ -52,6 +52,10 @@ class Reason(StrEnum):
     NOT_ACCEPTABLE = "not_acceptable"
     PROTOCOL_VERSION = "protocol_version"
     INVALID_GRANT = "invalid_grant"
+    PASSWORD_REJECTED = "password_rejected"  # noqa: S105
+    MFA_REQUIRED = "mfa_required"
+    CONFLICT = "conflict"
+    REGISTRATION_CLOSED = "registration_closed"
     INVALID_SCOPE = "invalid_scope"
     INVALID_TARGET = "invalid_target"
     UNSUPPORTED_GRANT_TYPE = "unsupported_grant_type"
@@ -107,6 +111,7 @@ class Proof(StrEnum):
     CERTIFICATE = "certificate"
     TOKEN = "token"  # noqa: S105
     PASSWORD = "password"  # noqa: S105
+    API_KEY = "api_key"
 
 
 @dataclass(frozen=True, slots=True)

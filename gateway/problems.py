@@ -99,6 +99,12 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     Reason.CONTENT_TYPE: _malformed(415, "The media type is not supported"),
     Reason.NOT_ACCEPTABLE: _malformed(406, "Not acceptable"),
     Reason.PROTOCOL_VERSION: _malformed(400, "The MCP revision is not supported"),
+    Reason.PASSWORD_REJECTED: _malformed(400, "The password cannot be used"),
+    Reason.MFA_REQUIRED: _unauthenticated("A second factor is required", challenge=""),
+    Reason.CONFLICT: _malformed(409, "It is there already"),
+    Reason.REGISTRATION_CLOSED: Answer(
+        403, "Nobody may register here", challenge="", event="access_denied", outcome=AuditStatus.DENIED
+    ),
     Reason.INVALID_GRANT: Answer(400, "Invalid grant", event="auth_failed"),
     Reason.INVALID_SCOPE: Answer(400, "Invalid scope", event="auth_failed"),
     Reason.INVALID_TARGET: Answer(400, "Invalid target", event="auth_failed"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -34,6 +34,11 @@ class Remembered(Generic[K, V]):
     def forget(self, key: K) -> V | None:
         """Take it out; None: it was not known."""
         return self._values.pop(key, None)
+
+    def drop(self, useless: Callable[[V], bool]) -> None:
+        """Forget every value that is ``useless``."""
+        for key in [key for key, value in self._values.items() if useless(value)]:
+            del self._values[key]
 
     def clear(self) -> None:
         """Forget everything."""

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from persistence.account_records import (
     ApiKeyRecord,
@@ -25,7 +26,6 @@ from persistence.account_records import (
     SecondFactor,
     SessionRecord,
 )
-from msgspec import UNSET, UnsetType
 
 DEFAULT_TENANT = "default"
 

@@ -23,8 +23,8 @@ from gateway.authn import UNMAPPED
 from gateway.edge import GatewayRequest
 from gateway.identity.clients import Passwords
 from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
-from gateway.problems import ANSWERS
-from persistence.records import AuditStatus, ClientRecord, ClientStore, StoreError
+from gateway.problems import ANSWERS, Problems
+from persistence.records import AuditStatus, ClientRecord, ClientStore, StoreError, TokenRecord
 
 log = logging.getLogger("ostiary.errors")
 
@@ -49,6 +49,7 @@ class OAuthDoor:
         passwords: Passwords,
         clients: ClientStore,
         audit: Audit,
+        problems: Problems,
     ) -> None:
         self.authenticator = admission.authenticator
         self._metadata = resource_metadata_url(public_url)
@@ -56,37 +57,49 @@ class OAuthDoor:
         self._passwords = passwords
         self._clients = clients
         self._audit = audit
+        self._problems = problems
 
     async def answer(
         self, request: GatewayRequest, inbound: Inbound, work: Work, *, bearer: bool = False
     ) -> web.Response:
         """What ``work`` answers, or the refusal in OAuth's form. ``bearer``: bearer tokens are accepted, too."""
-        throttled = self._admission.throttle(inbound)
-        if throttled is not None:
-            return self._refusal(request, inbound, Refused(throttled), bearer=bearer)
+        outcome = await self._outcome(request, inbound, work)
+        if not isinstance(outcome, Refused):
+            return outcome
+        shown, invalid_grant = outcome.deny, False
+        if isinstance(outcome, CredentialsRefused):
+            shown, invalid_grant = outcome.shown, outcome.invalid_grant
+        response = oauth_error(
+            shown, inbound.request_id, self._metadata, invalid_grant=invalid_grant, bearer=bearer
+        )
+        return _closed_if_unread(request, response)
+
+    async def answer_problem(self, request: GatewayRequest, inbound: Inbound, work: Work) -> web.Response:
+        """As ``answer``, at an endpoint that is not one of OAuth's: the refusal is a problem document."""
+        outcome = await self._outcome(request, inbound, work)
+        if not isinstance(outcome, Refused):
+            return outcome
+        shown = outcome.shown if isinstance(outcome, CredentialsRefused) else outcome.deny
+        return _closed_if_unread(request, self._problems.response(shown, inbound.request_id))
+
+    async def _outcome(self, request: GatewayRequest, inbound: Inbound, work: Work) -> web.Response | Refused:
         try:
+            self._throttle(inbound)
             return await work(request, inbound)
         except Refused as refused:
-            return self._refusal(request, inbound, refused, bearer=bearer)
+            self._enter(inbound, refused.deny)
+            return refused
         except StoreError as error:
             log.critical("the store cannot be written: %s", error)
             detail = "The gateway cannot keep its records now: try again later."
             unavailable = Refused(Deny(Reason.STORE_UNAVAILABLE, detail))
-            return self._refusal(request, inbound, unavailable, bearer=bearer)
+            self._enter(inbound, unavailable.deny)
+            return unavailable
 
-    def _refusal(
-        self, request: GatewayRequest, inbound: Inbound, refused: Refused, *, bearer: bool
-    ) -> web.Response:
-        self._enter(inbound, refused.deny)
-        shown, invalid_grant = refused.deny, False
-        if isinstance(refused, CredentialsRefused):
-            shown, invalid_grant = refused.shown, refused.invalid_grant
-        response = oauth_error(
-            shown, inbound.request_id, self._metadata, invalid_grant=invalid_grant, bearer=bearer
-        )
-        if not request.content.is_eof():
-            response.force_close()
-        return response
+    def _throttle(self, inbound: Inbound) -> None:
+        throttled = self._admission.throttle(inbound)
+        if throttled is not None:
+            raise Refused(throttled)
 
     # Who is calling
 
@@ -128,6 +141,17 @@ class OAuthDoor:
         shown = replace(client, reason=Reason.INVALID_CREDENTIALS) if only_certificate else client
         raise CredentialsRefused(client, invalid_grant=secret.is_grant, shown=shown)
 
+    async def check_password(
+        self, inbound: Inbound, client_id: str, password: str, *, certified: bool
+    ) -> ClientRecord:
+        """The caller's own client, if that is its password, counted as any attempt. Raises Refused."""
+        client = await self._passwords.verify(
+            self._clients, client_id, (password,), inbound.address, certified=certified
+        )
+        if isinstance(client, Deny):
+            raise Refused(client)
+        return client
+
     def limit(self, client_id: str, inbound: Inbound) -> None:
         """Count one request of the client. Raises Refused where it is one too many."""
         limited = self._admission.limit(client_id, inbound)
@@ -163,6 +187,22 @@ class OAuthDoor:
         await self._audit.record(entry)
         if event == "token_issued":
             self.authenticator.notice_issue(token_id, inbound)
+
+    async def record_failure(
+        self, event: str, inbound: Inbound, context: ClientContext, token: TokenRecord
+    ) -> None:
+        """What somebody tried with a token; durable on return. Raises Refused."""
+        entry = self._audit.entry(
+            event,
+            AuditStatus.FAILED,
+            inbound,
+            context,
+            reason=event,
+            token_id=token.token_id,
+            target=token.family_id,
+            duration_ms=self._duration_ms(inbound),
+        )
+        await self._audit.record(entry)
 
     def withheld(self, inbound: Inbound, caller: ClientContext, token_id: str, target: str) -> None:
         """Enter that the caller was told nothing of a token that there is. ``target``: the token's client."""
@@ -202,6 +242,12 @@ class OAuthDoor:
 
     def _duration_ms(self, inbound: Inbound) -> float:
         return round(1000 * (self._admission.monotonic() - inbound.started), 3)
+
+
+def _closed_if_unread(request: GatewayRequest, response: web.Response) -> web.Response:
+    if not request.content.is_eof():
+        response.force_close()
+    return response
 
 
 def _by_certificate(certified: ClientRecord | None, parameters: Parameters) -> ClientRecord:

@@ -101,7 +101,7 @@ class RevocationEndpoint:
                 raise Refused(_not_yours(caller))  # as for one that exists: who may not know learns nothing
         if record is not None and not _may(caller, record, TOKENS_WRITE):
             raise Refused(_not_yours(caller))
-        if record is not None and record.revoked_at is None:
+        if record is not None and self._tokens.leads_to_live(record):
             await self._door.record(
                 "token_revoked", inbound, caller, record.token_id, target=record.client_id
             )

@@ -7,16 +7,14 @@ to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Literal
 
 import msgspec
 from aiohttp import web
 
-from certs.identity import PeerIdentity
+from gateway.api.issuing import Issuing, TokenAnswer, token_response
 from gateway.api.oauth import (
-    NO_STORE,
     CredentialsRefused,
     Parameters,
     Secret,
@@ -24,33 +22,19 @@ from gateway.api.oauth import (
     sent_secret,
     url_parameters,
 )
-from gateway.api.oauth_door import OAuthDoor
 from gateway.api.wellknown import resource_identifiers
 from gateway.config import Config
 from gateway.description import Description, Refusals, described
 from gateway.edge import GatewayRequest
-from gateway.identity.roles import requested_scope, scope_of
-from gateway.identity.tokens import Grant, Issued, Tokens, VerifiedToken
+from gateway.identity.sessions import Reused
+from gateway.identity.tokens import VerifiedToken
 from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
-from persistence.records import ClientRecord, TokenKind
+from persistence.records import ClientRecord, TokenRecord
 
 PASSWORD: Final = "password"  # noqa: S105 - a grant type
 CLIENT_CREDENTIALS: Final = "client_credentials"
 REFRESH_TOKEN: Final = "refresh_token"  # noqa: S105
 GRANT_TYPES: Final = (PASSWORD, CLIENT_CREDENTIALS, REFRESH_TOKEN)
-
-
-class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """RFC 6749 section 5.1. Its repr shows no token."""
-
-    access_token: str
-    token_type: Literal["Bearer"]
-    expires_in: int
-    scope: str
-    refresh_token: str | msgspec.UnsetType = msgspec.UNSET
-
-    def __repr__(self) -> str:
-        return "TokenAnswer(…)"
 
 
 class TokenParameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,13 +48,12 @@ class TokenParameters(msgspec.Struct, frozen=True, kw_only=True):
 class TokenEndpoint:
     """The handlers that hand out tokens."""
 
-    def __init__(self, *, config: Config, tokens: Tokens, door: OAuthDoor, now: Callable[[], float]) -> None:
+    def __init__(self, *, config: Config, issuing: Issuing) -> None:
         self._resources = resource_identifiers(config)
         self._audience = config.tokens.audience
-        self._tokens = tokens
-        self._door = door
-        self._authenticator = door.authenticator
-        self._now = now
+        self._issuing = issuing
+        self._door = issuing.door
+        self._authenticator = issuing.door.authenticator
 
     # Handlers
 
@@ -145,47 +128,15 @@ class TokenEndpoint:
         by_password = _is_password_grant(inbound, parameters, secret)
         client = await self._door.prove(inbound, secret, parameters)
         self._door.limit(client.client_id, inbound)
-        scope = self._scope(client, parameters.scope, "")
-        grant = self._grant(client, scope, inbound.peer, int(self._now()))
-        issued = await self._tokens.issue(grant, with_refresh=by_password)
-        if isinstance(issued, Deny):
-            raise Refused(issued)
+        scope = self._issuing.scope(client, parameters.scope)
         proof = Proof.CERTIFICATE if secret is None else Proof.PASSWORD
-        context = self._authenticator.context(client, proof, inbound.peer)
-        if by_password:
-            await self._door.record("login", inbound, context, issued.token_id)
-        await self._door.record("token_issued", inbound, context, issued.token_id)
-        return _token_response(issued, issued.refresh_token)
+        return await self._issuing.issue(inbound, client, proof, scope, session=by_password)
 
     def _require_target(self, parameters: Parameters) -> None:
         """RFC 8707 section 2: each ``resource`` is one that our tokens are for."""
         if not self._resources.issuperset(parameters.resources):
             detail = f"Tokens of this gateway are for {self._audience} alone."
             raise Refused(Deny(Reason.INVALID_TARGET, detail))
-
-    def _scope(self, client: ClientRecord, wanted: str | None, limit: str) -> str:
-        """The scope of a new token, within ``limit`` if there is one. Raises Refused."""
-        scope = requested_scope(wanted, self._authenticator.permissions(client, limit))
-        if isinstance(scope, Deny):
-            raise Refused(replace(scope, client_id=client.client_id))
-        return scope or limit
-
-    def _grant(
-        self,
-        client: ClientRecord,
-        scope: str,
-        peer: PeerIdentity | None,
-        auth_time: int,
-        family_id: str | None = None,
-    ) -> Grant:
-        return Grant(
-            client=client,
-            scope=scope,
-            permissions=scope_of(self._authenticator.permissions(client, scope)),
-            auth_time=auth_time,
-            thumbprint=None if peer is None else peer.fingerprint,
-            family_id=family_id,
-        )
 
     # Refreshing
 
@@ -201,10 +152,10 @@ class TokenEndpoint:
             raise Refused(Deny(Reason.BAD_REQUEST, "refresh_token is missing."))
         self._require_target(parameters)
         caller = await self._door.caller(inbound, parameters)
-        verified = self._tokens.verify(parameters.refresh_token, TokenKind.REFRESH)
+        verified = self._issuing.tokens.verify_refresh(parameters.refresh_token)
         if isinstance(verified, Deny):
             raise CredentialsRefused(verified, invalid_grant=True)
-        token, client = verified
+        token, client, record = verified
         if not {caller.client_id, parameters.client_id} <= {None, client.client_id}:
             detail = "The refresh token was issued to another client."
             deny = Deny(Reason.INVALID_GRANT, detail, client_id=caller.client_id)
@@ -214,29 +165,31 @@ class TokenEndpoint:
         self._authenticator.notice_use(token, inbound, allowed=allowed)
         if not allowed:
             raise Refused(_certificate_required(client))
-        scope = self._scope(client, parameters.scope, token.scope)
-        grant = self._grant(client, scope, inbound.peer, token.auth_time, token.family_id)
-        issued = await self._tokens.issue(grant, with_refresh=False)
-        if isinstance(issued, Deny):
-            raise Refused(issued)
-        await self._end_if_revoked(token, issued)
+        return await self._renew(inbound, parameters.scope, token, client, record)
+
+    async def _renew(
+        self,
+        inbound: Inbound,
+        wanted: str | None,
+        token: VerifiedToken,
+        client: ClientRecord,
+        record: TokenRecord,
+    ) -> web.Response:
+        """The tokens that follow. Raises Refused."""
+        scope = self._issuing.scope(client, wanted, token.scope)
+        family_id = token.family_id or token.token_id
+        grant = self._issuing.grant(client, scope, inbound.peer, token.auth_time, family_id)
+        # RFC 6749 section 6: a narrower scope is for the access token alone.
+        grant = replace(grant, refresh_scope=token.scope)
+        renewed = await self._issuing.sessions.renew(record, grant, inbound)
         context = self._authenticator.context(client, Proof.TOKEN, inbound.peer, token)
-        await self._door.record("token_refreshed", inbound, context, issued.token_id)
-        return _token_response(issued, self._next_refresh_token(parameters.refresh_token))
-
-    async def _end_if_revoked(self, parent: VerifiedToken, issued: Issued) -> None:
-        """The family may have been revoked while its new token was being stored. Raises Refused."""
-        if self._tokens.is_current(parent.token_id):
-            return
-        record = self._tokens.get(issued.token_id)
-        if record is not None:
-            await self._tokens.revoke(record)
-        deny = Deny(Reason.TOKEN_REVOKED, "The refresh token was revoked.", client_id=parent.client_id)
-        raise CredentialsRefused(deny, invalid_grant=True)
-
-    def _next_refresh_token(self, used: str) -> str:
-        """The refresh token that follows the used one: the same. Rotation has its place here."""
-        return used
+        if isinstance(renewed, Reused):
+            await self._door.record_failure("token_reuse", inbound, context, record)
+            raise CredentialsRefused(renewed.deny, invalid_grant=True)
+        if isinstance(renewed, Deny):
+            raise CredentialsRefused(renewed, invalid_grant=True)
+        await self._door.record("token_refreshed", inbound, context, renewed.token_id)
+        return token_response(renewed)
 
 
 def _is_password_grant(inbound: Inbound, parameters: Parameters, secret: Secret | None) -> bool:
@@ -254,18 +207,6 @@ def _is_password_grant(inbound: Inbound, parameters: Parameters, secret: Secret 
     if parameters.grant_type == PASSWORD and not by_user:
         raise Refused(Deny(Reason.BAD_REQUEST, "username and password are missing."))
     return by_user
-
-
-def _token_response(issued: Issued, refresh_token: str | None) -> web.Response:
-    """RFC 6749 section 5.1."""
-    answer = TokenAnswer(
-        access_token=issued.access_token,
-        token_type="Bearer",  # noqa: S106 - a kind of token
-        expires_in=issued.expires_in,
-        scope=issued.scope,
-        refresh_token=msgspec.UNSET if refresh_token is None else refresh_token,
-    )
-    return web.Response(body=msgspec.json.encode(answer), content_type="application/json", headers=NO_STORE)
 
 
 def _certificate_required(client: ClientRecord) -> Deny:

@@ -25,7 +25,7 @@ import bcrypt
 
 from gateway.config import AccountSettings, LimitSettings
 from gateway.limits import TokenBuckets, network_of
-from gateway.model import Deny, Reason
+from gateway.model import Deny, Reason, Refused
 from gateway.remembered import Remembered
 from persistence.records import ClientRecord, ClientStore
 
@@ -265,9 +265,20 @@ class Passwords:
                 return True
         return False
 
-    async def hash_password(self, password: str) -> str:
+    async def is_one_of(self, password: str, stored: Sequence[str]) -> bool:
+        """Whether it is the password of one of these hashes. Raises Refused where too many wait."""
+        encoded = _as_bytes(password)
+        try:
+            for each in stored:
+                if encoded and await self._hasher.matches(encoded, each):
+                    return True
+        except OverloadedError:
+            raise Refused(_too_many("Too many passwords are being checked", 1.0, "")) from None
+        return False
+
+    async def hash_password(self, password: str, name: str = "") -> str:
         """What is stored for a new password. Raises ValueError with the rules that it breaks, or where too many wait."""
-        good = require_good_password(password)
+        good = require_good_password(password, name)
         try:
             return await self._hasher.hash(good)
         except OverloadedError:

@@ -99,6 +99,10 @@ class Grant:
     auth_time: int
     thumbprint: str | None = None
     family_id: str | None = None
+    refresh_scope: str | None = None
+    """What the refresh token is narrowed to, where it is not ``scope``."""
+    lifetime: float | None = None
+    """Seconds, where it is not the usual one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,8 @@ class Issued:
     refresh_token: str | None
     expires_in: int
     scope: str
+    refresh: TokenRecord | None = None
+    """The record of ``refresh_token``."""
 
     def __repr__(self) -> str:
         return f"Issued({self.token_id!r})"
@@ -140,7 +146,9 @@ class Tokens:
     async def issue(self, grant: Grant, *, with_refresh: bool) -> Issued | Deny:
         """An access token and, if wanted, a refresh token, both stored. Raises StoreError."""
         now = int(self._now())
-        family_id = secrets.token_hex(TOKEN_ID_BYTES) if with_refresh else grant.family_id
+        family_id = grant.family_id
+        if family_id is None and with_refresh:
+            family_id = secrets.token_hex(TOKEN_ID_BYTES)
         access_token, access = self._make(TokenKind.ACCESS, grant, now, family_id)
         if len(access_token) > MAX_ISSUED:
             return Deny(
@@ -148,12 +156,14 @@ class Tokens:
                 "The client's roles and permissions do not fit into a token: ask for a narrower scope.",
                 client_id=grant.client.client_id,
             )
-        refresh_token, records = None, [access]
+        refresh_token, refresh, records = None, None, [access]
         if with_refresh:
             refresh_token, refresh = self._make(TokenKind.REFRESH, grant, now, family_id)
             records.append(refresh)
         await self._store.put(*records)
-        return Issued(access.token_id, access_token, refresh_token, access.exp - now, grant.permissions)
+        return Issued(
+            access.token_id, access_token, refresh_token, access.exp - now, grant.permissions, refresh
+        )
 
     def _make(
         self, kind: TokenKind, grant: Grant, now: int, family_id: str | None
@@ -161,7 +171,7 @@ class Tokens:
         settings, client = self._settings, grant.client
         is_access = kind is TokenKind.ACCESS
         token_id = secrets.token_hex(TOKEN_ID_BYTES)
-        exp = now + int(settings.access_ttl if is_access else settings.refresh_ttl)
+        exp = now + int(grant.lifetime or (settings.access_ttl if is_access else settings.refresh_ttl))
         claims: dict[str, Any] = {
             "iss": settings.issuer,
             "aud": settings.audience if is_access else settings.issuer,
@@ -191,7 +201,7 @@ class Tokens:
             exp=exp,
             created_at=rfc3339(now),
             family_id=family_id,
-            scope=grant.scope,
+            scope=grant.scope if is_access or grant.refresh_scope is None else grant.refresh_scope,
             certificate_thumbprint=grant.thumbprint,
         )
         return self._keyring.sign(TYPES[kind], claims), record
@@ -210,6 +220,20 @@ class Tokens:
                 verified.client_id,
             )
         return self._check(verified)
+
+    def verify_refresh(self, token: str) -> tuple[VerifiedToken, ClientRecord, TokenRecord] | Deny:
+        """A refresh token, its client and its record, ended or not: ``Sessions`` knows what that means."""
+        verified = self._recall(token)
+        if isinstance(verified, Deny):
+            return verified
+        if verified.kind is not TokenKind.REFRESH:
+            detail = "Send the refresh token, not the access token."
+            return _refused(Reason.TOKEN_TYPE, detail, verified.client_id)
+        record = self._store.get(verified.token_id)
+        checked = self._check(verified, ended_too=True)
+        if isinstance(checked, Deny) or record is None:
+            return checked if isinstance(checked, Deny) else _unknown(verified.client_id)
+        return *checked, record
 
     def inspect(self, token: str) -> tuple[VerifiedToken, ClientRecord] | Deny:
         """As ``verify``, for a token of either kind."""
@@ -231,7 +255,9 @@ class Tokens:
         digest = hashlib.sha256(token.encode()).digest()
         return self._remembered.get(digest) or self._read(token, digest)
 
-    def _check(self, token: VerifiedToken) -> tuple[VerifiedToken, ClientRecord] | Deny:
+    def _check(
+        self, token: VerifiedToken, *, ended_too: bool = False
+    ) -> tuple[VerifiedToken, ClientRecord] | Deny:
         """What may have changed since the token was verified."""
         if token.exp + self._leeway <= self._now():
             self._remembered.forget(token.digest)
@@ -239,7 +265,7 @@ class Tokens:
         record = self._store.get(token.token_id)
         if record is None:
             return _unknown(token.client_id)
-        if record.revoked_at is not None:
+        if record.revoked_at is not None and not ended_too:
             return _refused(Reason.TOKEN_REVOKED, "The token was revoked: get a new one.", token.client_id)
         client = self._clients.get(token.client_id)
         refusal = refusal_of(client, token.client_id)
@@ -327,6 +353,22 @@ class Tokens:
             await self._store.put(*(msgspec.structs.replace(each, revoked_at=revoked_at) for each in live))
             count += len(live)
         return count
+
+    def leads_to_live(self, record: TokenRecord) -> bool:
+        """Whether ``revoke`` would end anything."""
+        return any(each.revoked_at is None for each in self._ended_with(record))
+
+    async def end(self, *records: TokenRecord) -> int:
+        """End these tokens alone; how many were live. Raises StoreError."""
+        revoked_at = rfc3339(self._now())
+        current = (self._store.get(each.token_id) for each in records)
+        live = [each for each in current if each is not None and each.revoked_at is None]
+        await self._store.put(*(msgspec.structs.replace(each, revoked_at=revoked_at) for each in live))
+        return len(live)
+
+    def of_client(self, client_id: str) -> Sequence[TokenRecord]:
+        """The records of that client's tokens."""
+        return self._store.of_client(client_id)
 
     def _ended_with(self, record: TokenRecord) -> Sequence[TokenRecord]:
         if record.kind is TokenKind.REFRESH and record.family_id is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from aiohttp.test_utils import RawTestServer, TestClient
 
 from certs.identity import DEFAULT_RULES, PeerIdentity
 from gateway.admission import Admission
+from gateway.api.account_rooms import open_accounts
 from gateway.api.oauth_door import OAuthDoor
 from gateway.api.revocation import RevocationEndpoint
 from gateway.api.token import TokenEndpoint
@@ -36,11 +38,13 @@ from gateway.config import (
 from gateway.edge import GatewayRequest, Handler
 from gateway.identity.clients import Hasher, Passwords
 from gateway.identity.keyring import Keyring
+from gateway.identity.sessions import Sessions
 from gateway.identity.tokens import Tokens
 from gateway.limits import TokenBuckets
 from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound
+from gateway.problems import Problems
 from persistence.json_store import JsonStores
-from persistence.records import AuditEntry, AuditQuery, AuditStatus, ClientRecord
+from persistence.records import SESSIONS, AuditEntry, AuditQuery, AuditStatus, ClientRecord
 
 START = 1_800_000_000.0
 CREATED = "2026-01-01T00:00:00.000Z"
@@ -138,6 +142,7 @@ class World:
         self.tokens = Tokens(
             self.config.tokens, Keyring(self.config.tokens), stores.tokens, stores.clients, now=self.clock
         )
+        self.sessions = Sessions(stores.collection(SESSIONS), self.tokens, grace=10.0, now=self.clock)
         self.authenticator = Authenticator(self.tokens, stores.clients, ROLES, DEFAULT_RULES, now=self.clock)
         self.passwords = Passwords(
             self.config.accounts, self.config.limits, monotonic=self.clock, hasher=self.hasher
@@ -163,8 +168,19 @@ class World:
             passwords=self.passwords,
             clients=self.stores.clients,
             audit=self.audit,
+            problems=Problems(URL),
         )
-        tokens = TokenEndpoint(config=self.config, tokens=self.tokens, door=door, now=self.clock)
+        rooms = open_accounts(
+            stores=self.stores,
+            tokens=self.tokens,
+            sessions=self.sessions,
+            passwords=self.passwords,
+            door=door,
+            audit=self.audit,
+            turn=asyncio.Lock(),
+            now=self.clock,
+        )
+        tokens = TokenEndpoint(config=self.config, issuing=rooms.issuing)
         revocation = RevocationEndpoint(config=self.config, tokens=self.tokens, door=door)
         self.handlers: dict[tuple[str, str], Handler] = {
             ("GET", "/auth/token"): tokens.get,

@@ -35,7 +35,7 @@ async def test_every_endpoint_counts_its_caller(world: World) -> None:
     world.limit(requests=4)
     for path, form, options in (
         ("refresh", refresh, {}),
-        ("token", {"grant_type": "refresh_token", **refresh}, {"cert": "alice"}),
+        ("token", {"grant_type": "refresh_token", **refresh}, {}),
         ("introspect", token, {"cert": "alice"}),
         ("introspect", token, {"bearer": body["access_token"]}),
     ):

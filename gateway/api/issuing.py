@@ -1,0 +1,96 @@
+"""How tokens are handed out, whichever endpoint was asked: scope, binding, session, audit, and the form of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import msgspec
+from aiohttp import web
+
+from certs.identity import PeerIdentity
+from gateway.api.oauth import NO_STORE
+from gateway.api.oauth_door import OAuthDoor
+from gateway.identity.roles import requested_scope, scope_of
+from gateway.identity.sessions import Sessions
+from gateway.identity.tokens import Grant, Issued, Tokens
+from gateway.model import Deny, Inbound, Proof, Refused
+from persistence.records import ClientRecord
+
+
+class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """RFC 6749 section 5.1. Its repr shows no token."""
+
+    access_token: str
+    token_type: Literal["Bearer"]
+    expires_in: int
+    scope: str
+    refresh_token: str | msgspec.UnsetType = msgspec.UNSET
+
+    def __repr__(self) -> str:
+        return "TokenAnswer(…)"
+
+
+@dataclass(frozen=True, slots=True)
+class Issuing:
+    """Hands out tokens to who has been proven."""
+
+    tokens: Tokens
+    sessions: Sessions
+    door: OAuthDoor
+    now: Callable[[], float]
+
+    async def issue(
+        self, inbound: Inbound, client: ClientRecord, proof: Proof, scope: str, *, session: bool
+    ) -> web.Response:
+        """An access token, and with ``session`` a refresh token. Raises Refused, StoreError."""
+        grant = self.grant(client, scope, inbound.peer, int(self.now()))
+        if session:
+            issued = await self.sessions.begin(grant, inbound)
+        else:
+            issued = await self.tokens.issue(grant, with_refresh=False)
+        if isinstance(issued, Deny):
+            raise Refused(issued)
+        context = self.door.authenticator.context(client, proof, inbound.peer)
+        if session:
+            await self.door.record("login", inbound, context, issued.token_id)
+        await self.door.record("token_issued", inbound, context, issued.token_id)
+        return token_response(issued)
+
+    def scope(self, client: ClientRecord, wanted: str | None, limit: str = "") -> str:
+        """The scope of a new token, within ``limit`` if there is one. Raises Refused."""
+        scope = requested_scope(wanted, self.door.authenticator.permissions(client, limit))
+        if isinstance(scope, Deny):
+            raise Refused(replace(scope, client_id=client.client_id))
+        return scope or limit
+
+    def grant(
+        self,
+        client: ClientRecord,
+        scope: str,
+        peer: PeerIdentity | None,
+        auth_time: int,
+        family_id: str | None = None,
+    ) -> Grant:
+        """What a token is issued for, bound to the connection's certificate if there is one."""
+        return Grant(
+            client=client,
+            scope=scope,
+            permissions=scope_of(self.door.authenticator.permissions(client, scope)),
+            auth_time=auth_time,
+            thumbprint=None if peer is None else peer.fingerprint,
+            family_id=family_id,
+        )
+
+
+def token_response(issued: Issued) -> web.Response:
+    """RFC 6749 section 5.1."""
+    answer = TokenAnswer(
+        access_token=issued.access_token,
+        token_type="Bearer",  # noqa: S106 - a kind of token
+        expires_in=issued.expires_in,
+        scope=issued.scope,
+        refresh_token=msgspec.UNSET if issued.refresh_token is None else issued.refresh_token,
+    )
+    return web.Response(body=msgspec.json.encode(answer), content_type="application/json", headers=NO_STORE)

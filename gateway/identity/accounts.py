@@ -1,0 +1,103 @@
+"""An account beside its credentials: the password and its history, and what it says of its person."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from gateway.clock import rfc3339
+from gateway.identity.clients import Passwords, is_enabled
+from gateway.model import Deny, Reason
+from persistence.account_records import PasswordHistory
+from persistence.records import (
+    PASSWORD_HISTORIES,
+    PROFILES,
+    ClientRecord,
+    Stores,
+)
+
+HISTORY: Final = 5
+"""So many passwords, the present one among them, that a new one must differ from."""
+
+
+class Accounts:
+    """The accounts of one gateway. Changes of a client run one after the other, with those of the administration."""
+
+    def __init__(
+        self, stores: Stores, passwords: Passwords, *, turn: asyncio.Lock, now: Callable[[], float]
+    ) -> None:
+        self._stores = stores
+        self._clients = stores.clients
+        self._histories = stores.collection(PASSWORD_HISTORIES)
+        self._profiles = stores.collection(PROFILES)
+        self._passwords = passwords
+        self._turn = turn
+        self._now = now
+
+    @property
+    def healthy(self) -> bool:
+        """Whether accounts can be used: the store takes writes."""
+        return self._stores.healthy
+
+    def client(self, client_id: str) -> ClientRecord:
+        """The client of a caller that was just admitted. Raises LookupError where it is gone."""
+        client = self._clients.get(client_id)
+        if client is None:
+            raise LookupError(client_id)
+        return client
+
+    def profile(self, client: ClientRecord) -> dict[str, Any]:
+        """Names, and whether the e-mail address is proven."""
+        profile = self._profiles.get(client.client_id)
+        verified = profile is not None and profile.verified_email == client.email and client.email is not None
+        return {
+            "given_name": None if profile is None else profile.given_name,
+            "family_name": None if profile is None else profile.family_name,
+            "email_verified": verified,
+        }
+
+    async def change_password(
+        self, client_id: str, password: str, recorded: Callable[[ClientRecord], Awaitable[None]]
+    ) -> Deny | None:
+        """Give the client a new password; the refusal where it must not be that one. Raises StoreError.
+
+        ``recorded`` is called once it is sure that it will be done, before it is.
+        """
+        client = self.client(client_id)
+        history = self._histories.get(client_id)
+        earlier = [client.password_hash, *(() if history is None else history.hashes)]
+        if await self._passwords.is_one_of(password, [each for each in earlier if each is not None]):
+            return _rejected(f"it is one of the last {HISTORY}: choose a new one", client_id)
+        try:
+            password_hash = await self._passwords.hash_password(password, client_id)
+        except ValueError as error:
+            return _rejected(str(error), client_id)
+        async with self._turn:
+            client = self.client(client_id)
+            if not is_enabled(client):
+                return Deny(Reason.CLIENT_DISABLED, "This client is disabled.", client_id=client_id)
+            await recorded(client)
+            await remember_password(self._stores, client)
+            changed = msgspec.structs.replace(
+                client, password_hash=password_hash, updated_at=rfc3339(self._now())
+            )
+            await self._clients.put(changed)
+        return None
+
+
+async def remember_password(stores: Stores, client: ClientRecord) -> None:
+    """Put the present password into the history, before it is replaced. Raises StoreError."""
+    if client.password_hash is None:
+        return
+    histories = stores.collection(PASSWORD_HISTORIES)
+    history = histories.get(client.client_id)
+    earlier = () if history is None else history.hashes
+    hashes = tuple(dict.fromkeys((client.password_hash, *earlier)))[: HISTORY - 1]
+    await histories.put(PasswordHistory(client_id=client.client_id, hashes=hashes))
+
+
+def _rejected(why: str, client_id: str) -> Deny:
+    return Deny(Reason.PASSWORD_REJECTED, f"The password cannot be used: {why}.", client_id=client_id)

@@ -1,0 +1,188 @@
+"""One's own account, over real TLS: signing in and out, the password, the sessions."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Answer, Caller, Home, Served
+
+PASSWORD = "Purple-Kettle-81-Moor"
+OTHER = "Walnut-Ferry-42-Loft"
+
+
+def prepare(home: Home) -> None:
+    home.client("alice", password=PASSWORD)
+    home.client("bob", password=PASSWORD)
+
+
+@pytest.fixture
+def served(home: Home) -> Served:
+    home.configure("", settings={"limits": {"login_per_minute": 1000}})
+    return home.serve()
+
+
+def post(caller: Caller, path: str, **body: Any) -> Answer:
+    return caller.ask("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+
+
+def sign_in(make: Any, served: Served, name: str = "alice", password: str = PASSWORD) -> tuple[Caller, Any]:
+    nobody = make(served)
+    answer = post(nobody, "/auth/login", username=name, password=password)
+    assert answer.status == 200, answer
+    return make(served, token=answer.json["access_token"]), answer.json
+
+
+def test_login_me_logout(home: Home, served: Served, caller: Any) -> None:
+    alice, tokens = sign_in(caller, served)
+    assert tokens.keys() == {"access_token", "token_type", "expires_in", "scope", "refresh_token"}
+    me = alice.ask("GET", "/auth/me").json
+    assert (me["client_id"], me["username"], me["tenant_id"], me["proof"]) == (
+        "alice",
+        "alice",
+        "default",
+        "token",
+    )
+    assert me["email_verified"] is False
+    assert alice.ask("POST", "/auth/logout").status == 204
+    assert alice.ask("GET", "/auth/me").status == 401
+    again = post(caller(served), "/auth/refresh", refresh_token=tokens["refresh_token"])
+    assert (again.status, again.json["error"]) == (400, "invalid_grant")
+    events = [each["event"] for each in home.json("audit", "query", "--client", "alice")["entries"]]
+    assert {"login", "logout", "token_issued"} <= set(events)
+
+
+def test_signing_in_is_refused_alike(home: Home, served: Served, caller: Any) -> None:
+    home.cli("clients", "disable", "bob")
+    nobody = caller(served)
+    answers = [
+        post(nobody, "/auth/login", username=name, password="Wrong-Password-1!")
+        for name in ("alice", "bob", "zoe")
+    ]
+    assert {answer.status for answer in answers} == {401}
+    assert {answer.headers["content-type"] for answer in answers} == {"application/problem+json"}
+    bodies = [{**answer.json, "request_id": ""} for answer in answers]
+    assert bodies[0] == bodies[1] == bodies[2]
+    assert bodies[0]["reason"] == "invalid_credentials"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{}",
+        '{"username": "alice"}',
+        '{"username": "alice", "username": "bob", "password": "x"}',
+        '{"username": "alice", "password": 1}',
+        '{"username": "alice", "password": "x", "admin": true}',
+        "[]",
+        "",
+    ],
+)
+def test_what_is_no_sign_in(served: Served, caller: Any, body: str) -> None:
+    answer = caller(served).ask("POST", "/auth/login", body, {"Content-Type": "application/json"})
+    assert (answer.status, answer.json["reason"]) == (400, "bad_request")
+    assert "x" not in answer.json["detail"].split()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/auth/logout"),
+        ("GET", "/auth/me"),
+        ("POST", "/auth/change-password"),
+        ("GET", "/auth/sessions"),
+        ("DELETE", "/auth/sessions"),
+        ("DELETE", "/auth/sessions/x"),
+    ],
+)
+def test_an_account_is_somebodys(served: Served, caller: Any, method: str, path: str) -> None:
+    answer = caller(served).ask(method, path)
+    assert (answer.status, answer.json["reason"]) == (401, "authentication_required")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_sessions_are_listed_and_ended(home: Home, served: Served, caller: Any) -> None:
+    one, _ = sign_in(caller, served)
+    two, other_tokens = sign_in(caller, served)
+    bob, _ = sign_in(caller, served, "bob")
+    listed = one.ask("GET", "/auth/sessions").json["sessions"]
+    assert [each["current"] for each in listed] == [True, False]
+    for each in listed:
+        assert each.keys() == {
+            "session_id",
+            "address",
+            "user_agent",
+            "certificate",
+            "created_at",
+            "last_used_at",
+            "current",
+        }
+        assert each["address"] in {"127.0.0.1", "::1"}
+    other = listed[1]["session_id"]
+    assert bob.ask("DELETE", f"/auth/sessions/{other}").status == 404, "another's session is none"
+    assert one.ask("DELETE", f"/auth/sessions/{other}").status == 204
+    assert two.ask("GET", "/auth/me").status == 401
+    refused = post(caller(served), "/auth/refresh", refresh_token=other_tokens["refresh_token"])
+    assert refused.status == 400
+    assert one.ask("DELETE", f"/auth/sessions/{other}").status == 404
+    three, _ = sign_in(caller, served)
+    assert one.ask("DELETE", "/auth/sessions").json == {"ended": 1}
+    assert three.ask("GET", "/auth/me").status == 401
+    assert one.ask("GET", "/auth/me").status == 200
+    assert bob.ask("GET", "/auth/me").status == 200
+
+
+def test_sessions_survive_a_restart(home: Home, served: Served, caller: Any) -> None:
+    _, tokens = sign_in(caller, served)
+    served.stop()
+    again = home.serve()
+    alice = caller(again, token=tokens["access_token"])
+    [session] = alice.ask("GET", "/auth/sessions").json["sessions"]
+    assert session["current"] is True
+
+
+def test_a_changed_password_ends_the_other_sessions(home: Home, served: Served, caller: Any) -> None:
+    one, tokens = sign_in(caller, served)
+    two, _ = sign_in(caller, served)
+    wrong = post(one, "/auth/change-password", current_password="Nope-Nope-1", new_password=OTHER)
+    assert (wrong.status, wrong.json["reason"]) == (401, "invalid_credentials")
+    weak = post(one, "/auth/change-password", current_password=PASSWORD, new_password="weak")
+    assert (weak.status, weak.json["reason"]) == (400, "password_rejected")
+    same = post(one, "/auth/change-password", current_password=PASSWORD, new_password=PASSWORD)
+    assert (same.status, same.json["reason"]) == (400, "password_rejected")
+    assert two.ask("GET", "/auth/me").status == 200
+    done = post(one, "/auth/change-password", current_password=PASSWORD, new_password=OTHER)
+    assert done.status == 200
+    assert one.ask("GET", "/auth/me").status == 200
+    assert two.ask("GET", "/auth/me").status == 401
+    renewed = post(caller(served), "/auth/refresh", refresh_token=tokens["refresh_token"])
+    assert renewed.status == 200
+    assert post(caller(served), "/auth/login", username="alice", password=PASSWORD).status == 401
+    sign_in(caller, served, password=OTHER)
+    back = post(one, "/auth/change-password", current_password=OTHER, new_password=PASSWORD)
+    assert back.json["reason"] == "password_rejected", "one of the last five"
+    assert "password_changed" in [
+        e["event"] for e in home.json("audit", "query", "--client", "alice")["entries"]
+    ]
+
+
+def test_over_a_certificate_a_session_is_bound_to_it(home: Home, served: Served, caller: Any) -> None:
+    files = home.folder / "clients" / "alice"
+    with_it = caller(served, files)
+    answer = post(with_it, "/auth/login", username="alice", password=PASSWORD)
+    assert answer.status == 200
+    mismatch = post(with_it, "/auth/login", username="bob", password=PASSWORD)
+    assert (mismatch.status, mismatch.json["reason"]) == (401, "certificate_mismatch")
+    without = caller(served, token=answer.json["access_token"])
+    assert without.ask("GET", "/auth/sessions").status == 401
+    [session] = with_it.ask("GET", "/auth/sessions").json["sessions"]
+    assert session["certificate"]
+    assert session["current"] is False, "a certificate alone is no session"
+
+
+def test_health(served: Served, caller: Any) -> None:
+    answer = caller(served).ask("GET", "/auth/health")
+    assert (answer.status, answer.json) == (200, {"status": "ok"})
