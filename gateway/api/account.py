@@ -31,6 +31,8 @@ B = TypeVar("B", bound=msgspec.Struct)
 
 
 class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who signs in. Its repr shows nothing."""
+
     username: Text
     password: Text
     scope: Annotated[str, Meta(max_length=4096)] | None = None
@@ -40,6 +42,8 @@ class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChangePassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The old and the new one. Its repr shows nothing."""
+
     current_password: Text
     new_password: Text
 
@@ -219,7 +223,9 @@ class AccountEndpoint:
         client_id = owner(context)
         session = self._sessions.get(inbound.path.removeprefix(SESSIONS_PATH))
         if session is None or session.client_id != client_id:
-            raise Refused(Deny(Reason.NOT_FOUND, "There is no such session: GET /auth/sessions lists yours."))
+            raise Refused(
+                Deny(Reason.SESSION_UNKNOWN, "There is no such session: GET /auth/sessions lists yours.")
+            )
         await self._record("session_ended", inbound, context, target=session.session_id)
         await self._sessions.end(session)
         return web.Response(status=204, headers=NO_STORE)
