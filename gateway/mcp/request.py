@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 from aiohttp import hdrs, web
 
 from gateway.edge import GatewayRequest
@@ -18,8 +18,7 @@ from gateway.model import ClientContext, Inbound
 from gateway.reply import JsonReply
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RequestContext:
+class RequestContext(msgspec.Struct, frozen=True, eq=False):
     """A request, as the endpoint received it at ``/mcp`` (only None) or ``/mcp/{upstream}``."""
 
     http: GatewayRequest

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from gateway.mcp.listing import Kind
 from gateway.mcp.messages import INVALID_PARAMS, Params, Rejected, Request
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """A tool, prompt, resource or template, as the client names it."""
 
     kind: Kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -18,8 +17,7 @@ from gateway.mcp.request_state import State
 from gateway.mcp.upstream import Fields
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamCall:
+class UpstreamCall(msgspec.Struct, frozen=True, eq=False):
     """What is asked of an upstream for a client, and under which name the audit knows it."""
 
     entry: Entry
