@@ -1,0 +1,304 @@
+"""What is not listed cannot be reached, by any method, in any era: whatever the policy, the offers and the request."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import Mock
+
+import msgspec
+from aiohttp import StreamReader
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_writer import HttpVersion11
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from gateway.audit import Audit
+from gateway.config import AccessRule, Anonymous, Denied, McpSettings, OnAuditFailure
+from gateway.mcp.access import Access
+from gateway.mcp.catalogue import Catalogue, Rules
+from gateway.mcp.endpoint import McpEndpoint
+from gateway.mcp.eras import Era
+from gateway.mcp.forwarding import Forwarder
+from gateway.mcp.held_calls import HeldCalls
+from gateway.mcp.input_rounds import InputRounds
+from gateway.mcp.listeners import Listeners
+from gateway.mcp.lists import Lists
+from gateway.mcp.messages import Params, Reply, RequestId
+from gateway.mcp.own_answers import OwnAnswers
+from gateway.mcp.request_state import RequestStates
+from gateway.mcp.sessions import Sessions
+from gateway.mcp.streams import Watch
+from gateway.mcp.subscriptions import Subscriptions
+from gateway.mcp.upstream import Fields, ServerInfo, SessionKey
+from gateway.model import ANONYMOUS, ClientContext, Inbound, Permissions
+from gateway.problems import Problems
+from gateway.reply import GatewayRequest
+
+VERSION = "2026-07-28"
+META = {
+    "io.modelcontextprotocol/protocolVersion": VERSION,
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+LISTS = {
+    "tools/list": ("tools", "name"),
+    "prompts/list": ("prompts", "name"),
+    "resources/list": ("resources", "uri"),
+    "resources/templates/list": ("resourceTemplates", "uriTemplate"),
+}
+
+
+@dataclass
+class Offering:
+    """An upstream with some of each, which remembers what it was asked for."""
+
+    name: str
+    eras: frozenset[Era]
+    offers: dict[str, list[str]]
+    reached: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def era(self) -> Era:
+        return Era.MODERN if Era.MODERN in self.eras else Era.LEGACY
+
+    async def describe(self) -> ServerInfo:
+        capabilities = {"tools": {}, "prompts": {}, "resources": {"subscribe": True}, "completions": {}}
+        return ServerInfo("1", capabilities, era=self.era)
+
+    async def era_for(self, key: SessionKey) -> Era:
+        return key.era if key.era in self.eras else self.era
+
+    @asynccontextmanager
+    async def request(
+        self, _key: SessionKey, method: str, params: Params, _fields: Fields = ()
+    ) -> AsyncIterator[Any]:
+        result: dict[str, Any] = {}
+        if method in LISTS:
+            member, key = LISTS[method]
+            result = {member: [{key: one, "name": one} | {key: one} for one in self.offers[member]]}
+        else:
+            reference = params.get("ref", params)
+            self.reached.append((method, reference.get("name", reference.get("uri"))))
+
+        class Answer:
+            async def receive(self) -> Reply:
+                return Reply(1, result=msgspec.Raw(json.dumps(result).encode()))
+
+        yield Answer()
+
+    def watch(self, uri: str) -> None:
+        self.reached.append(("watch", uri))
+
+    def unwatch(self, uri: str) -> None: ...
+    async def notify(self, key: SessionKey, method: str, params: Params) -> None: ...
+    async def respond(self, key: SessionKey, request_id: RequestId, reply: Reply) -> None: ...
+    def listen(self, key: SessionKey) -> None: ...
+    def unlisten(self, key: SessionKey) -> None: ...
+    async def end(self, key: SessionKey) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Paper:
+    """An audit in memory."""
+
+    def __init__(self) -> None:
+        self.entries: list[Any] = []
+
+    def has_room(self) -> bool:
+        return True
+
+    def append_soon(self, entry: Any) -> None:
+        self.entries.append(entry)
+
+    async def begin(self, entry: Any) -> Any:
+        self.entries.append(entry)
+        return Mock()
+
+
+class World:
+    """An endpoint, and upstreams behind it."""
+
+    def __init__(self, upstreams: list[tuple[Offering, str]], rules: Rules) -> None:
+        self.upstreams = [upstream for upstream, _ in upstreams]
+        self.catalogue = catalogue = Catalogue(
+            [(upstream, prefix, 5.0) for upstream, prefix in upstreams], rules, monotonic=lambda: 0.0
+        )
+        audit = Audit(Paper(), OnAuditFailure.REFUSE, now=lambda: 0.0, monotonic=lambda: 0.0)  # type: ignore[arg-type]
+        problems, watch = Problems("https://localhost"), Watch(lambda _context, _peer: True)
+        self.audit, self.listeners = audit, Listeners()
+        sessions, lists = Sessions(monotonic=lambda: 0.0), Lists(catalogue)
+        rounds = InputRounds(RequestStates(bytes(32), now=lambda: 0.0), HeldCalls())
+        forwarder = Forwarder(catalogue, watch, audit, rounds)
+        access = Access(catalogue, audit, problems, Denied.HIDE)
+        self.endpoint = McpEndpoint(
+            catalogue=catalogue,
+            sessions=sessions,
+            forwarder=forwarder,
+            access=access,
+            own=OwnAnswers(catalogue, sessions, lists, forwarder),
+            subscriptions=Subscriptions(
+                catalogue=catalogue,
+                sessions=sessions,
+                listeners=self.listeners,
+                lists=lists,
+                access=access,
+                watch=watch,
+                audit=audit,
+            ),
+            watch=watch,
+            audit=audit,
+            problems=problems,
+            settings=McpSettings(anonymous=Anonymous.PUBLIC, denied=Denied.HIDE),
+        )
+
+    async def ask(self, era: Era, path: str, client: ClientContext, method: str, params: Params) -> Any:
+        """The message that answers, and what upstreams were asked for."""
+        for upstream in self.upstreams:
+            upstream.reached.clear()
+        headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+        if era is Era.MODERN:
+            params = {**params, "_meta": META}
+            headers |= {"MCP-Protocol-Version": VERSION, "Mcp-Method": method}
+            if method in {"tools/call", "prompts/get", "resources/read"}:
+                headers["Mcp-Name"] = params.get("name") or params["uri"]
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+        written: list[bytes] = []
+        http = _request(path, headers, body, written)
+        inbound = Inbound("r", "POST", path, "127.0.0.1", None, None, (), (), 0.0)
+        asking = asyncio.ensure_future(self.endpoint.post(http, inbound, client))
+        while not asking.done():
+            await asyncio.sleep(0)
+            if written:  # a subscription: it is open, and would stay so
+                self.listeners.end()
+        response: Any = asking.result()
+        events = [line[6:] for line in b"".join(written).split(b"\n") if line.startswith(b"data: ")]
+        answer = json.loads(events[0] if events else response.body)
+        return answer, [one for upstream in self.upstreams for one in upstream.reached]
+
+
+def _request(path: str, headers: dict[str, str], body: bytes, written: list[bytes]) -> GatewayRequest:
+    fields = CIMultiDictProxy(CIMultiDict(headers))
+    message = RawRequestMessage("POST", path, HttpVersion11, fields, (), False, None, False, False, URL(path))
+    loop = asyncio.get_running_loop()
+    payload = StreamReader(Mock(_reading_paused=False), 2**16, loop=loop)
+    payload.feed_data(body)
+    payload.feed_eof()
+
+    async def write(data: bytes) -> None:
+        written.append(data)
+
+    async def nothing(*_: Any, **__: Any) -> None: ...
+
+    writer = Mock(
+        write=write, write_eof=nothing, write_headers=nothing, drain=nothing, output_size=0, length=None
+    )
+    task: Any = asyncio.current_task()
+    return GatewayRequest(message, payload, Mock(), writer, task, loop)
+
+
+def _rule(match: str, permissions: list[str]) -> AccessRule:
+    return AccessRule(match, re.compile(fnmatch.translate(match)), tuple(permissions))
+
+
+NAMES = st.lists(st.sampled_from(["read", "write", "b_read", "x"]), unique=True, max_size=3)
+URIS = st.lists(st.sampled_from(["d://a", "d://b", "d://a/c", "e://x"]), unique=True, max_size=3)
+TEMPLATES = st.lists(st.sampled_from(["d://{id}", "e://{+path}", "d://a/{id}"]), unique=True, max_size=2)
+OFFERS = st.fixed_dictionaries(
+    {"tools": NAMES, "prompts": NAMES, "resources": URIS, "resourceTemplates": TEMPLATES}
+)
+ERAS = st.sampled_from([frozenset({Era.LEGACY}), frozenset({Era.MODERN}), frozenset(Era)])
+UPSTREAMS = st.lists(st.tuples(OFFERS, ERAS, st.sampled_from(["", "a_", "a_b_"])), min_size=1, max_size=2)
+PERMISSIONS = st.lists(st.sampled_from(["a:b", "c:d"]), max_size=2)
+NAME_RULES = st.lists(
+    st.builds(_rule, st.sampled_from(["*", "a_*", "*read", "x", "a_b_*"]), PERMISSIONS), max_size=3
+)
+URI_RULES = st.lists(
+    st.builds(_rule, st.sampled_from(["*", "d:*", "d://a*", "e://x", "*{*", "d://[{]id}"]), PERMISSIONS),
+    max_size=3,
+)
+CLIENTS = st.sampled_from(
+    [ANONYMOUS]
+    + [
+        ClientContext(client_id="c", permissions=Permissions(frozenset(grants)))
+        for grants in ([], ["a:b"], ["a:*", "c:d"], ["*:*"])
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(UPSTREAMS, NAME_RULES, NAME_RULES, URI_RULES, CLIENTS, st.sampled_from(Era))
+def test_what_is_not_listed_is_not_reached(
+    offers: list[tuple[dict[str, list[str]], frozenset[Era], str]],
+    tools: list[AccessRule],
+    prompts: list[AccessRule],
+    resources: list[AccessRule],
+    client: ClientContext,
+    era: Era,
+) -> None:
+    async def run() -> None:
+        upstreams = [
+            (Offering(f"u{number}", eras, offered), prefix)
+            for number, (offered, eras, prefix) in enumerate(offers)
+        ]
+        world = World(upstreams, Rules(tuple(tools), tuple(prompts), tuple(resources)))
+        for path in ("/mcp", "/mcp/u0"):
+            await _explore(world, path, client, era)
+        await world.catalogue.close()
+        await world.audit.close()
+
+    asyncio.run(run())
+
+
+async def _explore(world: World, path: str, client: ClientContext, era: Era) -> None:
+    listed: dict[str, set[str]] = {}
+    for method, (member, key) in LISTS.items():
+        answer, _ = await world.ask(era, path, client, method, {})
+        listed[member] = {one[key] for one in answer["result"][member]}
+        other, _ = await world.ask(Era(({*Era} - {era}).pop()), path, client, method, {})
+        assert {one[key] for one in other["result"][member]} == listed[member]
+    names = {"read", "write", "b_read", "x"}
+    names |= {prefix + name for name in names for prefix in ("a_", "a_b_")}
+    for name in sorted(names):
+        for method, member, params in (
+            ("tools/call", "tools", {"name": name}),
+            ("prompts/get", "prompts", {"name": name}),
+            ("completion/complete", "prompts", {"ref": {"type": "ref/prompt", "name": name}}),
+        ):
+            answer, reached = await world.ask(era, path, client, method, params)
+            assert ("result" in answer) == bool(reached) == (name in listed[member]), (method, name)
+    for uri in ("d://a", "d://b", "d://a/c", "e://x", "e://y/z", "d://a/../b", "d://%61"):
+        reachable = await _reachable(world, path, client, era, uri)
+        if uri in listed["resources"]:
+            assert reachable
+        if reachable and uri not in listed["resources"]:
+            assert listed["resourceTemplates"], "only a template that is listed can lead there"
+    for template in ("d://{id}", "e://{+path}", "d://a/{id}"):
+        params = {"ref": {"type": "ref/resource", "uri": template}}
+        answer, reached = await world.ask(era, path, client, "completion/complete", params)
+        assert ("result" in answer) == bool(reached) == (template in listed["resourceTemplates"]), template
+
+
+async def _reachable(world: World, path: str, client: ClientContext, era: Era, uri: str) -> bool:
+    """Whether that resource can be read: then it can be subscribed to, and else by no method."""
+    answer, reached = await world.ask(era, path, client, "resources/read", {"uri": uri})
+    assert ("result" in answer) == bool(reached)
+    if era is Era.LEGACY:
+        subscribed, told = await world.ask(era, path, client, "resources/subscribe", {"uri": uri})
+        assert ("result" in subscribed) == bool(told) == bool(reached), uri
+    else:
+        wanted = {"notifications": {"resourceSubscriptions": [uri]}}
+        acknowledged, told = await world.ask(era, path, client, "subscriptions/listen", wanted)
+        agreed = acknowledged["params"]["notifications"]["resourceSubscriptions"]
+        assert (agreed == [uri]) == bool(told) == bool(reached), uri
+    reference = {"ref": {"type": "ref/resource", "uri": uri}}
+    completed, _ = await world.ask(era, path, client, "completion/complete", reference)
+    assert ("result" in completed) == bool(reached), uri
+    return bool(reached)
