@@ -10,7 +10,9 @@ COMPILE := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test crash check format bench lock clean
+SCHEMATHESIS := $(VENV)/schemathesis/.ready
+
+.PHONY: help setup demo run test crash openapi check format bench lock clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +41,14 @@ test: $(READY) ## all tests
 crash: $(READY) ## kills the gateway under load ROUNDS times, and looks for what was lost
 	@$(BIN)/python tests/faults/crash.py --rounds $(ROUNDS)
 
+openapi: $(READY) $(SCHEMATHESIS) ## schemathesis, all checks, over /openapi.json of a real gateway
+	@$(BIN)/python tests/schemathesis/run.py
+
+$(SCHEMATHESIS): tests/schemathesis/requirements.lock
+	@$(PYTHON) -m venv $(VENV)/schemathesis
+	@$(VENV)/schemathesis/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/schemathesis/requirements.lock
+	@touch $@
+
 check: $(READY) ## format, lint, types, import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -55,6 +65,7 @@ lock: $(READY) ## resolve the dependencies anew
 	@$(COMPILE) --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --extra dev -c requirements.lock --output-file requirements-dev.lock pyproject.toml
 	@cd tests/peers && $(CURDIR)/$(COMPILE) --output-file requirements.lock requirements.in
+	@cd tests/schemathesis && $(CURDIR)/$(COMPILE) --output-file requirements.lock requirements.in
 
 clean: ## remove what was made
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
