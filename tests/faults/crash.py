@@ -1,11 +1,11 @@
 """Kills the real gateway under load, again and again, and checks from the clients' side that nothing is lost.
 
-    python tests/faults/crash.py [--rounds N] [--seed N] [--folder DIR]
+    python tests/faults/crash.py [--rounds N] [--minutes N] [--seed N] [--folder DIR]
 
-In each round clients issue and revoke tokens and call tools over mutual TLS, until the gateway is killed: at a random
-instant, or at the n-th write, fdatasync, fsync, rename, unlink or open of its store, before or after it. The next gateway on
-the same folder must know every token that a client was given, refuse every token whose revocation was answered, and have
-each answered request in its audit. Now and then, and in the end, the audit's chain and signatures are verified, and in the
+In each round clients issue and revoke tokens and call tools over mutual TLS, and one puts and removes records of a
+collection over the control socket, until the gateway is killed: at a random instant, or at the n-th write, fdatasync, fsync, rename, unlink or open of its store, before or after it. The next gateway on
+the same folder must know every token that a client was given, refuse every token whose revocation was answered, have each
+record as it was last answered, and each answered request in its audit. Now and then, and in the end, the audit's chain and signatures are verified, and in the
 end the store's files are looked through.
 
 What was asked but not answered when the gateway was killed may have been done or not: nothing is claimed about it.
@@ -31,6 +31,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
+
+from keeper import Keeper
+
+from gateway.control import NoServer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CALLS = ("open", "write", "fdatasync", "fsync", "rename", "unlink")
@@ -136,6 +140,7 @@ class Harness:
         self.answers: Counter[str] = Counter()
         self.older: list[Token] = []
         self.last = Round()
+        self.keeper = Keeper(folder / "persistence")
         self.since = _timestamp()
         self.slowest_start = 0.0
 
@@ -155,10 +160,12 @@ class Harness:
         self._cli("clients", "add", name, "--role", role, "--config", config)
         self._cli("certs", "issue", name, "--out", str(self.folder / "clients" / name), "--config", config)
 
-    def run(self, rounds: int) -> None:
-        """Raises Lost."""
+    def run(self, rounds: int, minutes: float) -> None:
+        """Whichever ends first. Raises Lost."""
         started = time.monotonic()
         for number in range(1, rounds + 1):
+            if time.monotonic() - started > 60 * minutes:
+                break
             self._round(self._instant())
             if number % VERIFIED_EVERY == 0:
                 self._ostiary("audit", "verify")
@@ -185,7 +192,7 @@ class Harness:
     def _round(self, instant: tuple[str, int, str] | None) -> None:
         process, port = self._serve(instant)
         if port:
-            with contextlib.suppress(OSError, http.client.HTTPException):
+            with contextlib.suppress(OSError, NoServer, http.client.HTTPException):
                 self._check(port)
                 self._load(process, port, self.random.uniform(0.05, 1.0) if instant is None else LONGEST)
         process.kill()
@@ -198,13 +205,18 @@ class Harness:
 
     def _serve(self, instant: tuple[str, int, str] | None) -> tuple[subprocess.Popen[str], int]:
         """The process, and its port; 0: it killed itself before it was ready."""
-        program = (
-            ["-m", "gateway"] if instant is None else ["tests/faults/killed_gateway.py", *map(str, instant)]
-        )
+        words = [str(word) for word in instant or ("never", 0, "after")]
         started = time.monotonic()
         with self._log().open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, *program, "serve", "--config", str(self.folder / "ostiary.toml")],
+                [
+                    sys.executable,
+                    "tests/faults/killed_gateway.py",
+                    *words,
+                    "serve",
+                    "--config",
+                    str(self.folder / "ostiary.toml"),
+                ],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -232,6 +244,7 @@ class Harness:
             threading.Thread(target=self._work, args=(port, name, own))
             for name, own in zip(CLIENTS, rounds, strict=True)
         ]
+        workers.append(threading.Thread(target=self.keeper.work))
         for worker in workers:
             worker.start()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -293,6 +306,8 @@ class Harness:
                 raise Lost(f"a token, revoked: {token.revoked}, was answered {status}: {body[:200]!r}")
         for client in clients.values():
             client.close()
+        for wrong in self.keeper.wrong():
+            raise Lost(wrong)
         self._check_audit(port)
         self.older += last.tokens
         self.last = Round()
@@ -369,6 +384,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no round begins after so many")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--folder", type=Path, help="where the store is made; a temporary folder by default")
     arguments = parser.parse_args()
@@ -377,12 +393,12 @@ def main() -> None:
         harness = Harness(Path(folder) / "gateway", arguments.seed)
         harness.prepare(url)
         started = time.monotonic()
-        harness.run(arguments.rounds)
+        harness.run(arguments.rounds, arguments.minutes)
         answers = harness.answers
         print(
-            f"{arguments.rounds} kills in {time.monotonic() - started:.0f} s, nothing lost: "
-            f"{answers['token_issued']} tokens, {answers['token_revoked']} revocations and {answers['tool_call']} calls "
-            f"were answered; slowest start {harness.slowest_start:.1f} s"
+            f"{harness.kills.total()} kills in {time.monotonic() - started:.0f} s, nothing lost: "
+            f"{answers['token_issued']} tokens, {answers['token_revoked']} revocations and {answers['tool_call']} calls, "
+            f"{harness.keeper.answered} writes of records were answered; slowest start {harness.slowest_start:.1f} s"
         )
         print("killed:", ", ".join(f"{count} {instant}" for instant, count in harness.kills.most_common()))
 
