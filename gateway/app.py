@@ -42,6 +42,7 @@ from gateway.config_reader import read_config
 from gateway.control import ControlServer, Perform
 from gateway.edge import Connection, Edge, GatewayRequest, Handler, Route, Routes
 from gateway.identity import sessions as signed_in
+from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import Passwords
 from gateway.identity.keyring import Keyring
 from gateway.identity.tokens import Tokens
@@ -59,7 +60,7 @@ from gateway.services.http import ServiceProxy
 from gateway.suspicion import alarm
 from gateway.telemetry.logs import start_logging
 from persistence import open_stores
-from persistence.records import DEFAULT_TENANT, SESSIONS, AuditEntry, AuditStatus, Stores
+from persistence.records import API_KEYS, DEFAULT_TENANT, SESSIONS, AuditEntry, AuditStatus, Stores
 
 log = logging.getLogger("ostiary.errors")
 
@@ -145,12 +146,14 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         sessions = signed_in.Sessions(
             stores.collection(SESSIONS), tokens, grace=config.accounts.refresh_grace, now=time.time
         )
+        api_keys = ApiKeys(stores.collection(API_KEYS), stores.clients, now=time.time)
         authenticator = Authenticator(
             tokens,
             stores.clients,
             config.roles,
             config.tls.client_id,
             now=time.time,
+            api_keys=api_keys,
             suspect=alarm(audit),
             used=sessions.used,
         )
@@ -175,6 +178,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             stores=stores,
             tokens=tokens,
             sessions=sessions,
+            api_keys=api_keys,
             passwords=passwords,
             door=door,
             audit=audit,

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Final
 
 from certs.identity import IdentityRule, PeerIdentity, certificate_id
+from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import is_enabled, refusal_of
 from gateway.identity.roles import Roles
 from gateway.identity.tokens import Tokens, VerifiedToken
@@ -59,12 +60,14 @@ class Authenticator:
         roles: Mapping[str, tuple[str, ...]],
         rules: Sequence[IdentityRule],
         *,
+        api_keys: ApiKeys,
         now: Callable[[], float],
         suspect: Suspect = lambda _inbound, _token, _suspicion, _allowed: None,
         used: Callable[[VerifiedToken], None] = lambda _token: None,
     ) -> None:
         """``used``: told of each use of a token that is good. ``suspect``: told of tokens that turn up where they have not been before."""
         self._tokens = tokens
+        self._api_keys = api_keys
         self._clients = clients
         self._roles = Roles(roles)
         self._rules = tuple(rules)
@@ -76,6 +79,9 @@ class Authenticator:
         self._by_token: Remembered[tuple[str, str, str | None], tuple[ClientRecord, ClientContext]] = (
             Remembered(_REMEMBERED)
         )
+        self._by_key: Remembered[tuple[str, str | None], tuple[ClientRecord, ClientContext]] = Remembered(
+            _REMEMBERED
+        )
         self._by_certificate: Remembered[str, tuple[ClientRecord, ClientContext]] = Remembered(_REMEMBERED)
 
     def authenticate(self, inbound: Inbound) -> ClientContext | Deny:
@@ -85,8 +91,7 @@ class Authenticator:
         if isinstance(certified, Deny):
             return certified
         if inbound.authorization or inbound.api_keys:
-            token = _bearer_token(inbound)
-            result = token if isinstance(token, Deny) else self._by_bearer(token, inbound, certified)
+            result = self._by_header(inbound, certified)
             if isinstance(result, Deny) and result.client_id is None and certified is not None:
                 return replace(result, client_id=certified.client_id)  # the certificate says who it was
             return result
@@ -162,6 +167,8 @@ class Authenticator:
             return False
         if peer is None and client.require_certificate:
             return False
+        if context.api_key_id is not None and not self._api_keys.is_current(context.api_key_id):
+            return False
         return context.token_id is None or self._tokens.is_current(context.token_id)
 
     def notice_issue(self, token_id: str, inbound: Inbound) -> None:
@@ -176,13 +183,48 @@ class Authenticator:
         if suspicion is not None:
             self._suspect(inbound, token, suspicion, allowed)
 
+    def _by_header(self, inbound: Inbound, certified: ClientRecord | None) -> ClientContext | Deny:
+        """The one credential that is in a header."""
+        if len(inbound.authorization) + len(inbound.api_keys) > 1:
+            detail = "Send one Authorization field, and no X-API-Key beside it."
+            return Deny(Reason.AMBIGUOUS_CREDENTIALS, detail)
+        if inbound.api_keys:
+            return self._by_api_key(inbound.api_keys[0], inbound, certified)
+        token = _bearer_token(inbound.authorization[0])
+        return token if isinstance(token, Deny) else self._by_bearer(token, inbound, certified)
+
+    def _by_api_key(
+        self, text: str, inbound: Inbound, certified: ClientRecord | None
+    ) -> ClientContext | Deny:
+        verified = self._api_keys.verify(text)
+        if isinstance(verified, Deny):
+            return verified
+        key, client = verified
+        peer = inbound.peer
+        disagreement = _disagreement(None, client, peer, certified)
+        if disagreement is not None:
+            return disagreement
+        known_as = (key.key_id, None if peer is None else peer.fingerprint)
+        known = self._by_key.get(known_as)
+        if known is not None and known[0] is client:
+            return known[1]
+        scope = " ".join(key.scopes)
+        context = replace(
+            self.context(client, Proof.API_KEY, peer),
+            scope=scope,
+            permissions=self.permissions(client, scope),
+            api_key_id=key.key_id,
+        )
+        self._by_key.put(known_as, (client, context))
+        return context
+
     def _by_bearer(self, text: str, inbound: Inbound, certified: ClientRecord | None) -> ClientContext | Deny:
         verified = self._tokens.verify(text, TokenKind.ACCESS)
         if isinstance(verified, Deny):
             return verified
         token, client = verified
         peer = inbound.peer
-        disagreement = _disagreement(token, client, peer, certified)
+        disagreement = _disagreement(token.thumbprint, client, peer, certified)
         if disagreement is not None:
             self.notice_use(token, inbound, allowed=False)
             return disagreement
@@ -197,16 +239,9 @@ class Authenticator:
         return context
 
 
-def _bearer_token(inbound: Inbound) -> str | Deny:
-    """The one bearer token of a request that has credentials in its header."""
-    fields = inbound.authorization
-    if len(fields) + len(inbound.api_keys) > 1:
-        return Deny(Reason.AMBIGUOUS_CREDENTIALS, "Send one Authorization field, and no X-API-Key beside it.")
-    if not fields:
-        return Deny(
-            Reason.UNSUPPORTED_CREDENTIALS, "API keys are not accepted: use a certificate or a token."
-        )
-    scheme, _, token = fields[0].partition(" ")
+def _bearer_token(field: str) -> str | Deny:
+    """The bearer token of an Authorization field."""
+    scheme, _, token = field.partition(" ")
     scheme = scheme.lower()  # RFC 9110 section 11.1
     if scheme == "bearer":
         return token.lstrip(" ")
@@ -218,15 +253,15 @@ def _bearer_token(inbound: Inbound) -> str | Deny:
 
 
 def _disagreement(
-    token: VerifiedToken, client: ClientRecord, peer: PeerIdentity | None, certified: ClientRecord | None
+    thumbprint: str | None, client: ClientRecord, peer: PeerIdentity | None, certified: ClientRecord | None
 ) -> Deny | None:
-    """Why the token is not good over this connection; None: it is."""
+    """Why a token bound to ``thumbprint``, or an API key, is not good over this connection; None: it is."""
     if peer is None:
-        if token.thumbprint is None and not client.require_certificate:
+        if thumbprint is None and not client.require_certificate:
             return None
         return Deny(
             Reason.CERTIFICATE_REQUIRED,
-            "The token is good only together with its client's certificate: connect with it.",
+            "This is good only together with its client's certificate: connect with it.",
             client_id=client.client_id,
         )
     if certified is None:
@@ -234,10 +269,10 @@ def _disagreement(
     if certified.client_id != client.client_id:
         return Deny(
             Reason.CERTIFICATE_MISMATCH,
-            "The certificate and the token name different clients.",
+            "The certificate and the other credential name different clients.",
             client_id=client.client_id,
         )
-    if token.thumbprint is not None and token.thumbprint != peer.fingerprint:
+    if thumbprint is not None and thumbprint != peer.fingerprint:
         return Deny(
             Reason.CERTIFICATE_MISMATCH,
             "The token is bound to another certificate: get a new one over this connection.",

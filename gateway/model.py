@@ -34,6 +34,8 @@ class Reason(StrEnum):
     CERTIFICATE_UNMAPPED = "certificate_unmapped"
     CLIENT_DISABLED = "client_disabled"
     CLIENT_UNKNOWN = "client_unknown"
+    API_KEY_UNKNOWN = "api_key_unknown"
+    API_KEY_EXPIRED = "api_key_expired"
     UNSUPPORTED_CREDENTIALS = "unsupported_credentials"
     # You may not. (403, 404)
     PERMISSION_DENIED = "permission_denied"
@@ -41,6 +43,7 @@ class Reason(StrEnum):
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    API_KEY_NOT_FOUND = "api_key_not_found"
     SESSION_UNKNOWN = "session_unknown"
     # That is not a request. (4xx)
     BAD_REQUEST = "bad_request"
@@ -159,6 +162,7 @@ class ClientContext:
     auth_time: float | None = None
     """When the caller proved who it is, in seconds since the epoch."""
     token_id: str | None = None
+    api_key_id: str | None = None
     certificate_thumbprint: str | None = None
     proofs: Mapping[str, Proof] = field(default_factory=dict)
     """How each fact was proven: ``{"client_id": Proof.CERTIFICATE, "roles": Proof.TOKEN}``."""

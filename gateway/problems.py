@@ -76,6 +76,8 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     Reason.CERTIFICATE_UNMAPPED: _unauthenticated("The client certificate names no client"),
     Reason.CLIENT_DISABLED: _unauthenticated("The client is disabled"),
     Reason.CLIENT_UNKNOWN: _unauthenticated("The client is unknown"),
+    Reason.API_KEY_UNKNOWN: _unauthenticated("The API key is unknown"),
+    Reason.API_KEY_EXPIRED: _unauthenticated("The API key has expired"),
     Reason.UNSUPPORTED_CREDENTIALS: _unauthenticated("The credentials are of an unsupported kind"),
     Reason.PERMISSION_DENIED: Answer(
         403,
@@ -88,6 +90,7 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     Reason.ORIGIN_NOT_ALLOWED: _forbidden("The Origin is not allowed"),
     Reason.NOT_FOUND: _malformed(404, "Not found", METHOD_NOT_FOUND),
     Reason.METHOD_NOT_ALLOWED: _malformed(405, "The method is not allowed"),
+    Reason.API_KEY_NOT_FOUND: _malformed(404, "The API key is unknown"),
     Reason.SESSION_UNKNOWN: _malformed(404, "The session is unknown"),
     Reason.BAD_REQUEST: _malformed(400, "Bad request"),
     Reason.AMBIGUOUS_CREDENTIALS: Answer(

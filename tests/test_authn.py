@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from certs.identity import CertificateField, IdentityRule, PeerIdentity
 from gateway.authn import Authenticator
 from gateway.config import TokenSettings
+from gateway.identity.api_keys import ApiKeys
 from gateway.identity.keyring import Keyring
 from gateway.identity.roles import Roles, requested_scope, scope_of
 from gateway.identity.tokens import Grant, Issued, Tokens
 from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Permissions, Proof, Reason
 from persistence.json_store import JsonStores
-from persistence.records import ClientRecord
+from persistence.records import API_KEYS, ClientRecord
 
 START = 1_800_000_000.0
 CREATED = "2026-01-01T00:00:00.000Z"
@@ -88,7 +89,14 @@ class World:
         self.tokens = Tokens(
             token_settings, Keyring(token_settings), stores.tokens, stores.clients, now=clock
         )
-        self.authenticator = Authenticator(self.tokens, stores.clients, ROLES, RULES, now=clock)
+        self.authenticator = Authenticator(
+            self.tokens,
+            stores.clients,
+            ROLES,
+            RULES,
+            api_keys=ApiKeys(stores.collection(API_KEYS), stores.clients, now=clock),
+            now=clock,
+        )
 
     async def put(self, client_id: str, **fields: Any) -> None:
         await self.stores.clients.put(record_of(client_id, **fields))
@@ -317,10 +325,10 @@ async def test_two_credentials_are_ambiguous(world: World) -> None:
         assert answer.reason is Reason.AMBIGUOUS_CREDENTIALS
 
 
-async def test_an_api_key_is_refused(world: World) -> None:
+async def test_an_unknown_api_key_is_refused(world: World) -> None:
     answer = world.ask(api_keys=("k",), peer=ALICE)
     assert isinstance(answer, Deny)
-    assert answer.reason is Reason.UNSUPPORTED_CREDENTIALS
+    assert answer.reason is Reason.API_KEY_UNKNOWN
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

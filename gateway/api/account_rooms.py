@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.api.account import AccountEndpoint
+from gateway.api.account_keys import ApiKeyEndpoint
 from gateway.api.issuing import Issuing
 from gateway.api.oauth_door import OAuthDoor
 from gateway.audit import Audit
 from gateway.edge import Route
 from gateway.identity.accounts import Accounts
+from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import Passwords
 from gateway.identity.sessions import Sessions
 from gateway.identity.tokens import Tokens
@@ -32,6 +34,7 @@ class AccountRooms:
     routes: Mapping[str, Mapping[str, Route]]
     """By path (by prefix, where it ends in ``/``) and method."""
     sessions: Sessions
+    api_keys: ApiKeys
 
     def sweep(self) -> None:
         """To be called every second or so: what was kept for a moment is forgotten."""
@@ -41,6 +44,7 @@ class AccountRooms:
         """To be called now and then: what is over is forgotten."""
         try:
             await self.sessions.purge(_PURGE_SLICE)
+            await self.api_keys.purge(_PURGE_SLICE)
         except StoreError as error:
             log.critical("the store cannot be written: %s", error)
 
@@ -50,6 +54,7 @@ def open_accounts(
     stores: Stores,
     tokens: Tokens,
     sessions: Sessions,
+    api_keys: ApiKeys,
     passwords: Passwords,
     door: OAuthDoor,
     audit: Audit,
@@ -57,7 +62,8 @@ def open_accounts(
     now: Callable[[], float],
 ) -> AccountRooms:
     """``turn`` is held while a client is changed, whoever does it."""
-    issuing = Issuing(tokens, sessions, door, now)
+    issuing = Issuing(tokens, sessions, door, api_keys, now)
     accounts = Accounts(stores, passwords, turn=turn, now=now)
     account = AccountEndpoint(issuing=issuing, accounts=accounts, audit=audit)
-    return AccountRooms(issuing, account.routes(), sessions)
+    keys = ApiKeyEndpoint(keys=api_keys, accounts=accounts, tokens=tokens, audit=audit, now=now)
+    return AccountRooms(issuing, {**account.routes(), **keys.routes()}, sessions, api_keys)

@@ -12,10 +12,11 @@ from aiohttp import web
 from certs.identity import PeerIdentity
 from gateway.api.oauth import NO_STORE
 from gateway.api.oauth_door import OAuthDoor
+from gateway.identity.api_keys import ApiKeys
 from gateway.identity.roles import requested_scope, scope_of
 from gateway.identity.sessions import Sessions
 from gateway.identity.tokens import Grant, Issued, Tokens
-from gateway.model import Deny, Inbound, Proof, Refused
+from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
 from persistence.records import ClientRecord
 
 
@@ -39,6 +40,7 @@ class Issuing:
     tokens: Tokens
     sessions: Sessions
     door: OAuthDoor
+    api_keys: ApiKeys
     now: Callable[[], float]
 
     async def issue(
@@ -57,6 +59,38 @@ class Issuing:
             await self.door.record("login", inbound, context, issued.token_id)
         await self.door.record("token_issued", inbound, context, issued.token_id)
         return token_response(issued)
+
+    async def issue_for_key(
+        self, inbound: Inbound, client: ClientRecord, scope: str, context: ClientContext
+    ) -> web.Response:
+        """An access token that ends with the API key that it was had with. Raises Refused, StoreError."""
+        key = self.api_keys.get(client.client_id, context.api_key_id or "")
+        if key is None:
+            raise Refused(
+                Deny(Reason.API_KEY_UNKNOWN, "The API key was removed.", client_id=client.client_id)
+            )
+        now = self.now()
+        grant = self.grant(client, scope, inbound.peer, int(now), key.key_id)
+        if key.exp is not None:
+            grant = replace(grant, lifetime=max(1.0, min(self.tokens.access_ttl, key.exp - now)))
+        issued = await self.tokens.issue(grant, with_refresh=False)
+        if isinstance(issued, Deny):
+            raise Refused(issued)
+        if not self.api_keys.is_current(key.key_id):  # it was removed while the token was being stored
+            await self.tokens.end(*self.tokens.of_family(key.key_id))
+            raise Refused(
+                Deny(Reason.API_KEY_UNKNOWN, "The API key was removed.", client_id=client.client_id)
+            )
+        await self.door.record("token_issued", inbound, context, issued.token_id)
+        return token_response(issued)
+
+    def client(self, context: ClientContext, named: str | None) -> ClientRecord:
+        """The client of a caller that was just admitted; ``named``: the client that the request names. Raises Refused."""
+        client = self.door.client(context)
+        if client is None or named not in {None, client.client_id}:
+            detail = "client_id names another client than the credential."
+            raise Refused(Deny(Reason.INVALID_CREDENTIALS, detail, client_id=context.client_id))
+        return client
 
     def scope(self, client: ClientRecord, wanted: str | None, limit: str = "") -> str:
         """The scope of a new token, within ``limit`` if there is one. Raises Refused."""

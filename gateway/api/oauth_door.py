@@ -141,6 +141,10 @@ class OAuthDoor:
         shown = replace(client, reason=Reason.INVALID_CREDENTIALS) if only_certificate else client
         raise CredentialsRefused(client, invalid_grant=secret.is_grant, shown=shown)
 
+    def client(self, context: ClientContext) -> ClientRecord | None:
+        """The record of whoever is calling."""
+        return None if context.client_id is None else self._clients.get(context.client_id)
+
     async def check_password(
         self, inbound: Inbound, client_id: str, password: str, *, certified: bool
     ) -> ClientRecord:

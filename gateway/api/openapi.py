@@ -47,6 +47,7 @@ _WITH_BODY: Final = (408, 413)
 _SCHEMES: Final[Mapping[str, Any]] = {
     "certificate": {"type": "mutualTLS", "description": "A client certificate that names a client."},
     "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "password": {"type": "http", "scheme": "basic", "description": "At the token endpoints alone."},
 }
 
@@ -198,8 +199,8 @@ def _responses(
 def _security(route: Route, description: Description) -> list[dict[str, list[str]]]:
     """Any one of these; an empty one: nothing is needed."""
     if description.form_of_refusals is Refusals.OAUTH:
-        return [{"certificate": []}, {"password": []}, {"token": []}, {}]
+        return [{"certificate": []}, {"password": []}, {"token": []}, {"api_key": []}, {}]
     if not route.identify:
         return []
-    ways: list[dict[str, list[str]]] = [{"certificate": []}, {"token": []}]
+    ways: list[dict[str, list[str]]] = [{"certificate": []}, {"token": []}, {"api_key": []}]
     return ways if route.needed else [*ways, {}]

@@ -121,7 +121,9 @@ class TokenEndpoint:
             raise Refused(Deny(Reason.UNSUPPORTED_GRANT_TYPE, f"Use one of: {', '.join(GRANT_TYPES)}."))
         self._require_target(parameters)
         secret = sent_secret(inbound, parameters)
-        if secret is None and (inbound.authorization or inbound.api_keys):
+        if secret is None and inbound.api_keys:
+            return await self._by_api_key(inbound, parameters)
+        if secret is None and inbound.authorization:
             raise Refused(
                 Deny(Reason.UNSUPPORTED_CREDENTIALS, "Use a client certificate or a password for a token.")
             )
@@ -131,6 +133,18 @@ class TokenEndpoint:
         scope = self._issuing.scope(client, parameters.scope)
         proof = Proof.CERTIFICATE if secret is None else Proof.PASSWORD
         return await self._issuing.issue(inbound, client, proof, scope, session=by_password)
+
+    async def _by_api_key(self, inbound: Inbound, parameters: Parameters) -> web.Response:
+        """An access token for an API key, within its scopes; it does not outlive the key."""
+        if parameters.grant_type == PASSWORD:
+            raise Refused(Deny(Reason.BAD_REQUEST, "With an API key, the grant is client_credentials."))
+        context = self._authenticator.authenticate(inbound)
+        if isinstance(context, Deny):
+            raise Refused(context)
+        client = self._issuing.client(context, parameters.client_id)
+        self._door.limit(client.client_id, inbound)
+        scope = self._issuing.scope(client, parameters.scope, context.scope)
+        return await self._issuing.issue_for_key(inbound, client, scope, context)
 
     def _require_target(self, parameters: Parameters) -> None:
         """RFC 8707 section 2: each ``resource`` is one that our tokens are for."""

@@ -216,6 +216,9 @@ class Sessions:
         if family_id is None:
             return
         now = self._now()
+        turn = self._turns.get(family_id)
+        if turn is not None and turn.locked():
+            return  # it is being renewed: what is read here may be out of date when it is written
         if now < (self._noted.get(family_id) or 0.0):
             return
         self._noted.put(family_id, now + USE_SECONDS)

@@ -141,6 +141,11 @@ class Tokens:
         self._leeway = settings.leeway
         self._remembered: Remembered[bytes, VerifiedToken] = Remembered(_REMEMBERED)
 
+    @property
+    def access_ttl(self) -> float:
+        """How long an access token lives, in seconds."""
+        return self._settings.access_ttl
+
     # Issuing
 
     async def issue(self, grant: Grant, *, with_refresh: bool) -> Issued | Deny:
@@ -369,6 +374,10 @@ class Tokens:
     def of_client(self, client_id: str) -> Sequence[TokenRecord]:
         """The records of that client's tokens."""
         return self._store.of_client(client_id)
+
+    def of_family(self, family_id: str) -> Sequence[TokenRecord]:
+        """The records of that family's tokens."""
+        return self._store.of_family(family_id)
 
     def _ended_with(self, record: TokenRecord) -> Sequence[TokenRecord]:
         if record.kind is TokenKind.REFRESH and record.family_id is not None:

@@ -36,6 +36,7 @@ from gateway.config import (
     TokenSettings,
 )
 from gateway.edge import GatewayRequest, Handler
+from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import Hasher, Passwords
 from gateway.identity.keyring import Keyring
 from gateway.identity.sessions import Sessions
@@ -44,7 +45,7 @@ from gateway.limits import TokenBuckets
 from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound
 from gateway.problems import Problems
 from persistence.json_store import JsonStores
-from persistence.records import SESSIONS, AuditEntry, AuditQuery, AuditStatus, ClientRecord
+from persistence.records import API_KEYS, SESSIONS, AuditEntry, AuditQuery, AuditStatus, ClientRecord
 
 START = 1_800_000_000.0
 CREATED = "2026-01-01T00:00:00.000Z"
@@ -143,7 +144,10 @@ class World:
             self.config.tokens, Keyring(self.config.tokens), stores.tokens, stores.clients, now=self.clock
         )
         self.sessions = Sessions(stores.collection(SESSIONS), self.tokens, grace=10.0, now=self.clock)
-        self.authenticator = Authenticator(self.tokens, stores.clients, ROLES, DEFAULT_RULES, now=self.clock)
+        self.api_keys = ApiKeys(stores.collection(API_KEYS), stores.clients, now=self.clock)
+        self.authenticator = Authenticator(
+            self.tokens, stores.clients, ROLES, DEFAULT_RULES, api_keys=self.api_keys, now=self.clock
+        )
         self.passwords = Passwords(
             self.config.accounts, self.config.limits, monotonic=self.clock, hasher=self.hasher
         )
@@ -174,6 +178,7 @@ class World:
             stores=self.stores,
             tokens=self.tokens,
             sessions=self.sessions,
+            api_keys=self.api_keys,
             passwords=self.passwords,
             door=door,
             audit=self.audit,

@@ -1,0 +1,147 @@
+"""API keys: for machines that have neither a certificate nor a way to sign in.
+
+A key is random, shown once, and stored as its SHA-256: 256 random bits need no slow hash. It stands for its client, within
+its scopes, and on every use its client and expiry are looked at anew. It is its own strong credential: no second factor is
+asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from gateway.clock import rfc3339
+from gateway.identity.clients import refusal_of
+from gateway.model import Deny, Reason
+from gateway.remembered import Remembered
+from persistence.account_records import ApiKeyRecord
+from persistence.records import ClientRecord, ClientStore, Collection, StoreError
+
+USE_SECONDS: Final = 60.0
+"""So often, at most, the use of a key is noted."""
+MAX_KEYS: Final = 64
+"""Of one client."""
+_KEY: Final = re.compile(r"osk_[0-9a-f]{8}_[A-Za-z0-9_-]{43}")
+_MAX_NOTED: Final = 65_536
+
+
+class ApiKeys:
+    """All API keys of one gateway."""
+
+    def __init__(
+        self, store: Collection[ApiKeyRecord], clients: ClientStore, *, now: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._clients = clients
+        self._now = now
+        self._noted: Remembered[str, float] = Remembered(_MAX_NOTED)
+        self._changing: set[str] = set()
+        """Keys of which a change is on its way to the disk: a use that is noted now would undo it."""
+
+    def verify(self, text: str) -> tuple[ApiKeyRecord, ClientRecord] | Deny:
+        """The key and its client, if it is good now."""
+        if not _KEY.fullmatch(text):
+            return Deny(Reason.API_KEY_UNKNOWN, "That is no API key: they begin with osk_.")
+        found = self._store.where("key_hash", _digest(text))
+        if not found:
+            return Deny(Reason.API_KEY_UNKNOWN, "This gateway does not know the API key: make a new one.")
+        key = found[0]
+        if key.exp is not None and key.exp <= self._now():
+            detail = "The API key has expired: make a new one."
+            return Deny(Reason.API_KEY_EXPIRED, detail, client_id=key.client_id)
+        client = self._clients.get(key.client_id)
+        refusal = refusal_of(client, key.client_id)
+        if refusal is not None or client is None or client.user_id != key.user_id:
+            detail = "The API key is of an earlier client of that name."
+            return refusal or Deny(Reason.CLIENT_UNKNOWN, detail, client_id=key.client_id)
+        self._note(key)
+        return key, client
+
+    def is_current(self, key_id: str) -> bool:
+        """Whether a key that was good before still is."""
+        key = self._store.get(key_id)
+        return key is not None and (key.exp is None or key.exp > self._now())
+
+    def of_client(self, client_id: str) -> Sequence[ApiKeyRecord]:
+        """Every key of that client that has not expired, in the order in which they were made."""
+        found = self._store.where("client_id", client_id)
+        return [key for key in found if key.exp is None or key.exp > self._now()]
+
+    def get(self, client_id: str, key_id: str) -> ApiKeyRecord | None:
+        """That key, if it is that client's."""
+        key = self._store.get(key_id)
+        return key if key is not None and key.client_id == client_id else None
+
+    async def make(
+        self, client: ClientRecord, name: str, scopes: tuple[str, ...], lifetime: float
+    ) -> tuple[str, ApiKeyRecord]:
+        """A new key and its record. ``lifetime``: seconds. Raises StoreError."""
+        text, record = self._new(client, name, scopes, int(self._now() + lifetime))
+        await self._store.put(record)
+        return text, record
+
+    async def rotate(
+        self, client: ClientRecord, old: ApiKeyRecord, *, lifetime: float, overlap: float
+    ) -> tuple[str, ApiKeyRecord]:
+        """A key in place of ``old``, which is good for ``overlap`` seconds more at most. Raises StoreError."""
+        now = self._now()
+        text, record = self._new(client, old.name, old.scopes, int(now + lifetime))
+        ends = int(now + overlap) if old.exp is None else min(old.exp, int(now + overlap))
+        self._changing.add(old.key_id)
+        try:
+            await self._store.put(record, msgspec.structs.replace(old, exp=ends, successor_id=record.key_id))
+        finally:
+            self._changing.discard(old.key_id)
+        return text, record
+
+    async def remove(self, key: ApiKeyRecord) -> None:
+        """End a key. Raises StoreError."""
+        self._changing.add(key.key_id)
+        try:
+            await self._store.remove(key.key_id)
+        finally:
+            self._changing.discard(key.key_id)
+
+    async def purge(self, at_most: int) -> None:
+        """Forget keys that have expired. Raises StoreError."""
+        gone = [key.key_id for key in self._store if key.exp is not None and key.exp <= self._now()]
+        if gone:
+            await self._store.remove(*gone[:at_most])
+
+    def _new(
+        self, client: ClientRecord, name: str, scopes: tuple[str, ...], exp: int
+    ) -> tuple[str, ApiKeyRecord]:
+        prefix = f"osk_{secrets.token_hex(4)}"
+        text = f"{prefix}_{secrets.token_urlsafe(32)}"
+        record = ApiKeyRecord(
+            key_id=secrets.token_hex(8),
+            key_hash=_digest(text),
+            prefix=prefix,
+            name=name,
+            client_id=client.client_id,
+            tenant_id=client.tenant_id,
+            user_id=client.user_id,
+            scopes=scopes,
+            created_at=rfc3339(self._now()),
+            exp=exp,
+        )
+        return text, record
+
+    def _note(self, key: ApiKeyRecord) -> None:
+        now = self._now()
+        if key.key_id in self._changing or now < (self._noted.get(key.key_id) or 0.0):
+            return
+        self._noted.put(key.key_id, now + USE_SECONDS)
+        try:
+            self._store.put_soon(msgspec.structs.replace(key, last_used_at=rfc3339(now)))
+        except StoreError:
+            return  # whoever writes on behalf of the request says so
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,209 @@
+"""API keys over real TLS: made, used, rotated, ended."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Answer, Caller, Home, Served
+
+JSON = {"Content-Type": "application/json"}
+
+
+def prepare(home: Home) -> None:
+    home.client("alice", "--permission", "files:read", "--permission", "reports:read")
+    home.client("bob")
+
+
+@pytest.fixture
+def served(home: Home) -> Served:
+    return home.serve()
+
+
+@pytest.fixture
+def alice(home: Home, served: Served, caller: Any) -> Caller:
+    made: Caller = caller(served, home.folder / "clients" / "alice")
+    return made
+
+
+def make(owner: Caller, **body: Any) -> Answer:
+    return owner.ask("POST", "/auth/api-keys", json.dumps({"name": "ci", **body}), JSON)
+
+
+def use(caller: Caller, key: str, path: str = "/auth/me", method: str = "GET") -> Answer:
+    return caller.ask(method, path, None, {"X-API-Key": key})
+
+
+def test_a_key_stands_for_its_client(
+    home: Home, served: Served, alice: Caller, caller: Any, wait_until: Callable[..., Any]
+) -> None:
+    answer = make(alice, scopes=["files:read"], expires_in=3600)
+    assert answer.status == 201
+    made = answer.json
+    assert {"api_key", "key_id", "prefix"} <= made.keys()
+    assert made["api_key"].startswith(made["prefix"])
+    me = use(caller(served), made["api_key"])
+    assert me.status == 200
+    assert (me.json["client_id"], me.json["permissions"], me.json["proof"]) == (
+        "alice",
+        ["files:read"],
+        "api_key",
+    )
+    [listed] = alice.ask("GET", "/auth/api-keys").json["api_keys"]
+    assert {"key_id", "name", "prefix", "scopes", "expires_at", "last_used_at"} <= listed.keys()
+    wait_until(lambda: alice.ask("GET", "/auth/api-keys").json["api_keys"][0]["last_used_at"])
+    assert "api_key" not in listed
+    served.stop()
+    for file in (home.folder / "persistence").rglob("*"):
+        if file.is_file():
+            assert made["api_key"].encode() not in file.read_bytes(), file
+    assert made["api_key"] not in served.log.read_text()
+    again = home.serve()
+    assert use(caller(again), made["api_key"]).status == 200
+
+
+def test_a_key_that_is_no_good_is_no_anonymous_caller(served: Served, caller: Any) -> None:
+    for key in ("x", "osk_00000000_" + "A" * 43, ""):
+        answer = use(caller(served), key)
+        assert (answer.status, answer.json["reason"]) == (401, "api_key_unknown"), key
+        assert caller(served).ask("POST", "/mcp", "{}", {"X-API-Key": key, **JSON}).status == 401
+
+
+def test_a_key_and_a_certificate_must_agree(home: Home, served: Served, alice: Caller, caller: Any) -> None:
+    key = make(alice).json["api_key"]
+    assert use(alice, key).status == 200
+    answer = use(caller(served, home.folder / "clients" / "bob"), key)
+    assert (answer.status, answer.json["reason"]) == (401, "certificate_mismatch")
+    stranger = caller(served, home.certificate("stranger"))
+    assert use(stranger, key).status == 401
+
+
+def test_two_credentials_are_one_too_many(served: Served, alice: Caller, caller: Any) -> None:
+    key = make(alice).json["api_key"]
+    answer = caller(served).ask("GET", "/auth/me", None, {"X-API-Key": key, "Authorization": "Bearer x"})
+    assert (answer.status, answer.json["reason"]) == (400, "ambiguous_credentials")
+
+
+def test_a_disabled_clients_key_is_refused_at_once(
+    home: Home, served: Served, alice: Caller, caller: Any
+) -> None:
+    key = make(alice).json["api_key"]
+    nobody = caller(served)
+    assert use(nobody, key).status == 200
+    home.cli("clients", "disable", "alice")
+    assert use(nobody, key).json["reason"] == "client_disabled"
+
+
+def test_a_key_that_is_removed_ends_with_its_tokens(served: Served, alice: Caller, caller: Any) -> None:
+    made = make(alice, scopes=["files:read"]).json
+    nobody = caller(served)
+    answer = nobody.ask(
+        "POST",
+        "/auth/token",
+        "grant_type=client_credentials",
+        {"X-API-Key": made["api_key"], "Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert answer.status == 200, answer
+    assert (answer.json["scope"], "refresh_token" in answer.json) == ("files:read", False)
+    with_token = caller(served, token=answer.json["access_token"])
+    assert with_token.ask("GET", "/auth/me").status == 200
+    assert alice.ask("DELETE", f"/auth/api-keys/{made['key_id']}").status == 204
+    assert use(nobody, made["api_key"]).json["reason"] == "api_key_unknown"
+    assert with_token.ask("GET", "/auth/me").status == 401
+    assert alice.ask("GET", "/auth/api-keys").json == {"api_keys": []}
+    assert alice.ask("DELETE", f"/auth/api-keys/{made['key_id']}").status == 404
+
+
+def test_a_token_for_a_key_is_within_its_scopes(served: Served, alice: Caller, caller: Any) -> None:
+    key = make(alice, scopes=["files:read"]).json["api_key"]
+    headers = {"X-API-Key": key, "Content-Type": "application/x-www-form-urlencoded"}
+    nobody = caller(served)
+    for form, error in (
+        ("grant_type=client_credentials&scope=reports:read", "invalid_scope"),
+        ("grant_type=client_credentials&client_id=bob", "invalid_client"),
+        ("grant_type=password", "invalid_request"),
+    ):
+        assert nobody.ask("POST", "/auth/token", form, headers).json["error"] == error
+    wrong = nobody.ask("POST", "/auth/token", "grant_type=client_credentials", {**headers, "X-API-Key": "x"})
+    assert (wrong.status, wrong.json["error"]) == (401, "invalid_client")
+
+
+def test_a_key_does_not_see_to_the_account(served: Served, alice: Caller, caller: Any) -> None:
+    made = make(alice).json
+    for method, path in (
+        ("POST", "/auth/api-keys"),
+        ("GET", "/auth/api-keys"),
+        ("DELETE", f"/auth/api-keys/{made['key_id']}"),
+        ("GET", "/auth/sessions"),
+        ("POST", "/auth/change-password"),
+    ):
+        answer = use(caller(served), made["api_key"], path, method)
+        assert (answer.status, answer.json["reason"]) == (403, "permission_denied"), path
+
+
+def test_another_clients_keys_are_none(home: Home, served: Served, alice: Caller, caller: Any) -> None:
+    made = make(alice).json
+    bob = caller(served, home.folder / "clients" / "bob")
+    assert bob.ask("GET", "/auth/api-keys").json == {"api_keys": []}
+    assert bob.ask("DELETE", f"/auth/api-keys/{made['key_id']}").status == 404
+    assert bob.ask("POST", f"/auth/api-keys/{made['key_id']}/rotate", "{}", JSON).status == 404
+    assert use(caller(served), made["api_key"]).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"scopes": ["admin:all"]}, "invalid_scope"),
+        ({"scopes": ["not a scope"]}, "invalid_scope"),
+        ({"expires_in": 0}, "bad_request"),
+        ({"expires_in": "soon"}, "bad_request"),
+        ({"name": ""}, "bad_request"),
+        ({"more": 1}, "bad_request"),
+    ],
+)
+def test_what_is_no_key_to_be_had(alice: Caller, body: dict[str, Any], reason: str) -> None:
+    answer = make(alice, **body)
+    assert (answer.status, answer.json["reason"]) == (400, reason)
+
+
+def test_a_key_expires(served: Served, alice: Caller, caller: Any, wait_until: Callable[..., Any]) -> None:
+    key = make(alice, expires_in=1).json["api_key"]
+    nobody = caller(served)
+    answer = wait_until(lambda: (found := use(nobody, key)).status == 401 and found)
+    assert answer.json["reason"] == "api_key_expired"
+
+
+def test_rotation_lets_both_keys_in_for_a_while(
+    served: Served, alice: Caller, caller: Any, wait_until: Callable[..., Any]
+) -> None:
+    old = make(alice, scopes=["files:read"]).json
+    path = f"/auth/api-keys/{old['key_id']}/rotate"
+    new = alice.ask("POST", path, json.dumps({"overlap": 2}), JSON)
+    assert (new.status, new.json["scopes"]) == (201, ["files:read"])
+    nobody = caller(served)
+    assert use(nobody, old["api_key"]).status == 200
+    assert use(nobody, new.json["api_key"]).status == 200
+    wait_until(lambda: use(nobody, old["api_key"]).status == 401)
+    assert use(nobody, new.json["api_key"]).status == 200
+
+
+def test_a_client_that_requires_its_certificate_does_so_beside_a_key(
+    home: Home, served: Served, caller: Any
+) -> None:
+    files = home.client("carol", "--require-certificate")
+    carol = caller(served, files)
+    key = make(carol).json["api_key"]
+    assert use(carol, key).status == 200
+    assert use(caller(served), key).json["reason"] == "certificate_required"
+
+
+def test_what_is_done_with_keys_is_audited(home: Home, alice: Caller) -> None:
+    made = make(alice).json
+    alice.ask("DELETE", f"/auth/api-keys/{made['key_id']}")
+    entries = home.json("audit", "query", "--event", "admin_change")["entries"]
+    assert {"api_keys.add", "api_keys.remove"} <= {entry["method"] for entry in entries}
