@@ -39,12 +39,14 @@ from gateway.checks import start_problems
 from gateway.clock import rfc3339
 from gateway.config import Config, ConfigError, ServiceSettings, TlsSettings
 from gateway.config_reader import read_config
-from gateway.control import ControlServer, Perform
+from gateway.control import ControlServer
 from gateway.edge import Connection, Edge, GatewayRequest, Handler, Route, Routes
 from gateway.identity import sessions as signed_in
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import Passwords
 from gateway.identity.keyring import Keyring
+from gateway.identity.roles import Roles
+from gateway.identity.tenants import known_clients
 from gateway.identity.tokens import Tokens
 from gateway.limits import TokenBuckets
 from gateway.listener import TlsListener
@@ -60,7 +62,7 @@ from gateway.services.http import ServiceProxy
 from gateway.suspicion import alarm
 from gateway.telemetry.logs import start_logging
 from persistence import open_stores
-from persistence.records import API_KEYS, DEFAULT_TENANT, SESSIONS, AuditEntry, AuditStatus, Stores
+from persistence.records import API_KEYS, DEFAULT_TENANT, ROLES, SESSIONS, AuditEntry, AuditStatus, Stores
 
 log = logging.getLogger("ostiary.errors")
 
@@ -125,32 +127,28 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             checkpoint_file=config.audit.checkpoint_file,
         )
         stack.push_async_callback(stores.close)
-
-        def tenant_of(client_id: str) -> str | None:
-            client = stores.clients.get(client_id)
-            return None if client is None else client.tenant_id
-
+        clients = known_clients(stores)
         audit = Audit(
             stores.audit,
             config.audit.on_failure,
             now=time.time,
             monotonic=time.monotonic,
-            tenant_of=tenant_of,
+            client_of=clients.get,
             redact=config.audit.redact,
         )
         stack.push_async_callback(audit.close)
         keyring = Keyring(config.tokens)
-        tokens = Tokens(config.tokens, keyring, stores.tokens, stores.clients, now=time.time)
+        tokens = Tokens(config.tokens, keyring, stores.tokens, clients, now=time.time)
         passwords = Passwords(config.accounts, config.limits, monotonic=time.monotonic)
         stack.push_async_callback(passwords.close)
         sessions = signed_in.Sessions(
             stores.collection(SESSIONS), tokens, grace=config.accounts.refresh_grace, now=time.time
         )
-        api_keys = ApiKeys(stores.collection(API_KEYS), stores.clients, now=time.time)
+        api_keys = ApiKeys(stores.collection(API_KEYS), clients, now=time.time)
         authenticator = Authenticator(
             tokens,
-            stores.clients,
-            config.roles,
+            clients,
+            Roles(config.roles, stores.collection(ROLES)),
             config.tls.client_id,
             now=time.time,
             api_keys=api_keys,
@@ -169,7 +167,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             public_url=config.server.public_url,
             admission=admission,
             passwords=passwords,
-            clients=stores.clients,
+            clients=clients,
             audit=audit,
             problems=problems,
         )
@@ -214,7 +212,18 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             tokens.forget_verified()
             return keyring.signing_kid
 
-        control = ControlServer(config.storage.path, _perform(config, stores, passwords, reload_keys, turn))
+        administration = Administration(
+            stores=stores,
+            roles=lambda: config.roles,
+            now=time.time,
+            hash_password=passwords.hash_password,
+            unlock=passwords.unlock,
+            reload_keys=reload_keys,
+            on_roles_changed=authenticator.forget_contexts,
+            redacted=audit.redacted,
+            turn=turn,
+        )
+        control = ControlServer(config.storage.path, partial(perform_operation, administration))
         await control.start()
         stack.push_async_callback(control.close)
 
@@ -235,25 +244,6 @@ def _open_service(stack: AsyncExitStack, settings: ServiceSettings, audit: Audit
     proxy = ServiceProxy(settings, HttpClient(settings.url), audit)
     stack.push_async_callback(proxy.close)
     return proxy
-
-
-def _perform(
-    config: Config, stores: Stores, passwords: Passwords, reload_keys: Callable[[], str], turn: asyncio.Lock
-) -> Perform:
-    admin = Administration(
-        stores=stores,
-        roles=lambda: config.roles,
-        now=time.time,
-        hash_password=passwords.hash_password,
-        unlock=passwords.unlock,
-        reload_keys=reload_keys,
-        turn=turn,
-    )
-
-    async def perform(operation: str, parameters: object, actor: str) -> dict[str, Any]:
-        return await perform_operation(admin, operation, parameters, actor)
-
-    return perform
 
 
 def _routes(

@@ -27,7 +27,15 @@ from gateway.clock import rfc3339
 from gateway.config import OnAuditFailure, Redaction
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import ANSWERS
-from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus, AuditStore, Intent, StoreError
+from persistence.records import (
+    DEFAULT_TENANT,
+    AuditEntry,
+    AuditStatus,
+    AuditStore,
+    ClientRecord,
+    Intent,
+    StoreError,
+)
 
 log = logging.getLogger("ostiary.audit")
 
@@ -99,12 +107,12 @@ class Audit:
         *,
         now: Callable[[], float],
         monotonic: Callable[[], float],
-        tenant_of: Callable[[str], str | None] = lambda _client_id: None,
+        client_of: Callable[[str], ClientRecord | None] = lambda _client_id: None,
         redact: Sequence[Redaction] = (),
     ) -> None:
-        """``tenant_of``: the tenant of a client, where all that is known of somebody is the name."""
+        """``client_of``: the client, where all that is known of somebody is a name; an erased one by its pseudonym."""
         self._store = store
-        self._tenant_of = tenant_of
+        self._client_of = client_of
         self._refuse = on_failure is OnAuditFailure.REFUSE
         self._redactions = redact
         self._now = now
@@ -139,7 +147,9 @@ class Audit:
         if context is not None and context.client_id is not None:
             client_id, tenant_id = context.client_id, context.tenant_id
         else:
-            tenant_id = None if client_id is None else self._tenant_of(client_id)
+            client = None if client_id is None else self._client_of(client_id)
+            tenant_id = None if client is None else client.tenant_id
+            client_id = client_id if client is None else client.client_id
         return AuditEntry(
             timestamp=rfc3339(self._now()),
             event=event,
@@ -170,14 +180,14 @@ class Audit:
     async def record(self, entry: AuditEntry) -> None:
         """Durable on return. Raises Refused where it cannot be, unless the configuration says to go on."""
         try:
-            await self._store.append(self._redacted(entry))
+            await self._store.append(self.redacted(entry))
         except StoreError as error:
             self._failed(error)
 
     async def begin(self, entry: AuditEntry, started: float) -> Pending:
         """The intent, durable on return. Raises Refused as ``record`` does. ``started``: monotonic seconds."""
         try:
-            intent = await self._store.begin(self._redacted(entry))
+            intent = await self._store.begin(self.redacted(entry))
         except StoreError as error:
             self._failed(error)
             return Pending(self, None, started)
@@ -297,7 +307,7 @@ class Audit:
 
     def _enter(self, entry: AuditEntry) -> None:
         try:
-            self._store.append_soon(self._redacted(entry))
+            self._store.append_soon(self.redacted(entry))
         except StoreError as error:
             log.critical("a refusal could not be audited: %s", error)
 
@@ -311,7 +321,7 @@ class Audit:
         self._withheld[key] = entry if held is None else _sum_up(held, entry)
         self._flush_soon()
 
-    def _redacted(self, entry: AuditEntry) -> AuditEntry:
+    def redacted(self, entry: AuditEntry) -> AuditEntry:
         """What of the entry may be written."""
         for rule in self._redactions:
             value = getattr(entry, rule.field)

@@ -57,7 +57,7 @@ class Authenticator:
         self,
         tokens: Tokens,
         clients: ClientStore,
-        roles: Mapping[str, tuple[str, ...]],
+        roles: Mapping[str, tuple[str, ...]] | Roles,
         rules: Sequence[IdentityRule],
         *,
         api_keys: ApiKeys,
@@ -69,7 +69,7 @@ class Authenticator:
         self._tokens = tokens
         self._api_keys = api_keys
         self._clients = clients
-        self._roles = Roles(roles)
+        self._roles = roles if isinstance(roles, Roles) else Roles(roles)
         self._rules = tuple(rules)
         self._now = now
         self._suspect = suspect
@@ -143,6 +143,11 @@ class Authenticator:
     def permissions(self, client: ClientRecord, scope: str = "") -> Permissions:
         """All that the client may do now, narrowed to ``scope`` if there is one."""
         return self._roles.permissions(client, scope)
+
+    def forget_contexts(self) -> None:
+        """What roles grant has changed: every context is made anew."""
+        self._by_token.clear()
+        self._by_certificate.clear()
 
     def current(self, context: ClientContext) -> ClientContext | None:
         """The caller with what it may do now; None: it may no longer come in."""

@@ -16,9 +16,17 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.administration import Administration, Answer, Operation, OperationError, ParameterError
+from gateway.administration import (
+    Administration,
+    Answer,
+    Operation,
+    OperationError,
+    ParameterError,
+    UnknownError,
+)
 from gateway.audit_operations import compress_audit, prune_audit, query_audit
 from gateway.config_shapes import did_you_mean
+from gateway.erasure_operations import ERASURE_OPERATIONS
 from gateway.key_operations import KEY_OPERATIONS
 from gateway.parameters import (
     NO_CERTIFICATE,
@@ -28,12 +36,15 @@ from gateway.parameters import (
     ListClients,
     ListTokens,
     OneClient,
+    OneToken,
     PruneAudit,
     QueryAudit,
     RecordCertificate,
     RevokeTokens,
     SetPassword,
 )
+from gateway.role_operations import ROLE_OPERATIONS
+from gateway.tenant_operations import TENANT_OPERATIONS
 from persistence.records import (
     DEFAULT_TENANT,
     AuditEntry,
@@ -46,21 +57,12 @@ from persistence.records import (
 
 async def _add_client(admin: Administration, wanted: AddClient, actor: str) -> Answer:
     name = wanted.client_id
-    taken = admin.stores.clients.get(name)
-    if taken is not None:
-        remedy = (
-            "it was erased; names are not given twice"
-            if taken.erased_at
-            else "`ostiary clients show` shows it"
-        )
-        raise OperationError(f"the name {name} is taken; {remedy}")
-    _check_roles(admin, wanted.roles)
+    admin.tenant(wanted.tenant_id)
+    _check_name(admin, name)
+    _check_roles(admin, wanted.tenant_id, wanted.roles)
+    admin.require_grants(wanted.permissions, "the permissions of a client")
     certificate = None if wanted.certificate == NO_CERTIFICATE else wanted.certificate or name
-    holder = admin.stores.clients.by_certificate(certificate) if certificate else None
-    if holder is not None:
-        raise OperationError(
-            f"certificates of {certificate} belong to {holder.client_id}; give another certificate id"
-        )
+    _check_certificate(admin, certificate)
     moment = admin.timestamp()
     record = ClientRecord(
         client_id=name,
@@ -80,7 +82,9 @@ async def _add_client(admin: Administration, wanted: AddClient, actor: str) -> A
 
 async def _list_clients(admin: Administration, wanted: ListClients, _actor: str) -> Answer:
     after = wanted.cursor or ""
-    rest = (client for client in admin.stores.clients if client.client_id > after)
+    rest = (
+        client for client in admin.stores.clients if client.client_id > after and admin.sees(client.tenant_id)
+    )
     page = list(islice(rest, wanted.limit + 1))
     more = len(page) > wanted.limit
     page = page[: wanted.limit]
@@ -91,11 +95,11 @@ async def _list_clients(admin: Administration, wanted: ListClients, _actor: str)
 
 
 async def _show_client(admin: Administration, wanted: OneClient, _actor: str) -> Answer:
-    return {"client": _client(_known(admin, wanted.client_id))}
+    return {"client": _client(admin.known_client(wanted.client_id))}
 
 
 async def _disable_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
-    client = admin.client(wanted.client_id)
+    client = admin.changeable_client(wanted.client_id)
     if client.disabled_at is not None:
         return {"client": _client(client)}
     moment = admin.timestamp()
@@ -104,7 +108,7 @@ async def _disable_client(admin: Administration, wanted: OneClient, actor: str) 
 
 
 async def _enable_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
-    client = admin.client(wanted.client_id)
+    client = admin.changeable_client(wanted.client_id)
     if client.disabled_at is None:
         return {"client": _client(client)}
     changed = msgspec.structs.replace(client, disabled_at=None, updated_at=admin.timestamp())
@@ -112,17 +116,16 @@ async def _enable_client(admin: Administration, wanted: OneClient, actor: str) -
 
 
 async def _set_password(admin: Administration, wanted: SetPassword, actor: str) -> Answer:
-    admin.client(wanted.client_id)
+    admin.changeable_client(wanted.client_id)
     password_hash = await _hashed(admin, wanted.password)
     # Read again: hashing takes a while.
-    client = admin.client(wanted.client_id)
+    client = admin.changeable_client(wanted.client_id)
     changed = msgspec.structs.replace(client, password_hash=password_hash, updated_at=admin.timestamp())
     return await _change(admin, changed, "clients.set_password", actor)
 
 
 async def _change_roles(admin: Administration, wanted: ChangeRoles, actor: str) -> Answer:
-    client = admin.client(wanted.client_id)
-    _check_roles(admin, (*(wanted.roles or ()), *wanted.add_roles))
+    client = admin.changeable_client(wanted.client_id)
     roles = _changed(client.roles, wanted.roles, wanted.add_roles, wanted.remove_roles, "role")
     permissions = _changed(
         client.permissions,
@@ -131,6 +134,8 @@ async def _change_roles(admin: Administration, wanted: ChangeRoles, actor: str) 
         wanted.remove_permissions,
         "permission",
     )
+    _check_roles(admin, client.tenant_id, [role for role in roles if role not in client.roles])
+    admin.require_grants(set(permissions) - set(client.permissions), "the permissions of a client")
     if (roles, permissions) == (client.roles, client.permissions):
         return {"client": _client(client)}
     changed = msgspec.structs.replace(
@@ -139,32 +144,11 @@ async def _change_roles(admin: Administration, wanted: ChangeRoles, actor: str) 
     return await _change(admin, changed, "clients.roles", actor)
 
 
-async def _erase_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
-    """Only what keeps the name and the certificate from being given to somebody else stays."""
-    client = admin.client(wanted.client_id)
-    moment = admin.timestamp()
-    tombstone = ClientRecord(
-        client_id=client.client_id,
-        tenant_id=client.tenant_id,
-        username="",
-        user_id="",
-        certificate=client.certificate,
-        created_at=moment,
-        updated_at=moment,
-        erased_at=moment,
-    )
-    answer = await _change(admin, tombstone, "clients.erase", actor, event="erased")
-    revoked = await _revoke(admin, admin.stores.tokens.of_client(client.client_id))
-    return {**answer, "revoked": revoked}
-
-
 async def _unlock_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
-    client = admin.client(wanted.client_id)
+    client = admin.changeable_client(wanted.client_id)
     if admin.unlock is None:
         return {"client_id": client.client_id, "unlocked": False, "server_running": False}
-    await admin.stores.audit.append(
-        _entry(admin, actor, client.client_id, client.tenant_id, operation="clients.unlock")
-    )
+    await admin.stores.audit.append(_entry(admin, actor, client, "clients.unlock"))
     return {"client_id": client.client_id, "unlocked": admin.unlock(client.client_id), "server_running": True}
 
 
@@ -173,25 +157,33 @@ async def _list_tokens(admin: Administration, wanted: ListTokens, _actor: str) -
     if wanted.client_id is not None:
         tokens = admin.stores.tokens.of_client(wanted.client_id)
         if not tokens:
-            _known(admin, wanted.client_id)
+            admin.known_client(wanted.client_id)
+    seen = (token for token in tokens if admin.sees(token.tenant_id))
     start = max(0, wanted.cursor)
-    page = list(islice(tokens, start, start + wanted.limit + 1))
+    page = list(islice(seen, start, start + wanted.limit + 1))
     more = len(page) > wanted.limit
     listed = [msgspec.to_builtins(token) for token in page[: wanted.limit]]
     return {"tokens": listed, "next_cursor": start + wanted.limit if more else None}
+
+
+async def _show_token(admin: Administration, wanted: OneToken, _actor: str) -> Answer:
+    return {"token": msgspec.to_builtins(_token(admin, wanted.token_id))}
 
 
 async def _revoke_tokens(admin: Administration, wanted: RevokeTokens, actor: str) -> Answer:
     client_id, live = _live_tokens(admin, wanted)
     client = admin.stores.clients.get(client_id)
     if live:
-        entry = _entry(
-            admin, actor, client_id, live[0].tenant_id, operation="tokens.revoke", event="token_revoked"
+        entry = admin.entry(
+            actor,
+            "tokens.revoke",
+            client_id=client_id,
+            tenant_id=live[0].tenant_id,
+            event="token_revoked",
+            target=wanted.token_id or client_id,
+            token_id=wanted.token_id,
         )
-        target = wanted.token_id or client_id
-        await admin.stores.audit.append(
-            msgspec.structs.replace(entry, target=target, token_id=wanted.token_id)
-        )
+        await admin.stores.audit.append(entry)
         _, live = _live_tokens(admin, wanted)  # and those that were issued meanwhile
     usable = client is not None and client.disabled_at is None and client.erased_at is None
     return {
@@ -205,17 +197,22 @@ def _live_tokens(admin: Administration, wanted: RevokeTokens) -> tuple[str, list
     """Whose tokens are meant, and which of these are live."""
     store = admin.stores.tokens
     if wanted.token_id is None:
-        client_id = wanted.client_id or ""
-        _known(admin, client_id)
+        client_id = admin.known_client(wanted.client_id or "").client_id
         tokens = list(store.of_client(client_id))
     else:
-        token = store.get(wanted.token_id)
-        if token is None:
-            raise OperationError("there is no such token, or it has expired; `ostiary tokens list` shows all")
+        token = _token(admin, wanted.token_id)
         client_id, tokens = token.client_id, [token]
         if token.kind is TokenKind.REFRESH and token.family_id is not None:
             tokens += store.of_family(token.family_id)
     return client_id, [token for token in tokens if token.revoked_at is None and token.exp > admin.now()]
+
+
+def _token(admin: Administration, token_id: str) -> TokenRecord:
+    """A token that is there for whoever asks. Raises UnknownError."""
+    token = admin.stores.tokens.get(token_id)
+    if token is None or not admin.sees(token.tenant_id):
+        raise UnknownError("there is no such token, or it has expired; `ostiary tokens list` shows all")
+    return token
 
 
 async def _record_certificate(admin: Administration, wanted: RecordCertificate, actor: str) -> Answer:
@@ -245,15 +242,18 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "clients.enable": Operation(OneClient, _enable_client),
     "clients.set_password": Operation(SetPassword, _set_password),
     "clients.roles": Operation(ChangeRoles, _change_roles),
-    "clients.erase": Operation(OneClient, _erase_client),
     "clients.unlock": Operation(OneClient, _unlock_client),
     "tokens.list": Operation(ListTokens, _list_tokens, changes=False),
+    "tokens.show": Operation(OneToken, _show_token, changes=False),
     "tokens.revoke": Operation(RevokeTokens, _revoke_tokens),
     "certs.issue": Operation(RecordCertificate, _record_certificate),
     "audit.prune": Operation(PruneAudit, prune_audit),
     "audit.compress": Operation(CompressAudit, compress_audit),
     "audit.query": Operation(QueryAudit, query_audit, changes=False),
     **KEY_OPERATIONS,
+    **TENANT_OPERATIONS,
+    **ROLE_OPERATIONS,
+    **ERASURE_OPERATIONS,
 }
 """Every operation, by the name that the control socket knows it by."""
 
@@ -278,41 +278,17 @@ def _known_operation(name: str) -> Operation[Any]:
     return known
 
 
-async def _change(
-    admin: Administration, record: ClientRecord, operation: str, actor: str, *, event: str = "admin_change"
-) -> Answer:
-    await admin.stores.audit.append(
-        _entry(admin, actor, record.client_id, record.tenant_id, operation=operation, event=event)
-    )
+async def _change(admin: Administration, record: ClientRecord, operation: str, actor: str) -> Answer:
+    await admin.stores.audit.append(_entry(admin, actor, record, operation))
     await admin.stores.clients.put(record)
     return {"client": _client(record)}
 
 
-def _entry(
-    admin: Administration,
-    actor: str,
-    client_id: str,
-    tenant_id: str,
-    *,
-    operation: str,
-    event: str = "admin_change",
-) -> AuditEntry:
+def _entry(admin: Administration, actor: str, client: ClientRecord, operation: str) -> AuditEntry:
     """Who did what to which client, now."""
-    return AuditEntry(
-        timestamp=admin.timestamp(),
-        event=event,
-        status=AuditStatus.OK,
-        client_id=client_id,
-        tenant_id=tenant_id,
-        method=operation,
-        target=client_id,
-        actor=actor,
+    return admin.entry(
+        actor, operation, client_id=client.client_id, tenant_id=client.tenant_id, target=client.client_id
     )
-
-
-def _known(admin: Administration, client_id: str) -> ClientRecord:
-    """The client, erased or not."""
-    return admin.stores.clients.get(client_id) or admin.client(client_id)
 
 
 async def _revoke(admin: Administration, tokens: Iterable[TokenRecord]) -> int:
@@ -338,11 +314,37 @@ def _client(record: ClientRecord) -> Answer:
     return answer
 
 
-def _check_roles(admin: Administration, roles: Iterable[str]) -> None:
-    known = admin.roles()
+def _check_name(admin: Administration, name: str) -> None:
+    """Raises OperationError where the name was ever given to somebody, whoever may know of it."""
+    taken = admin.stores.clients.get(name)
+    if admin.tombstones.of_name(name) is not None or (taken is not None and taken.erased_at is not None):
+        raise OperationError(f"the name {name} is taken; it was erased; names are not given twice")
+    if taken is not None:
+        here = "`ostiary clients show` shows it" if admin.sees(taken.tenant_id) else "choose another one"
+        raise OperationError(f"the name {name} is taken; {here}")
+
+
+def _check_certificate(admin: Administration, certificate: str | None) -> None:
+    """Raises OperationError where the certificate id is somebody's, or was."""
+    if certificate is None:
+        return
+    holder = admin.stores.clients.by_certificate(certificate)
+    if holder is None and admin.tombstones.of_certificate(certificate) is None:
+        return
+    seen = holder is not None and admin.sees(holder.tenant_id)
+    whose = f"belong to {holder.client_id}" if holder is not None and seen else "are somebody else's"
+    raise OperationError(f"certificates of {certificate} {whose}; give another certificate id")
+
+
+def _check_roles(admin: Administration, tenant_id: str, roles: Iterable[str]) -> None:
+    """Raises OperationError where a client of that tenant may not be given one of these, or not by whoever asks."""
+    book = admin.role_book
     for role in roles:
-        if role not in known:
-            raise OperationError(f"no such role in [roles]: {role[:80]!a}; {did_you_mean(role, known)}")
+        grants = book.grants(tenant_id, role)
+        if grants is None:
+            near = did_you_mean(role, book.names(tenant_id))
+            raise OperationError(f"no such role, in [roles] or made while running: {role[:80]!a}; {near}")
+        admin.require_grants(grants, f"the role {role}")
 
 
 def _changed(

@@ -54,8 +54,8 @@ class AddClient(Parameters, frozen=True, kw_only=True):
             raise ValueError(f'"{NO_CERTIFICATE}" stands for no certificate; choose another name')
         if not NAME.fullmatch(self.tenant_id):
             raise ValueError('a tenant\'s name has 1 to 64 lower-case letters, digits, "_" and "-"')
-        _check_roles(self.roles)
-        _check_permissions(self.permissions)
+        check_roles(self.roles)
+        check_permissions(self.permissions)
         if self.certificate == NO_CERTIFICATE and self.require_certificate:
             raise ValueError("a client without a certificate cannot require one; leave out one of the two")
         if self.certificate and not _CERTIFICATE_ID.fullmatch(self.certificate):
@@ -87,8 +87,8 @@ class ChangeRoles(Parameters, frozen=True, kw_only=True):
     remove_permissions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_roles((*(self.roles or ()), *self.add_roles))
-        _check_permissions((*(self.permissions or ()), *self.add_permissions))
+        check_roles((*(self.roles or ()), *self.add_roles))
+        check_permissions((*(self.permissions or ()), *self.add_permissions))
 
 
 class RetireKey(Parameters, frozen=True, kw_only=True):
@@ -111,7 +111,7 @@ class ListClients(Parameters, frozen=True, kw_only=True):
     cursor: str | None = None
 
     def __post_init__(self) -> None:
-        _check_limit(self.limit)
+        check_limit(self.limit)
 
 
 class ListTokens(Parameters, frozen=True, kw_only=True):
@@ -122,7 +122,13 @@ class ListTokens(Parameters, frozen=True, kw_only=True):
     cursor: int = 0
 
     def __post_init__(self) -> None:
-        _check_limit(self.limit)
+        check_limit(self.limit)
+
+
+class OneToken(Parameters, frozen=True, kw_only=True):
+    """A token, by its id."""
+
+    token_id: str
 
 
 class RevokeTokens(Parameters, frozen=True, kw_only=True):
@@ -163,7 +169,7 @@ class CompressAudit(Parameters, frozen=True, kw_only=True):
     most: int = 8
 
     def __post_init__(self) -> None:
-        _check_limit(self.most)
+        check_limit(self.most)
 
 
 class QueryAudit(Parameters, frozen=True, kw_only=True):
@@ -182,7 +188,7 @@ class QueryAudit(Parameters, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.status is not None and self.status not in set(AuditStatus):
             raise ValueError(f"no such status; {did_you_mean(self.status, AuditStatus)}")
-        _check_limit(self.limit)
+        check_limit(self.limit)
         for key, time in (("since", self.since), ("until", self.until)):
             if time is not None and stored_time(time) is None:
                 raise ValueError(f"{key} is not a time; write it as 2026-01-31T12:00:00Z")
@@ -199,19 +205,22 @@ def stored_time(text: str) -> str | None:
         return None
 
 
-def _check_roles(roles: Iterable[str]) -> None:
+def check_roles(roles: Iterable[str]) -> None:
+    """Raises ValueError where one is no role's name."""
     for role in roles:
         if not ROLE.fullmatch(role):
             remedy = 'use letters, digits, "_", "." and "-", 64 at most'
             raise ValueError(f"not a role's name: {role[:80]!a}; {remedy}")
 
 
-def _check_permissions(permissions: Iterable[str]) -> None:
+def check_permissions(permissions: Iterable[str]) -> None:
+    """Raises ValueError where one is no permission."""
     for permission in permissions:
         if not PERMISSION.fullmatch(permission):
             raise ValueError(f"not a permission: {permission[:80]!a}; {PERMISSION_REMEDY}")
 
 
-def _check_limit(limit: int) -> None:
+def check_limit(limit: int) -> None:
+    """Raises ValueError where no page is so large."""
     if not 1 <= limit <= MAX_PAGE:
         raise ValueError(f"a page has 1 to {MAX_PAGE} entries; give another limit")

@@ -32,7 +32,7 @@ from persistence.audit_chain import (
     read_line,
     wrong_digests,
 )
-from persistence.audit_erasure import Taken, claim
+from persistence.audit_erasure import claim, of_client
 from persistence.audit_segments import EntryFilter, Match, Segment, encodable, matches
 from persistence.changes import EntryAdded, IntentBegun
 from persistence.checkpoint import AuditFile
@@ -204,15 +204,15 @@ class AuditLog:
         except OSError as error:
             raise StoreError(f"the audit could not be compressed: {error}") from error
 
-    async def erase(self, entry: AuditEntry, taken: Taken) -> int:
-        """Take values that identify a person out of all entries so far; how many. ``entry``: says so, event ``erased``.
+    async def erase(self, entry: AuditEntry, client_id: str) -> int:
+        """Take what identifies that client out of all entries so far; how many values. ``entry``: says so, ``erased``.
 
         The entry is durable and signed for before anything goes. Raises StoreError.
         """
         async with self._erasing:
             await self._seal_now()
             try:
-                found = await asyncio.to_thread(self._archive.find, taken)
+                found = await asyncio.to_thread(self._archive.find, of_client(client_id))
                 claims = [claim(first_seq, gone) for first_seq, gone in found.items() if gone]
                 added, last = self._added(entry, erases=claims)
                 future = self._journal.append(added)

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from persistence.audit_chain import line_hash
+from persistence.audit_chain import line_hash, read_line
 from persistence.audit_checkpoint import SegmentRecord
 from persistence.changes import IntentBegun
 from persistence.checkpoint import SLICE
@@ -28,6 +28,9 @@ VERSION: Final = 1
 COMPRESSED: Final = ".gz"
 _NAME: Final = re.compile(r"(\d{6,})(\.\d+)?\.json(\.gz)?")
 _END: Final = b"\n]}\n"
+PSEUDONYM: Final = "erased-"
+"""Before the number of the entry that says so, in the place of an erased client's name."""
+_PSEUDONYM: Final = re.compile(rf"{PSEUDONYM}([0-9]+)")
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 _decode_entry = msgspec.json.Decoder(AuditEntry).decode
@@ -181,21 +184,19 @@ class EntryFilter:
             "tenant_id": query.tenant_id,
         }
         # A quote inside a JSON string is escaped, so lines without these bytes need not be decoded.
-        self._needles = [
-            b'"%b":%b' % (name.encode(), msgspec.json.encode(value))
-            for name, value in wanted.items()
-            if value is not None
-        ]
+        self._needles = [_needles(name, value) for name, value in wanted.items() if value is not None]
         self._wanted = [(name, value) for name, value in wanted.items() if value is not None]
         self._since = None if query.since is None else instant(query.since)
         self._until = None if query.until is None else instant(query.until)
 
     def matches(self, line: bytes) -> AuditEntry | None:
         """The entry, if it is wanted."""
-        for needle in self._needles:
-            if needle not in line:
+        for needles in self._needles:
+            if not any(needle in line for needle in needles):
                 return None
         entry = _decode_entry(line)
+        if entry.client_id is None:
+            entry = _under_pseudonym(line, entry)
         if any(getattr(entry, name) != value for name, value in self._wanted):
             return None
         return entry if self.overlaps(entry.timestamp, entry.timestamp) else None
@@ -218,3 +219,25 @@ def matches(
         if entry is not None:
             enough -= 1
             yield first_seq + index, entry
+
+
+def _needles(name: str, value: str) -> Sequence[bytes]:
+    """One of these is in the line of an entry with that value."""
+    plain = b'"%b":%b' % (name.encode(), msgspec.json.encode(value))
+    erased = _PSEUDONYM.fullmatch(value) if name == "client_id" else None
+    if erased is None:
+        return (plain,)
+    seq = erased[1].encode()
+    return (plain, b'"client_id":%b' % seq, b'{"seq":%b,' % seq)
+
+
+def _under_pseudonym(line: bytes, entry: AuditEntry) -> AuditEntry:
+    """The entry of an erased client, by the number of the entry that says so; others as they are."""
+    link, _ = read_line(line)
+    by = link.salts.get("client_id") or (link.seq if entry.event == "erased" else None)
+    return msgspec.structs.replace(entry, client_id=pseudonym(by)) if isinstance(by, int) else entry
+
+
+def pseudonym(erased: int) -> str:
+    """What a client is called that the entry ``erased`` of that number took out of the audit."""
+    return f"{PSEUDONYM}{erased}"

@@ -21,6 +21,12 @@ class ClientPut(msgspec.Struct, frozen=True, gc=False, tag="client"):
     record: ClientRecord
 
 
+class ClientRemoved(msgspec.Struct, frozen=True, gc=False, tag="client_removed"):
+    """A client was forgotten."""
+
+    client_id: str
+
+
 class TokensPut(msgspec.Struct, frozen=True, gc=False, tag="tokens"):
     """Tokens were inserted or replaced, all in one write."""
 
@@ -63,4 +69,4 @@ class Bases(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="base
     """Where earlier journals end whose writing failed: what stands behind that was never acknowledged."""
 
 
-Change = ClientPut | TokensPut | CollectionChanged | IntentBegun | EntryAdded | Bases
+Change = ClientPut | ClientRemoved | TokensPut | CollectionChanged | IntentBegun | EntryAdded | Bases

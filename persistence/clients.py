@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from persistence.changes import ClientPut
+from persistence.changes import ClientPut, ClientRemoved
 from persistence.journal import Journal
 from persistence.records import ClientRecord, StoreError
 
@@ -50,6 +50,10 @@ class JsonClients:
         self._writing = self._journal.append(ClientPut(record))
         await asyncio.shield(self._writing)
 
+    async def remove(self, client_id: str) -> None:
+        """Forget the client. Raises StoreError where the write is not durable."""
+        await self._journal.append(ClientRemoved(client_id))
+
     def check(self, record: ClientRecord) -> None:
         """Raises StoreError where another client has the record's certificate id."""
         if record.certificate is None:
@@ -60,8 +64,14 @@ class JsonClients:
                 f"the certificate id {record.certificate!r} already belongs to client {holder!r}"
             )
 
-    def apply(self, change: ClientPut) -> None:
+    def apply(self, change: ClientPut | ClientRemoved) -> None:
         """Take over what is durable."""
+        self.changed = True
+        if isinstance(change, ClientRemoved):
+            gone = self._clients.pop(change.client_id, None)
+            if gone is not None and gone.certificate is not None:
+                self._by_certificate.pop(gone.certificate, None)
+            return
         record = change.record
         before = self._clients.get(record.client_id)
         if before is not None and before.certificate is not None and before.certificate != record.certificate:
@@ -69,4 +79,3 @@ class JsonClients:
         if record.certificate is not None:
             self._by_certificate[record.certificate] = record.client_id
         self._clients[record.client_id] = record
-        self.changed = True

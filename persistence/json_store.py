@@ -37,6 +37,7 @@ from persistence.changes import (
     Bases,
     Change,
     ClientPut,
+    ClientRemoved,
     CollectionChanged,
     EntryAdded,
     IntentBegun,
@@ -411,7 +412,7 @@ class JsonStores:
                 self.audit.apply_intent(change)
             elif isinstance(change, TokensPut):
                 self.tokens.apply(change)
-            elif isinstance(change, ClientPut):
+            elif isinstance(change, ClientPut | ClientRemoved):
                 self.clients.apply(change)
             elif isinstance(change, CollectionChanged):
                 self._collections[change.collection].apply(change)
@@ -419,6 +420,7 @@ class JsonStores:
 
 _PARTS: Final[dict[type, str | None]] = {
     ClientPut: CLIENTS,
+    ClientRemoved: CLIENTS,
     TokensPut: TOKENS,
     EntryAdded: AUDIT,
     IntentBegun: AUDIT,

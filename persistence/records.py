@@ -290,6 +290,9 @@ class ClientStore(Protocol):
     async def put(self, record: ClientRecord) -> None:
         """Insert or replace. Raises StoreError where the write is not durable, or the certificate id is taken."""
 
+    async def remove(self, client_id: str) -> None:
+        """Forget the client; its certificate id is anybody's again. Raises StoreError."""
+
 
 class TokenStore(Protocol):
     """The tokens that have not expired."""
@@ -384,6 +387,12 @@ class AuditStore(Protocol):
         """Remove the oldest segments, as far as all that is in them is older than ``before``; which those were.
 
         Raises StoreError, and ValueError as ``prunable`` does.
+        """
+
+    async def erase(self, entry: AuditEntry, client_id: str) -> int:
+        """Take what identifies that client out of all entries so far; how many values. ``entry`` says so: ``erased``.
+
+        The entries go on to be told apart, as those of ``erased-N``, N being the number of that entry. Raises StoreError.
         """
 
     async def compress(self, most: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.audit import FLOOD_BURST, MAX_FLOODS, Audit
 from gateway.config import OnAuditFailure, Redaction
 from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Reason, Refused
-from persistence.records import AuditEntry, AuditPage, AuditQuery, AuditStatus, StoreError
+from persistence.records import AuditEntry, AuditPage, AuditQuery, AuditStatus, ClientRecord, StoreError
 
 
 class Clock:
@@ -161,7 +161,15 @@ async def test_a_sum_says_only_what_is_true_of_all() -> None:
 
 def test_a_client_that_is_known_by_name_alone_is_filed_under_its_tenant() -> None:
     clock = Clock()
-    audit = Audit(Written(), OnAuditFailure.REFUSE, now=clock, monotonic=clock, tenant_of={"zed": "beta"}.get)
+    zed = ClientRecord(
+        client_id="zed",
+        username="zed",
+        user_id="u",
+        tenant_id="beta",
+        created_at="2027-01-15T08:00:00.000Z",
+        updated_at="2027-01-15T08:00:00.000Z",
+    )
+    audit = Audit(Written(), OnAuditFailure.REFUSE, now=clock, monotonic=clock, client_of={"zed": zed}.get)
     assert audit.entry("auth_failed", AuditStatus.FAILED, _inbound(), client_id="zed").tenant_id == "beta"
     assert audit.entry("auth_failed", AuditStatus.FAILED, _inbound(), client_id="who").tenant_id == "default"
 

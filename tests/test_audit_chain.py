@@ -30,7 +30,6 @@ from persistence.audit_chain import (
     read_line,
     wrong_digests,
 )
-from persistence.audit_erasure import of_client
 from persistence.audit_verify import Report, verify
 from persistence.records import AuditEntry, AuditQuery, AuditStatus
 
@@ -183,7 +182,7 @@ class TestErasure:
         async with store(folder, pause=0.001) as stores:
             before = await all_of(stores)
             said = entry(99, event="erased", client_id=None, address=None, target=None)
-            count = await stores.audit.erase(said, of_client("client1"))
+            count = await stores.audit.erase(said, "client1")
             assert count > 40
             after = await all_of(stores)
         assert b"client1" not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
@@ -191,7 +190,7 @@ class TestErasure:
         assert (report.erased, report.entries) == (count, 44)
         for old, new in zip(before, after, strict=False):
             if old.client_id == "client1":
-                assert (new.client_id, new.address, new.target) == (None, None, None)
+                assert (new.client_id, new.address, new.target) == ("erased-44", None, None)
                 assert (new.timestamp, new.event) == (old.timestamp, old.event)
             else:
                 assert new == (msgspec.structs.replace(old, target=None) if old.target == "client1" else old)
@@ -202,10 +201,11 @@ class TestErasure:
     async def test_one_after_the_other_compressed_and_pruned(self, folder):
         async with store(folder, pause=0.001) as stores:
             said = entry(99, event="erased", client_id=None, address=None, target=None)
-            one = await stores.audit.erase(said, of_client("client1"))
+            first = 1 + len(await all_of(stores))
+            one = await stores.audit.erase(said, "client1")
             await stores.audit.compress(2)
-            other = await stores.audit.erase(said, of_client("client2"))
-            assert await stores.audit.erase(said, of_client("nobody")) == 0
+            other = await stores.audit.erase(said, "client2")
+            assert await stores.audit.erase(said, "nobody") == 0
             await checked(folder)
             assert (await checked(folder)).erased == one + other
             gone = await stores.audit.prune("2027-01-03T00:00:00Z")
@@ -213,7 +213,12 @@ class TestErasure:
         report = await checked(folder)
         assert 0 < report.erased < one + other
         async with store(folder) as stores:
-            assert {e.client_id for e in await all_of(stores)} == {"client0", None}
+            assert {e.client_id for e in await all_of(stores)} == {
+                "client0",
+                f"erased-{first}",
+                f"erased-{first + 1}",
+                f"erased-{first + 2}",
+            }
 
     @pytest.mark.parametrize(
         "forge",
@@ -230,7 +235,7 @@ class TestErasure:
     async def test_one_that_no_signed_entry_covers_is_found(self, folder, forge):
         async with store(folder, pause=0.001) as stores:
             said = entry(99, event="erased", client_id=None, address=None, target=None)
-            await stores.audit.erase(said, of_client("client1"))
+            await stores.audit.erase(said, "client1")
         path = folder / "audit" / names(folder)[1]
         first, *lines, end = path.read_text().splitlines()
         forged = [json.loads(line.removesuffix(",")) for line in lines]
@@ -253,10 +258,10 @@ class TestErasure:
 
             monkeypatch.setattr(stores.audit._archive, "erase", crash)
             said = entry(99, event="erased", client_id=None, address=None, target=None)
-            await stores.audit.erase(said, of_client("client1"))
+            await stores.audit.erase(said, "client1")
         assert (await checked(tmp_path / "copy")).erased == 0
         async with store(tmp_path / "copy", pause=0.001) as stores:
-            assert await stores.audit.erase(said, of_client("client1")) > 40
+            assert await stores.audit.erase(said, "client1") > 40
         assert (await checked(tmp_path / "copy")).erased > 40
 
 

@@ -150,6 +150,7 @@ def test_a_password_typed_for_stdin_is_not_shown(home: Any) -> None:
 
 @pytest.mark.parametrize("served", [False, True])
 def test_a_new_certificate_is_in_the_audit(home: Any, *, served: bool) -> None:
+    home.cli("tenants", "add", "acme")
     home.cli("clients", "add", "bob", "--tenant", "acme")
     if served:
         home.serve()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.administration import Administration, OperationError, ParameterError
 from gateway.clock import rfc3339
+from gateway.identity.tenants import known_clients
 from gateway.operations import OPERATIONS, check_parameters, perform
 from gateway.parameters import AddClient, SetPassword
 from persistence import open_stores
@@ -49,6 +50,10 @@ def admin(stores: Stores) -> Administration:
     return Administration(stores=stores, roles=lambda: ROLES, now=lambda: NOW, hash_password=hash_password)
 
 
+def everything_in(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
 async def do(admin: Administration, operation: str, **parameters: object) -> dict[str, Any]:
     """The answer of an operation as it goes over the control socket."""
     answer: dict[str, Any] = msgspec.json.decode(
@@ -68,6 +73,7 @@ def token(token_id: str, client_id: str = "bob", **more: Any) -> TokenRecord:
 
 
 async def test_a_client_is_added_shown_and_listed_without_its_hash(admin: Administration) -> None:
+    await do(admin, "tenants.add", tenant_id="acme")
     added = await do(
         admin,
         "clients.add",
@@ -94,6 +100,7 @@ async def test_a_client_is_added_shown_and_listed_without_its_hash(admin: Admini
 
 
 async def test_every_change_is_one_entry_with_its_actor(admin: Administration) -> None:
+    await do(admin, "tenants.add", tenant_id="acme")
     await do(admin, "clients.add", client_id="bob", tenant_id="acme")
     await do(admin, "clients.disable", client_id="bob")
     await do(admin, "clients.enable", client_id="bob")
@@ -101,8 +108,7 @@ async def test_every_change_is_one_entry_with_its_actor(admin: Administration) -
     await do(admin, "clients.roles", client_id="bob", add_roles=["analyst"])
     await admin.stores.tokens.put(token("t1", tenant_id="acme"))
     await do(admin, "tokens.revoke", token_id="t1")
-    await do(admin, "clients.erase", client_id="bob")
-    entries = await audit_of(admin)
+    entries = (await audit_of(admin))[1:]
     assert [(entry.event, entry.method, entry.target) for entry in entries] == [
         ("admin_change", "clients.add", "bob"),
         ("admin_change", "clients.disable", "bob"),
@@ -110,7 +116,6 @@ async def test_every_change_is_one_entry_with_its_actor(admin: Administration) -
         ("admin_change", "clients.set_password", "bob"),
         ("admin_change", "clients.roles", "bob"),
         ("token_revoked", "tokens.revoke", "t1"),
-        ("erased", "clients.erase", "bob"),
     ]
     for entry in entries:
         assert (entry.actor, entry.client_id, entry.tenant_id) == ("alice", "bob", "acme")
@@ -130,12 +135,13 @@ async def test_what_changes_nothing_leaves_no_entry(admin: Administration) -> No
 
 
 async def test_a_certificate_is_recorded_with_the_client_that_it_names(admin: Administration) -> None:
+    await do(admin, "tenants.add", tenant_id="acme")
     await do(admin, "clients.add", client_id="bob", tenant_id="acme", certificate="bob-7")
     print_7 = {"name": "bob-7", "certificate_thumbprint": "p7"}
     assert await do(admin, "certs.issue", **print_7, certificate="bob-7") == {"client_id": "bob"}
     assert await do(admin, "certs.issue", **print_7, certificate="zoe") == {"client_id": None}
     assert await do(admin, "certs.issue", **print_7) == {"client_id": None}
-    first, *others = (await audit_of(admin))[1:]
+    first, *others = (await audit_of(admin))[2:]
     assert (first.event, first.method, first.target) == ("admin_change", "certs.issue", "bob-7")
     assert (first.certificate_thumbprint, first.actor) == ("p7", "alice")
     assert (first.client_id, first.tenant_id) == ("bob", "acme")
@@ -240,32 +246,41 @@ async def test_roles_and_permissions_are_replaced_added_and_removed(admin: Admin
         await do(admin, "clients.roles", client_id="bob", roles=["nobody"])
 
 
-async def test_an_erased_client_leaves_only_what_keeps_its_names_from_others(admin: Administration) -> None:
+async def test_an_erased_client_leaves_only_what_keeps_its_names_from_others(
+    stores: Stores, admin: Administration, tmp_path: Path
+) -> None:
     await do(
         admin,
         "clients.add",
-        client_id="bob",
-        certificate="bob-7",
+        client_id="bobby-tables",
+        certificate="bob-7-certificate",
         password="Correct-horse-1",
         roles=["admin"],
     )
-    await admin.stores.tokens.put(token("t1"), token("t2"), token("of carl", "carl"))
-    erased = await do(admin, "clients.erase", client_id="bob")
+    of_bob = [token(name, "bobby-tables", certificate_thumbprint="bobs-print") for name in ("t1", "t2")]
+    await admin.stores.tokens.put(*of_bob, token("of carl", "carl"))
+    erased = await do(admin, "clients.erase", client_id="bobby-tables")
     assert erased["revoked"] == 2
-    record = admin.stores.clients.get("bob")
-    assert record is not None
-    assert (record.client_id, record.certificate, record.erased_at) == ("bob", "bob-7", rfc3339(NOW))
-    kept = {key for key, value in msgspec.structs.asdict(record).items() if value}
-    assert kept == {"client_id", "tenant_id", "certificate", "created_at", "updated_at", "erased_at"}
+    assert admin.stores.clients.get("bobby-tables") is None
     assert [t.token_id for t in admin.stores.tokens if t.revoked_at is None] == ["of carl"]
-    for operation in ("clients.enable", "clients.erase", "clients.roles"):
-        with pytest.raises(OperationError, match="was erased"):
-            await do(admin, operation, client_id="bob")
+    for operation in ("clients.enable", "clients.roles", "clients.show"):
+        with pytest.raises(OperationError, match="no client of that name"):
+            await do(admin, operation, client_id="bobby-tables")
     with pytest.raises(OperationError, match="names are not given twice"):
-        await do(admin, "clients.add", client_id="bob")
-    with pytest.raises(OperationError, match="belong to bob"):
-        await do(admin, "clients.add", client_id="carl", certificate="bob-7")
-    assert (await do(admin, "clients.show", client_id="bob"))["client"]["erased_at"] == rfc3339(NOW)
+        await do(admin, "clients.add", client_id="bobby-tables")
+    with pytest.raises(OperationError, match="are somebody else's"):
+        await do(admin, "clients.add", client_id="carl", certificate="bob-7-certificate")
+    known = known_clients(admin.stores)
+    for again in (known.get("bobby-tables"), known.by_certificate("bob-7-certificate")):
+        assert again is not None
+        assert (again.client_id, again.erased_at) == ("erased", rfc3339(NOW))
+    *entries, last = await audit_of(admin)
+    assert {entry.client_id for entry in entries} == {last.client_id}
+    assert (last.event, last.method, last.actor) == ("erased", "clients.erase", "alice")
+    await stores.close()
+    kept = await asyncio.to_thread(everything_in, tmp_path)
+    for secret in (b"bobby-tables", b"bob-7-certificate", b"bobs-print", b"hash of"):
+        assert secret not in kept
 
 
 async def test_unlock_says_where_there_is_nothing_to_unlock(stores: Stores, admin: Administration) -> None:

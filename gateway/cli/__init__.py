@@ -26,8 +26,10 @@ from gateway.cli.clients import clients
 from gateway.cli.init import init
 from gateway.cli.keys import keys
 from gateway.cli.remote import call, login, logout, whoami
+from gateway.cli.roles import roles
 from gateway.cli.serve import serve
 from gateway.cli.store import backup, restore, store
+from gateway.cli.tenants import tenants
 from gateway.cli.tokens import tokens
 from gateway.cli.tools import tools
 
@@ -56,7 +58,21 @@ def ostiary() -> None:
     """The doorkeeper: lets each client reach the MCP tools and HTTP services that it may use, and nothing else."""
 
 
-_AT_THE_GATEWAY = (init, serve, check, clients, certs, tokens, keys, audit, backup, restore, store)
+_AT_THE_GATEWAY = (
+    init,
+    serve,
+    check,
+    clients,
+    certs,
+    tenants,
+    roles,
+    tokens,
+    keys,
+    audit,
+    backup,
+    restore,
+    store,
+)
 _FROM_AFAR = (login, whoami, tools, call, logout, bridge)
 for command in (*_AT_THE_GATEWAY, *_FROM_AFAR):
     ostiary.add_command(command)

@@ -145,10 +145,31 @@ def set_password(name: str, config_file: Path, *, password_stdin: bool) -> None:
 def erase(name: str, config_file: Path) -> None:
     """Erase NAME for good, and revoke its tokens.
 
-    Only its name and certificate id stay, so that nobody else gets them.
+    It goes from the store, the audit, and the backups that are made afterwards. What stays cannot be read, and keeps its name and certificate id from being anybody else's.
     """
     answer = perform(config_file, "clients.erase", client_id=name)
-    click.echo(f"{name} is erased; {answer['revoked']} of its tokens were revoked.")
+    count = answer["audit_values"]
+    click.echo(
+        f"{name} is erased; {answer['revoked']} of its tokens were revoked, and {count} values taken out of the audit."
+    )
+    click.echo("Older backups and what the log was written to still have it.")
+
+
+@clients.command()
+@click.argument("name")
+@config_option
+def export(name: str, config_file: Path) -> None:
+    """Print all that is held of NAME, as JSON.
+
+    Of secrets (hashes of passwords, say) only whether there are any.
+    """
+    held = perform(config_file, "clients.export", client_id=name)
+    cursor = held.pop("next_cursor")
+    while cursor is not None:
+        page = perform(config_file, "clients.export", client_id=name, cursor=cursor)
+        held["audit"] += page["audit"]
+        cursor = page["next_cursor"]
+    print_json(held)
 
 
 @clients.command()

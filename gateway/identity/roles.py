@@ -11,24 +11,55 @@ from typing import Final
 
 from gateway.config_shapes import PERMISSION
 from gateway.model import PLATFORM, Deny, Permissions, Reason
-from persistence.records import ClientRecord
+from persistence.records import ClientRecord, Collection, RoleRecord
 
 ANY: Final = "*"
 MAX_SCOPE: Final = 4096
 """Characters of a scope that is asked for."""
 
 
-class Roles:
-    """What each role of the configuration grants; a role that it does not know grants nothing."""
+def role_id(tenant_id: str | None, role: str) -> str:
+    """The key of a role that was made while running."""
+    return f"{tenant_id or ANY}/{role}"
 
-    def __init__(self, roles: Mapping[str, tuple[str, ...]]) -> None:
-        self._roles = roles
+
+class Roles:
+    """What each role grants. One of the configuration comes first, then one of every tenant, then the tenant's own.
+
+    A role that is nowhere grants nothing.
+    """
+
+    def __init__(
+        self, configured: Mapping[str, tuple[str, ...]], made: Collection[RoleRecord] | None = None
+    ) -> None:
+        """``made``: those that were made while running."""
+        self.configured = configured
+        self.made = made
+
+    def find(self, tenant_id: str, role: str) -> RoleRecord | None:
+        """The role that was made while running, as a client of that tenant has it."""
+        if self.made is None:
+            return None
+        return self.made.get(role_id(None, role)) or self.made.get(role_id(tenant_id, role))
+
+    def grants(self, tenant_id: str, role: str) -> tuple[str, ...] | None:
+        """What the role grants to a client of that tenant; None: there is none of that name."""
+        configured = self.configured.get(role)
+        if configured is not None:
+            return configured
+        made = self.find(tenant_id, role)
+        return None if made is None else made.permissions
+
+    def names(self, tenant_id: str) -> list[str]:
+        """The roles that a client of that tenant may have."""
+        made = () if self.made is None else self.made
+        return [*self.configured, *(each.role for each in made if each.tenant_id in {None, tenant_id})]
 
     def permissions(self, client: ClientRecord, scope: str = "") -> Permissions:
         """All that the client may do, narrowed to ``scope`` if there is one."""
         grants = set(client.permissions)
         for role in client.roles:
-            grants.update(self._roles.get(role, ()))
+            grants.update(self.grants(client.tenant_id, role) or ())
         if not scope:
             return Permissions(frozenset(grants))
         wanted = scope.split(" ")
