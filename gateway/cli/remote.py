@@ -246,8 +246,8 @@ def _arguments(text: str) -> dict[str, Any]:
 def _me(origin: str, described: dict[str, Any]) -> dict[str, Any]:
     from gateway.clock import rfc3339
 
-    names = ("client_id", "username", "tenant_id", "scope")
-    expiry = described.get("exp")
+    names = ("client_id", "username", "tenant_id", "email", "roles", "permissions", "scope")
+    expiry = described.get("expires_at")
     return {
         "gateway": origin,
         **{name: described.get(name) for name in names},

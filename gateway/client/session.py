@@ -10,7 +10,6 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
-from urllib.parse import urlencode
 
 import msgspec
 
@@ -24,7 +23,6 @@ LOGIN_SECONDS: Final = 30.0
 _EARLY_SECONDS: Final = 60.0
 """A token is renewed so long before it expires, or a quarter of its life, if that is less."""
 _JSON: Final = ("Content-Type", "application/json")
-_FORM: Final = ("Content-Type", "application/x-www-form-urlencoded")
 
 Answer = dict[str, Any]
 
@@ -91,9 +89,6 @@ class Session:
         """By password, and the second factor that ``code`` gives where one is wanted. Raises ClientError."""
         fields = {"username": username, "password": password}
         status, answer = await self._ask_json("/auth/login", fields)
-        if status == 404:  # a gateway without accounts
-            form = urlencode({"grant_type": "password", **fields}).encode()
-            status, answer = await self._ask("POST", "/auth/token", [_FORM], form)
         if "mfa_session_token" in answer:
             fields = {"mfa_session_token": str(answer["mfa_session_token"]), "code": code()}
             status, answer = await self._ask_json("/auth/login/mfa", fields)
@@ -104,26 +99,20 @@ class Session:
         self._keep(await self._by_certificate())
 
     async def sign_out(self) -> str | None:
-        """End the tokens at the gateway and forget them here; why the gateway did not, if so. Raises ClientError."""
-        with self._identities.folder.locked():
-            tokens = self._identities.tokens(self.origin)
-            self._identities.forget_tokens(self.origin)
-        if tokens is None:
-            return None
+        """End the session at the gateway and forget it here; why the gateway did not end it, if so. Raises ClientError."""
         try:
-            return await self._revoke(tokens)
+            return await self._end()
+        except LoginRequiredError:
+            return None  # it has ended already
         except ClientError as error:
             return str(error)
+        finally:
+            with self._identities.folder.locked():
+                self._identities.forget_tokens(self.origin)
 
-    async def _revoke(self, tokens: StoredTokens) -> str | None:
-        """Raises ClientError where the gateway cannot be reached."""
-        ended = tokens.refresh_token or tokens.access_token  # the first ends all that came from it
-        authorization = [_FORM]
-        if tokens.expires_at > self._now():
-            authorization.append(_bearer(tokens.access_token))
-        form = urlencode({"token": ended}).encode()
-        status, answer = await self._ask("POST", "/auth/revoke", authorization, form)
-        return None if status == 200 else _refusal(status, answer)
+    async def _end(self) -> str | None:
+        status, answer = await self._ask_signed_in("POST", "/auth/logout")
+        return None if status == 204 else _refusal(status, answer)
 
     # Tokens
 
@@ -198,16 +187,21 @@ class Session:
     # Asking
 
     async def who_am_i(self) -> Answer:
-        """What the gateway says of the token in use (RFC 7662 section 2.2). Raises ClientError."""
+        """What the gateway says of its caller, and when the token will be renewed at the latest. Raises ClientError."""
+        status, answer = await self._ask_signed_in("GET", "/auth/me")
+        if status != 200:
+            raise ClientError(f"{self.origin}: {_refusal(status, answer)}")
+        tokens = self._identities.tokens(self.origin)
+        return answer | {"expires_at": None if tokens is None else int(tokens.expires_at)}
+
+    async def _ask_signed_in(self, method: str, target: str) -> tuple[int, Answer]:
+        """As ``_ask``, with a good token, once more with a new one where that is refused. Raises ClientError."""
         refused: str | None = None
         while True:
             token = await self.access_token(refused=refused)
-            form = urlencode({"token": token}).encode()
-            status, answer = await self._ask("POST", "/auth/introspect", [_FORM, _bearer(token)], form)
-            if status == 200 and answer.get("active") is True:
-                return answer
+            status, answer = await self._ask(method, target, [_bearer(token)], None)
             if status != 401 or refused is not None:
-                raise ClientError(f"{self.origin}: {_refusal(status, answer)}")
+                return status, answer
             refused = token
 
     async def send(
