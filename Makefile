@@ -12,10 +12,10 @@ COMPILE := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras
 .DEFAULT_GOAL := help
 SCHEMATHESIS := $(VENV)/schemathesis/.ready
 
-.PHONY: help setup demo run test crash openapi check format bench lock clean
+.PHONY: help setup demo run test conformance crash openapi check format bench lock clean
 
 help: ## what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv and install what the lock files name
 
@@ -37,6 +37,9 @@ run: $(READY) ## a gateway with the example servers, until Ctrl-C
 
 test: $(READY) ## all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+
+conformance: $(READY) ## the official MCP suite, against a server directly and through the gateway (needs npm)
+	@$(BIN)/python tests/conformance
 
 crash: $(READY) ## kills the gateway under load ROUNDS times, and looks for what was lost
 	@$(BIN)/python tests/faults/crash.py --rounds $(ROUNDS)
