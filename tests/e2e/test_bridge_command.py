@@ -212,6 +212,24 @@ async def test_signed_in_by_password_it_renews_its_token(door: Any, tmp_path: Pa
     assert f"sign in: ostiary login {served.url}" in json.loads(said)["error"]["message"]
 
 
+async def test_arguments_that_headers_repeat(home: Any, tmp_path: Path) -> None:
+    """A host over stdio sends no headers: the bridge makes them, also for a tool that nobody has listed yet."""
+    script = ROOT / "tests" / "servers" / "marked.py"
+    upstream = f'[[upstreams]]\nname = "m"\ntransport = "stdio"\ncommand = ["{sys.executable}", "{script}"]\n'
+    home.configure(upstream + '[[tools]]\nmatch = "*"\naccess = "public"\n')
+    served = home.serve()
+    for lists_first in (False, True):
+        async with _host(home, served, tmp_path, mode="2026-07-28") as host:
+            if lists_first:
+                await host.list_tools()
+            for region in ("north", "süd", " west "):
+                assert _text(await host.call_tool("where", {"region": region})) == region
+    refused = home.json("audit", "query", "--event", "request_refused")["entries"]
+    assert len(refused) == 1, (
+        "the gateway wants the header, and the bridge has learnt which by the second call"
+    )
+
+
 # Lines as they are
 
 
