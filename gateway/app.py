@@ -25,6 +25,7 @@ from aiohttp.web_protocol import RequestHandler
 from certs.contexts import TlsFiles, server_context
 from gateway.administration import Administration
 from gateway.admission import Admission
+from gateway.ambiguity import Readings
 from gateway.api.account_rooms import AccountRooms, open_accounts
 from gateway.api.audit import AuditApi
 from gateway.api.health import Health
@@ -36,11 +37,12 @@ from gateway.api.wellknown import WellKnown
 from gateway.audit import Audit
 from gateway.authn import Authenticator
 from gateway.checks import start_problems
-from gateway.clock import rfc3339
-from gateway.config import Config, ConfigError, ServiceSettings, TlsSettings
+from gateway.config import Config, ConfigError, LimitSettings, ServiceSettings, TlsSettings
 from gateway.config_reader import read_config
+from gateway.connection import Connection
 from gateway.control import ControlServer
-from gateway.edge import Connection, Edge, GatewayRequest, Handler, Route, Routes
+from gateway.cors import Cors
+from gateway.edge import Edge, GatewayRequest, Handler, Route, Routes
 from gateway.identity import sessions as signed_in
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import Passwords
@@ -49,7 +51,7 @@ from gateway.identity.roles import Roles
 from gateway.identity.tenants import known_clients
 from gateway.identity.tokens import Tokens
 from gateway.limits import TokenBuckets
-from gateway.listener import TlsListener
+from gateway.listener import ConnectionFactory, TlsListener
 from gateway.mcp.assembly import Shared, open_mcp
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.sessions import Sessions
@@ -61,12 +63,12 @@ from gateway.server import Gateway
 from gateway.services.http import ServiceProxy
 from gateway.suspicion import alarm
 from gateway.telemetry.logs import start_logging
+from gateway.tls_refusals import TlsRefusals
 from persistence import open_stores
-from persistence.records import API_KEYS, DEFAULT_TENANT, ROLES, SESSIONS, AuditEntry, AuditStatus, Stores
+from persistence.records import API_KEYS, ROLES, SESSIONS, Stores
 
 log = logging.getLogger("ostiary.errors")
 
-KEEP_ALIVE_SECONDS: Final = 75.0
 SWEEP_EVERY: Final = 120
 """Every so many rounds of the watch, what is idle or expired is cleared away."""
 PURGE_SLICE: Final = 500
@@ -192,7 +194,8 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             **_own_routes(token_endpoint, revocation, AuditApi(stores.audit), health, documents),
             **accounts.routes,
         }
-        tls_refused = _tls_refused(audit)
+        tls_refused = TlsRefusals(audit, time.time)
+        cors = Cors(config.cors)
         own["/openapi.json"] = {
             "GET": Route(OpenApi(lambda: routes, config.server.public_url).get, identify=False)
         }
@@ -202,7 +205,8 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             admission=admission,
             audit=audit,
             problems=problems,
-            allowed_hosts=allowed_hosts(config),
+            readings=Readings(allowed_hosts(config), cors),
+            cors=cors,
             tls_refused=tls_refused,
             monotonic=time.monotonic,
         )
@@ -227,8 +231,10 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         await control.start()
         stack.push_async_callback(control.close)
 
-        server = web.Server(edge.handle, request_factory=_request_factory())
-        listener = TlsListener(context, _connection_factory(edge, server), tls_refused)
+        server = web.Server(edge.handle, request_factory=_request_factory(config.limits.body_timeout))
+        listener = TlsListener(
+            context, _connection_factory(edge, server, config.limits), tls_refused, config.limits
+        )
         gateway = Gateway(
             config.server, server, listener, sessions=mcp.sessions, listeners=mcp.listeners, health=health
         )
@@ -321,7 +327,7 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
     )
 
 
-def _request_factory() -> Callable[..., GatewayRequest]:
+def _request_factory(body_timeout: float) -> Callable[..., GatewayRequest]:
     """Makes requests, within the loop that runs now (to ask for it each time is a system call)."""
     loop = asyncio.get_running_loop()
 
@@ -332,32 +338,18 @@ def _request_factory() -> Callable[..., GatewayRequest]:
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> GatewayRequest:
-        return GatewayRequest(message, payload, protocol, writer, task, loop)
+        made = GatewayRequest(message, payload, protocol, writer, task, loop)
+        made.body_timeout = body_timeout
+        return made
 
     return request
 
 
-def _connection_factory(edge: Edge, server: web.Server) -> Callable[[str], asyncio.Protocol]:
+def _connection_factory(edge: Edge, server: web.Server, limits: LimitSettings) -> ConnectionFactory:
     loop = asyncio.get_running_loop()
-    return lambda address: Connection(
-        edge, server, address=address, loop=loop, keepalive_timeout=KEEP_ALIVE_SECONDS
+    return lambda address, leave: Connection(
+        edge, server, address=address, leave=leave, times=limits, loop=loop
     )
-
-
-def _tls_refused(audit: Audit) -> Callable[[str, str], None]:
-    def refused(address: str, reason: str) -> None:
-        audit.denied(
-            AuditEntry(
-                timestamp=rfc3339(time.time()),
-                event="tls_refused",
-                status=AuditStatus.FAILED,
-                tenant_id=DEFAULT_TENANT,
-                reason=reason,
-                address=address,
-            )
-        )
-
-    return refused
 
 
 async def _keep_house(

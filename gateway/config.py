@@ -79,6 +79,8 @@ class ServerSettings:
     public_url: str = "https://localhost:8443"
     drain: float = 30.0
     trusted_hosts: tuple[str, ...] = ()
+    trusted_terminators: tuple[str, ...] = ()
+    """Addresses and networks that may hand over a client certificate as RFC 9440 says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,8 @@ class HttpUpstream:
     timeout: float = 30.0
     max_concurrency: int = 64
     sessions: Sessions = Sessions.CLIENT
+    client_cert: bool = False
+    """Whether it is told the client's certificate (RFC 9440)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +219,8 @@ class ServiceSettings:
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     timeout: float = 30.0
+    client_cert: bool = False
+    """Whether it is told the client's certificate (RFC 9440)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +248,27 @@ class LimitSettings:
     requests_per_minute: int = 60000
     burst: int = 2000
     login_per_minute: int = 10
+    connections: int = 10_000
+    connections_per_address: int = 5_000
+    handshake_timeout: float = 10.0
+    header_timeout: float = 10.0
+    """From a request's first byte to the end of its head."""
+    body_timeout: float = 30.0
+    """For the whole body."""
+    send_timeout: float = 30.0
+    """How long a client may leave unread what it was sent."""
+    idle_timeout: float = 75.0
+
+
+@dataclass(frozen=True, slots=True)
+class CorsSettings:
+    """``[cors]``: which pages of other origins may read answers in a browser (WHATWG Fetch, section 3.2)."""
+
+    origins: tuple[str, ...] = ()
+    """``https://app.example.com``: scheme, host, and port where it is not the scheme's own."""
+    headers: tuple[str, ...] = ()
+    """Request fields allowed beside those that the gateway itself reads."""
+    max_age: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,3 +290,4 @@ class Config:
     mcp: McpSettings = McpSettings()
     accounts: AccountSettings = AccountSettings()
     limits: LimitSettings = LimitSettings()
+    cors: CorsSettings = CorsSettings()

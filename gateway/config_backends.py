@@ -7,7 +7,14 @@ import pwd
 import re
 from typing import Final
 
-from gateway.config import HttpUpstream, SandboxSettings, ServiceSettings, StdioUpstream, UpstreamSettings
+from gateway.config import (
+    HttpUpstream,
+    SandboxSettings,
+    ServiceSettings,
+    Sessions,
+    StdioUpstream,
+    UpstreamSettings,
+)
 from gateway.config_shapes import NAME, VARIABLE, Table
 
 _NAME_REMEDY = 'use lower-case letters, digits, "_" and "-", beginning with a letter or digit, 64 at most'
@@ -52,13 +59,17 @@ def _http_upstream(table: Table, name: str) -> HttpUpstream:
     if not table.has("url"):
         table.reject("url", "is missing; write http://HOST:PORT/mcp")
     default = HttpUpstream(name, "")
+    sessions, client_cert = table.choice("sessions", default.sessions), table.flag("client_cert")
+    if client_cert and sessions is Sessions.SHARED:
+        table.reject("client_cert", 'a shared session speaks for nobody; write sessions = "client"')
     return HttpUpstream(
         name=name,
         url=table.url("url", ""),
         prefix=_tool_prefix(table),
         timeout=table.seconds("timeout", default.timeout, "1s", "1d"),
         max_concurrency=table.integer("max_concurrency", default.max_concurrency, 1, 100_000),
-        sessions=table.choice("sessions", default.sessions),
+        sessions=sessions,
+        client_cert=client_cert,
     )
 
 
@@ -148,6 +159,7 @@ def read_services(root: Table) -> tuple[ServiceSettings, ...]:
                 read=permissions.permissions("read"),
                 write=permissions.permissions("write"),
                 timeout=table.seconds("timeout", 30.0, "1s", "1d"),
+                client_cert=table.flag("client_cert"),
             )
         )
         permissions.close()

@@ -27,7 +27,6 @@ from gateway.config import (
     Config,
     ConfigError,
     Denied,
-    LimitSettings,
     McpSettings,
     OnAuditFailure,
     Redaction,
@@ -38,6 +37,7 @@ from gateway.config import (
     TokenSettings,
 )
 from gateway.config_backends import read_services, read_upstreams
+from gateway.config_edge import read_cors, read_limits, read_terminators
 from gateway.config_secret import read_keys
 from gateway.config_shapes import (
     PERMISSION,
@@ -110,7 +110,8 @@ def _read(file: Path, environment: Mapping[str, str], *, secrets: bool, variable
         services=read_services(root),
         mcp=_mcp(root),
         accounts=_accounts(root),
-        limits=_limits(root),
+        limits=read_limits(root),
+        cors=read_cors(root),
     )
     root.close()
     _check_overrides(document)
@@ -159,6 +160,7 @@ def _server(root: Table) -> ServerSettings:
         public_url=table.url("public_url", default.public_url, ("https",), origin=True),
         drain=table.seconds("drain", default.drain, "0s", "1h"),
         trusted_hosts=tuple(name.strip("[]").lower() for name in trusted),
+        trusted_terminators=read_terminators(table),
     )
     table.close()
     return settings
@@ -332,20 +334,6 @@ def _accounts(root: Table) -> AccountSettings:
         register=register,
         lockout_after=table.integer("lockout_after", 10, 1, 1000),
         refresh_grace=table.seconds("refresh_grace", 10.0, "0s", "5m"),
-    )
-    table.close()
-    return settings
-
-
-def _limits(root: Table) -> LimitSettings:
-    table = _section(root, "limits")
-    default = LimitSettings()
-    settings = LimitSettings(
-        requests_per_minute=table.integer(
-            "requests_per_minute", default.requests_per_minute, 0, 1_000_000_000
-        ),
-        burst=table.integer("burst", default.burst, 1, 1_000_000_000),
-        login_per_minute=table.integer("login_per_minute", default.login_per_minute, 1, 1_000_000),
     )
     table.close()
     return settings

@@ -248,6 +248,16 @@ class Table:
             return None
         return value
 
+    def flag(self, key: str) -> bool:
+        """True or false; False: not given."""
+        value = self._take(key, None)
+        if value is None:
+            return False
+        if not isinstance(value, bool):
+            self.reject(key, f"must be true or false, not {_kind(value)}; write it without quotes")
+            return False
+        return value
+
     def seconds(self, key: str, default: float, low: str, high: str) -> float:
         """A duration from ``low`` to ``high``, which are durations, too."""
         value = self._take(key, None)

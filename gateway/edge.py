@@ -13,99 +13,37 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
-from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from certs.identity import CertificateError, PeerIdentity, parse_peer
 from gateway.admission import Admission
+from gateway.ambiguity import Readings
 from gateway.audit import Audit
 from gateway.authn import UNMAPPED
+from gateway.connection import Connection
+from gateway.cors import Cors
 from gateway.listener import TlsRefused
 from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import Problems
 from gateway.reply import GatewayRequest
 from persistence.records import StoreError
 
-__all__ = ["BODY_SECONDS", "Connection", "Edge", "GatewayRequest", "Handler", "Route", "Routes", "read_body"]
+__all__ = ["BROKEN_BODY", "Edge", "GatewayRequest", "Handler", "Route", "Routes", "late_body", "read_body"]
 
 log = logging.getLogger("ostiary.errors")
 
-BODY_SECONDS: Final = 30.0
-"""How long a request's body may take to arrive."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
 _LASTING: Final = frozenset(
     {Reason.CERTIFICATE_EXPIRED, Reason.CERTIFICATE_REVOKED, Reason.CLIENT_DISABLED, Reason.CLIENT_UNKNOWN}
 )
 """What a certificate's holder will be told again, whatever else comes on the connection."""
-_ANSWERS_ANYONE: Final = ("/health/", "/.well-known/")
-_SINGLETONS: Final = (
-    hdrs.HOST,
-    hdrs.CONTENT_LENGTH,
-    hdrs.CONTENT_TYPE,
-    hdrs.TRANSFER_ENCODING,
-    hdrs.ORIGIN,
-    hdrs.USER_AGENT,
-    "X-Request-ID",
-    "Mcp-Session-Id",
-    "MCP-Protocol-Version",
-    "Last-Event-ID",
-)
+_UNREADABLE: Final = Deny(Reason.BAD_REQUEST, "This is not an HTTP request that the gateway can read.")
+_LATE: Final = Deny(Reason.REQUEST_TIMEOUT, "The head of the request did not arrive in time.")
 _NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
 """For a request that could not be read: aiohttp gives it an ordinary dictionary."""
-
-
-class Connection(RequestHandler):
-    """One client connection; it remembers who is at the other end."""
-
-    __slots__ = ("address", "edge", "on_lost", "peer")
-
-    def __init__(self, edge: Edge, server: web.Server, *, address: str, **options: Any) -> None:
-        super().__init__(server, access_log=None, auto_decompress=False, **options)  # type: ignore[arg-type]
-        self.edge = edge
-        self.address = address
-        self.peer: PeerIdentity | None = None
-        """The client certificate that the handshake verified."""
-        self.on_lost: Callable[[], object] | None = None
-        """Told when the client has gone, by whoever wants to know at the time."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The handshake is done."""
-        super().connection_made(transport)
-        secured = transport.get_extra_info("ssl_object")
-        der = secured.getpeercert(binary_form=True)
-        try:
-            self.peer = None if der is None else parse_peer(der)
-        except CertificateError as error:
-            self.edge.refused_certificate(self.address, str(error))
-            self.force_close()
-        if secured.session_reused:  # TLS 1.2 by session id: its certificate was not looked at again
-            self.edge.refused_certificate(self.address, "session_resumed")
-            self.force_close()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """The client has gone."""
-        super().connection_lost(exc)
-        if self.on_lost is not None:
-            self.on_lost()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - aiohttp's signature
-    ) -> web.StreamResponse:
-        """What aiohttp's parser refuses is answered in our form, too."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("the reply has begun already")
-        if not isinstance(request, GatewayRequest):
-            raise TypeError("a request that the edge did not make")
-        return self.edge.unreadable(request, status, exc)
 
 
 Handler = Callable[[GatewayRequest, Inbound, ClientContext], Awaitable[web.StreamResponse]]
@@ -158,7 +96,8 @@ class Edge:
         admission: Admission,
         audit: Audit,
         problems: Problems,
-        allowed_hosts: frozenset[str],
+        readings: Readings,
+        cors: Cors,
         tls_refused: TlsRefused,
         monotonic: Callable[[], float],
     ) -> None:
@@ -168,7 +107,8 @@ class Edge:
         self._admission = admission
         self._audit = audit
         self._problems = problems
-        self._allowed_hosts = allowed_hosts
+        self._readings = readings
+        self._cors = cors
         self._monotonic = monotonic
         self._process = secrets.token_hex(8)
         self._requests = itertools.count(1)
@@ -181,7 +121,11 @@ class Edge:
         request.request_id = inbound.request_id
         context = ANONYMOUS
         try:
-            route, context = self._admit(request, inbound)
+            self._let_in(request)
+            preflight = self._cors.preflight(request) if request.page_origin is not None else None
+            if preflight is not None:
+                return preflight
+            route, context = self._admit(inbound)
             if hdrs.EXPECT in request.headers:
                 await _go_on(request)
             return await route.handler(request, inbound, context)
@@ -201,11 +145,17 @@ class Edge:
                 log.exception("request %s failed", inbound.request_id)
             return self._refusal(request, inbound, _internal_error(inbound))
 
-    def _admit(self, request: GatewayRequest, inbound: Inbound) -> tuple[Route, ClientContext]:
-        """What answers the request, and who is calling. Raises Refused."""
-        refusal = self._well_formed(request)
+    def _let_in(self, request: GatewayRequest) -> None:
+        """Look at how the request is written, and at the page that it comes from. Raises Refused."""
+        refusal = self._readings.refusal(request)
         if refusal is not None:
             raise Refused(refusal)
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is not None and self._cors.allows(origin):
+            request.page_origin = origin
+
+    def _admit(self, inbound: Inbound) -> tuple[Route, ClientContext]:
+        """What answers the request, and who is calling. Raises Refused."""
         methods = self._routes.methods(inbound.path)
         route = methods.get(inbound.method) or methods.get("*")
         if route is None:
@@ -229,15 +179,16 @@ class Edge:
             log.error("request %s failed", inbound.request_id, exc_info=error)
             deny = _internal_error(inbound)
         else:
-            deny = Deny(Reason.BAD_REQUEST, "This is not an HTTP request that the gateway can read.")
-            self._audit.refused(inbound, Deny(Reason.AMBIGUOUS_REQUEST, deny.detail))
+            deny = _LATE if status == 408 else _UNREADABLE
+            self._audit.refused(inbound, deny)
         response = self._problems.response(deny, inbound.request_id)
         response.force_close()
         return response
 
     def _refusal(self, request: GatewayRequest, inbound: Inbound, deny: Deny) -> web.StreamResponse:
         response = self._problems.response(deny, inbound.request_id)
-        if (inbound.peer is not None and deny.reason in _LASTING) or not request.content.is_eof():
+        lasting = inbound.peer is not None and deny.reason in _LASTING
+        if lasting or deny.reason is Reason.AMBIGUOUS_REQUEST or not request.content.is_eof():
             response.force_close()  # what follows on this connection is not worth reading
         return response
 
@@ -263,45 +214,6 @@ class Edge:
     def _new_request_id(self) -> str:
         """Unique, not secret: which process, and its how-manieth request."""
         return f"{self._process}{next(self._requests):08x}"
-
-    def _well_formed(self, request: GatewayRequest) -> Deny | None:
-        """Refuse what another hop might read differently (RFC 9112 sections 3.2, 6.1 and 11.2)."""
-        headers = request.headers
-        target = request.raw_path
-        if not target.startswith("/") or "#" in target or "\\" in target:
-            return Deny(Reason.AMBIGUOUS_REQUEST, "The request target must be a path that starts with /.")
-        for name in _SINGLETONS:
-            if name in headers and len(headers.getall(name)) > 1:
-                return Deny(Reason.AMBIGUOUS_REQUEST, f"{name} is there more than once.")
-        encoding = headers.get(hdrs.TRANSFER_ENCODING)
-        if encoding is not None and (
-            request.version != HttpVersion11
-            or encoding.lower() != "chunked"
-            or hdrs.CONTENT_LENGTH in headers
-        ):
-            return Deny(Reason.AMBIGUOUS_REQUEST, "Only chunked, alone and in HTTP/1.1, is understood.")
-        if "_" in " ".join(headers):
-            return Deny(Reason.AMBIGUOUS_REQUEST, "A header's name has an underscore.")
-        host = headers.get(hdrs.HOST)
-        if host is None or not self._may_be_asked_as(host, target):
-            return Deny(
-                Reason.HOST_NOT_ALLOWED,
-                "Use the gateway's own name, or add this one to [server] trusted_hosts.",
-            )
-        origin = headers.get(hdrs.ORIGIN)
-        if origin is not None and _host_name(origin.partition("://")[2]) not in self._allowed_hosts:
-            return Deny(
-                Reason.ORIGIN_NOT_ALLOWED,
-                "Pages of this origin may not call: add it to [server] trusted_hosts.",
-            )
-        if hdrs.CONTENT_ENCODING in headers:
-            return Deny(Reason.CONTENT_ENCODING, "Send the body as it is, without Content-Encoding.")
-        return None
-
-    def _may_be_asked_as(self, host: str, target: str) -> bool:
-        """Whether the name is one of the gateway's; what is for everybody (load balancers, too) answers to any name."""
-        name = _host_name(host)
-        return name in self._allowed_hosts or (name is not None and target.startswith(_ANSWERS_ANYONE))
 
 
 async def _go_on(request: GatewayRequest) -> None:
@@ -329,18 +241,8 @@ def _text(value: str) -> str:
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
-_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
-
-
-@lru_cache(maxsize=256)
-def _host_name(authority: str) -> str | None:
-    """The name alone, lower case, of ``name:port`` or ``[::1]:port``; None where it is neither."""
-    match = _HOST.fullmatch(authority)
-    return match[1].strip("[]").lower() if match else None
-
-
-async def read_body(request: web.BaseRequest, limit: int) -> bytes:
-    """The whole body, at most ``limit`` bytes, within BODY_SECONDS. Raises Refused."""
+async def read_body(request: GatewayRequest, limit: int) -> bytes:
+    """The whole body, at most ``limit`` bytes, within the time for bodies. Raises Refused."""
     length = request.content_length
     if length is not None and length > limit:
         raise Refused(_too_large(limit))
@@ -352,18 +254,24 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         return body
     pieces = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(request.body_timeout):
             while piece := await content.readany():
                 pieces += piece
                 if len(pieces) > limit:
                     raise Refused(_too_large(limit))
     except TimeoutError:
-        raise Refused(
-            Deny(Reason.REQUEST_TIMEOUT, f"The body must arrive within {BODY_SECONDS:.0f} s.")
-        ) from None
+        raise Refused(late_body(request)) from None
     except (web.RequestPayloadError, ConnectionError):
-        raise Refused(Deny(Reason.BAD_REQUEST, "The body ended before it was whole.")) from None
+        raise Refused(BROKEN_BODY) from None
     return bytes(pieces)
+
+
+BROKEN_BODY: Final = Deny(Reason.BAD_REQUEST, "The body is malformed, or ended before it was whole.")
+
+
+def late_body(request: GatewayRequest) -> Deny:
+    """The body took too long."""
+    return Deny(Reason.REQUEST_TIMEOUT, f"The body must arrive within {request.body_timeout:.0f} s.")
 
 
 def _too_large(limit: int) -> Deny:

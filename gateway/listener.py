@@ -1,7 +1,8 @@
 """The listener: accepts connections, sees each TLS handshake to its end, and hands what comes through to aiohttp.
 
 The accepting is ours, not asyncio's, because a refused handshake must be seen: asyncio's server drops it without a word.
-A connection that does not finish its handshake in time is closed.
+A connection that does not finish its handshake in time is closed, and so is one too many, before any handshake: a
+place is taken from the moment it is accepted until the socket is closed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
+
+from gateway.config import LimitSettings
+from gateway.limits import network_of
+from gateway.places import Place, Places
+from gateway.tls_witness import witness
 
 log = logging.getLogger("ostiary.tls")
 
-HANDSHAKE_SECONDS: Final = 10.0
 SHUTDOWN_SECONDS: Final = 3.0
 BACKLOG: Final = 1024
 ACCEPT_AT_ONCE: Final = 64
@@ -24,23 +29,44 @@ ACCEPT_AT_ONCE: Final = 64
 PAUSE_SECONDS: Final = 0.2
 """How long accepting rests when the process has no descriptors left."""
 
-ConnectionFactory = Callable[[str], asyncio.Protocol]
-"""Makes the HTTP side of a connection from the peer's address."""
-TlsRefused = Callable[[str, str], None]
-"""Gets the address and the reason of a handshake that failed."""
+ConnectionFactory = Callable[[str, Callable[[], None]], asyncio.Protocol]
+"""Makes the HTTP side of a connection from the peer's address; it calls the other one once it is over."""
+
+
+class TlsRefused(Protocol):
+    """Gets the address and the reason of a handshake that failed, and the certificate (DER) where it is known."""
+
+    def __call__(self, address: str, reason: str, certificate: bytes | None = None) -> None:
+        """Somebody was refused."""
 
 
 class TlsListener:
     """One listening address."""
 
-    def __init__(self, context: ssl.SSLContext, connection: ConnectionFactory, refused: TlsRefused) -> None:
-        self.context = context
-        """Used for handshakes to come; may be replaced at any time."""
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        connection: ConnectionFactory,
+        refused: TlsRefused,
+        limits: LimitSettings,
+    ) -> None:
+        self._context = witness(context)
+        self._places = Places(limits.connections, limits.connections_per_address)
+        self._handshake_seconds = limits.handshake_timeout
         self._connection = connection
         self._refused = refused
         self._handshakes: set[asyncio.Task[None]] = set()
         self._socket: socket.socket | None = None
         self._resume: asyncio.TimerHandle | None = None
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """Used for handshakes to come; may be replaced at any time."""
+        return self._context
+
+    @context.setter
+    def context(self, context: ssl.SSLContext) -> None:
+        self._context = witness(context)
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; the address that was taken. Raises OSError."""
@@ -95,23 +121,34 @@ class TlsListener:
                 self._resume = loop.call_later(PAUSE_SECONDS, self._listen)
                 return
             accepted.setblocking(False)  # noqa: FBT003
-            task = loop.create_task(self._handshake(accepted, str(address[0])))
+            place = self._places.take(network_of(str(address[0])))
+            if isinstance(place, str):
+                accepted.close()
+                self._refused(str(address[0]), place)
+                continue
+            task = loop.create_task(self._handshake(accepted, str(address[0]), place))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
 
-    async def _handshake(self, accepted: socket.socket, address: str) -> None:
+    async def _handshake(self, accepted: socket.socket, address: str, place: Place) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: self._connection(address),
+                lambda: self._connection(address, place.leave),
                 accepted,
-                ssl=self.context,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl=self._context,
+                ssl_handshake_timeout=self._handshake_seconds,
                 ssl_shutdown_timeout=SHUTDOWN_SECONDS,
             )
-        except ssl.SSLError as error:
-            self._refused(address, _handshake_reason(error))
-        except (OSError, TimeoutError) as error:  # gone, or too slow: nobody was refused for who it is
-            log.debug("a handshake from %s did not finish: %s", address, error)
+        except BaseException as error:
+            place.leave()
+            if isinstance(error, ssl.SSLError):
+                self._refused(address, _handshake_reason(error), getattr(error, "presented", None))
+            elif isinstance(error, ConnectionAbortedError | TimeoutError):
+                self._refused(address, "handshake_timeout")
+            elif isinstance(error, OSError):  # gone: nobody was refused for who it is
+                log.debug("a handshake from %s did not finish: %s", address, error)
+            else:
+                raise
 
 
 def _handshake_reason(error: ssl.SSLError) -> str:

@@ -54,7 +54,7 @@ def _malformed(status: int, title: str, code: int = INVALID_REQUEST) -> Answer:
 
 
 def _forbidden(title: str) -> Answer:
-    return Answer(403, title, event="access_denied", outcome=AuditStatus.DENIED)
+    return Answer(403, title, challenge="", event="access_denied", outcome=AuditStatus.DENIED)
 
 
 ANSWERS: Final[dict[Reason, Answer]] = {

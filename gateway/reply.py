@@ -9,6 +9,8 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion11
 
+from gateway.cors import let_read
+
 _SECURITY_HEADERS: Final = {
     "Strict-Transport-Security": "max-age=63072000; includeSubDomains",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -26,6 +28,12 @@ class GatewayRequest(web.BaseRequest):
 
     request_id: str = ""
     """Safe to be sent: the edge sees to it."""
+    body_timeout: float = 30.0
+    """Seconds for the whole of its body."""
+    handed_over: bytes | None = None
+    """The client certificate (DER) that a trusted terminator handed over."""
+    page_origin: str | None = None
+    """The origin of the page that asks, where it may read the answer."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         headers = response.headers
@@ -34,12 +42,14 @@ class GatewayRequest(web.BaseRequest):
         for name, value in _SECURITY_HEADERS.items():
             if name not in headers:
                 headers[name] = value
+        if self.page_origin is not None:
+            let_read(headers, self.page_origin)
 
 
 class JsonReply(web.Response):
     """A whole JSON answer: what aiohttp would send, at a third of its cost, as the head is one piece of text.
 
-    A reply with header fields of its own, to HEAD, or in HTTP/1.0 goes aiohttp's way.
+    A reply with header fields of its own, to HEAD, to a page of another origin, or in HTTP/1.0 goes aiohttp's way.
     """
 
     def __init__(self, body: bytes, status: int = 200) -> None:
@@ -51,7 +61,12 @@ class JsonReply(web.Response):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Make the head; it is sent together with the body."""
         ordinary = self._headers or self.prepared or request.method == hdrs.METH_HEAD
-        if ordinary or not isinstance(request, GatewayRequest) or request.version != HttpVersion11:
+        if (
+            ordinary
+            or not isinstance(request, GatewayRequest)
+            or request.version != HttpVersion11
+            or request.page_origin is not None
+        ):
             self._headers.setdefault(hdrs.CONTENT_TYPE, "application/json")
             return await super().prepare(request)
         if self._keep_alive is None:

@@ -15,7 +15,6 @@ from gateway.config import ServiceSettings
 from gateway.model import ANONYMOUS, Inbound, Reason, Refused
 from gateway.outbound import HttpClient
 from gateway.reply import GatewayRequest
-from gateway.services import http
 from gateway.services.http import ServiceProxy
 from persistence.records import AuditStatus
 
@@ -117,7 +116,7 @@ async def _reads_and_is_silent(reader: asyncio.StreamReader, writer: asyncio.Str
 
 
 async def test_a_body_that_does_not_come_is_the_callers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(GatewayRequest, "body_timeout", 0.3)
     async with _proxy(_reads_all, seconds=0.1) as seen:
         _, writer = await asyncio.open_connection("127.0.0.1", seen.port)
         writer.write(HEAD % 4 + b"sl")
@@ -142,7 +141,7 @@ async def test_a_service_that_is_silent_after_the_body_is_at_fault() -> None:
 
 
 async def test_a_service_that_takes_no_body_is_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(GatewayRequest, "body_timeout", 0.5)
     size = 32 * 1024 * 1024
     async with _proxy(_reads_nothing, seconds=1.0) as seen:
         _, writer = await asyncio.open_connection("127.0.0.1", seen.port)

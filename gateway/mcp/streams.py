@@ -10,7 +10,8 @@ import msgspec
 from aiohttp import web
 
 from certs.identity import PeerIdentity
-from gateway.edge import Connection, GatewayRequest
+from gateway.connection import Connection
+from gateway.edge import GatewayRequest
 from gateway.mcp.sessions import Outbox
 from gateway.model import ClientContext
 from gateway.reply import JsonReply

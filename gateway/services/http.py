@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from gateway.audit import Audit, Pending
 from gateway.config import ServiceSettings
 from gateway.description import Description, described
-from gateway.edge import BODY_SECONDS, GatewayRequest, Route
+from gateway.edge import BROKEN_BODY, GatewayRequest, Route, late_body
 from gateway.model import ADMINISTRATION, ClientContext, Deny, Inbound, Reason, Refused
 from gateway.outbound import HttpClient, OutboundError, Response
 from gateway.spelling import is_plain_path
@@ -26,6 +26,7 @@ READS: Final = ("GET", "HEAD", "OPTIONS")
 WRITES: Final = ("POST", "PUT", "PATCH", "DELETE")
 MAX_BODY: Final = 64 * 1024 * 1024
 """Bytes that a caller may send to a service."""
+HELD_BACK: Final = 64 * 1024
 
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -114,7 +115,7 @@ class ServiceProxy:
     ) -> web.StreamResponse:
         try:
             async with asyncio.timeout(self._settings.timeout) as deadline:
-                body = _body(request, deadline, self._settings.timeout) if request.body_exists else None
+                body = await _begun(request, deadline, self._settings.timeout)
                 answer = await self._client.send(
                     inbound.method,
                     request.raw_path,
@@ -128,7 +129,7 @@ class ServiceProxy:
         except ConnectionError:  # the caller left in mid-body: nobody will read the answer
             if pending is not None:
                 pending.finish(AuditStatus.CANCELLED)
-            raise Refused(Deny(Reason.BAD_REQUEST, "The body ended before it was whole.")) from None
+            raise Refused(BROKEN_BODY) from None
         except OutboundError:
             raise Refused(
                 Deny(Reason.UPSTREAM_UNAVAILABLE, f"{self._settings.name} cannot be reached now.")
@@ -168,6 +169,33 @@ class ServiceProxy:
         return response
 
 
+async def _begun(
+    request: GatewayRequest, deadline: asyncio.Timeout, seconds: float
+) -> AsyncIterator[bytes] | bytes | None:
+    """The body, to be sent on. Raises as ``_body``.
+
+    One in chunks is held back until it is whole or has ``HELD_BACK`` bytes: a short one that turns out to be
+    malformed goes nowhere.
+    """
+    if not request.body_exists:
+        return None
+    body = _body(request, deadline, seconds)
+    if request.content_length is not None:
+        return body
+    begun = bytearray()
+    async for piece in body:
+        begun += piece
+        if len(begun) >= HELD_BACK:
+            return _joined(bytes(begun), body)
+    return bytes(begun)
+
+
+async def _joined(begun: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield begun
+    async for piece in rest:
+        yield piece
+
+
 async def _body(request: GatewayRequest, deadline: asyncio.Timeout, seconds: float) -> AsyncIterator[bytes]:
     """The caller's body as it comes, within the limits of size and time.
 
@@ -175,7 +203,7 @@ async def _body(request: GatewayRequest, deadline: asyncio.Timeout, seconds: flo
     caller's own time runs only then. Raises Refused, and ConnectionError once the caller is gone.
     """
     now = asyncio.get_running_loop().time
-    size, left = 0, BODY_SECONDS
+    size, left = 0, request.body_timeout
     while True:
         deadline.reschedule(None)
         asked = now()
@@ -197,12 +225,10 @@ async def _piece(request: GatewayRequest, seconds: float) -> bytes:
         async with limit:
             return await request.content.readany()
     except web.RequestPayloadError:
-        raise Refused(Deny(Reason.BAD_REQUEST, "The body ended before it was whole.")) from None
+        raise Refused(BROKEN_BODY) from None
     except OSError as error:  # TimeoutError is one, too
         if limit.expired():
-            raise Refused(
-                Deny(Reason.REQUEST_TIMEOUT, f"The body must arrive within {BODY_SECONDS:.0f} s.")
-            ) from None
+            raise Refused(late_body(request)) from None
         raise ConnectionResetError("The caller is gone.") from error
 
 
