@@ -79,8 +79,6 @@ class ServerSettings:
     public_url: str = "https://localhost:8443"
     drain: float = 30.0
     trusted_hosts: tuple[str, ...] = ()
-    trusted_terminators: tuple[str, ...] = ()
-    """Addresses and networks that may hand over a client certificate as RFC 9440 says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +173,6 @@ class HttpUpstream:
     timeout: float = 30.0
     max_concurrency: int = 64
     sessions: Sessions = Sessions.CLIENT
-    client_cert: bool = False
-    """Whether it is told the client's certificate (RFC 9440)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from gateway.config import (
     HttpUpstream,
     SandboxSettings,
     ServiceSettings,
-    Sessions,
     StdioUpstream,
     UpstreamSettings,
 )
@@ -59,17 +58,13 @@ def _http_upstream(table: Table, name: str) -> HttpUpstream:
     if not table.has("url"):
         table.reject("url", "is missing; write http://HOST:PORT/mcp")
     default = HttpUpstream(name, "")
-    sessions, client_cert = table.choice("sessions", default.sessions), table.flag("client_cert")
-    if client_cert and sessions is Sessions.SHARED:
-        table.reject("client_cert", 'a shared session speaks for nobody; write sessions = "client"')
     return HttpUpstream(
         name=name,
         url=table.url("url", ""),
         prefix=_tool_prefix(table),
         timeout=table.seconds("timeout", default.timeout, "1s", "1d"),
         max_concurrency=table.integer("max_concurrency", default.max_concurrency, 1, 100_000),
-        sessions=sessions,
-        client_cert=client_cert,
+        sessions=table.choice("sessions", default.sessions),
     )
 
 

@@ -1,8 +1,7 @@
-"""Reads what the edge goes by: ``[limits]``, ``[cors]``, and the terminators of ``[server]``."""
+"""Reads what the edge goes by: ``[limits]`` and ``[cors]``."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Final
 
@@ -58,20 +57,3 @@ def read_cors(root: Table) -> CorsSettings:
     )
     table.close()
     return settings
-
-
-def read_terminators(server: Table) -> tuple[str, ...]:
-    """``trusted_terminators`` of ``[server]``."""
-    terminators = server.texts("trusted_terminators")
-    for terminator in terminators:
-        try:
-            network = ipaddress.ip_network(terminator)
-        except ValueError:
-            server.reject(
-                "trusted_terminators", 'must hold addresses or networks; write ["10.0.0.5", "10.1.0.0/24"]'
-            )
-            break
-        if network.prefixlen == 0:
-            server.reject("trusted_terminators", "would trust everybody; name the terminators' addresses")
-            break
-    return terminators

@@ -37,7 +37,7 @@ from gateway.config import (
     TokenSettings,
 )
 from gateway.config_backends import read_services, read_upstreams
-from gateway.config_edge import read_cors, read_limits, read_terminators
+from gateway.config_edge import read_cors, read_limits
 from gateway.config_secret import read_keys
 from gateway.config_shapes import (
     PERMISSION,
@@ -160,7 +160,6 @@ def _server(root: Table) -> ServerSettings:
         public_url=table.url("public_url", default.public_url, ("https",), origin=True),
         drain=table.seconds("drain", default.drain, "0s", "1h"),
         trusted_hosts=tuple(name.strip("[]").lower() for name in trusted),
-        trusted_terminators=read_terminators(table),
     )
     table.close()
     return settings

@@ -204,8 +204,6 @@ class Connection(RequestHandler):
 
 
 def peer_certificate(request: GatewayRequest) -> bytes | None:
-    """The caller's certificate in DER: what a trusted terminator handed over, else that of the handshake."""
-    if request.handed_over is not None:
-        return request.handed_over
+    """The caller's certificate in DER, where the handshake verified one."""
     connection = request.protocol
     return connection.certificate() if isinstance(connection, Connection) else None

@@ -30,8 +30,6 @@ class GatewayRequest(web.BaseRequest):
     """Safe to be sent: the edge sees to it."""
     body_timeout: float = 30.0
     """Seconds for the whole of its body."""
-    handed_over: bytes | None = None
-    """The client certificate (DER) that a trusted terminator handed over."""
     page_origin: str | None = None
     """The origin of the page that asks, where it may read the answer."""
 

@@ -8,6 +8,7 @@ has its intent in the audit before it is forwarded.
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
@@ -15,6 +16,7 @@ from aiohttp import hdrs, web
 
 from gateway.audit import Audit, Pending
 from gateway.config import ServiceSettings
+from gateway.connection import peer_certificate
 from gateway.description import Description, described
 from gateway.edge import BROKEN_BODY, GatewayRequest, Route, late_body
 from gateway.model import ADMINISTRATION, ClientContext, Deny, Inbound, Reason, Refused
@@ -119,7 +121,7 @@ class ServiceProxy:
                 answer = await self._client.send(
                     inbound.method,
                     request.raw_path,
-                    _request_headers(request, inbound),
+                    _request_headers(request, inbound) + self._told(request, inbound),
                     body,
                 )
         except TimeoutError:
@@ -138,6 +140,13 @@ class ServiceProxy:
             return await self._bring_back(request, answer, pending)
         finally:
             answer.close()
+
+    def _told(self, request: GatewayRequest, inbound: Inbound) -> list[tuple[str, str]]:
+        """The caller's certificate, for a service that wants it (RFC 9440 section 2.2)."""
+        certificate = (
+            peer_certificate(request) if self._settings.client_cert and inbound.peer is not None else None
+        )
+        return [] if certificate is None else [("Client-Cert", f":{b64encode(certificate).decode()}:")]
 
     async def _bring_back(
         self, request: GatewayRequest, answer: Response, pending: Pending | None

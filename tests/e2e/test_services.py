@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import ssl
@@ -46,6 +47,13 @@ permissions = {{ read = ["persons:read"], write = ["persons:read"] }}
 name = "nowhere"
 prefix = "/nowhere/"
 url = "http://127.0.0.1:1"
+permissions = {{ read = ["persons:read"], write = ["persons:read"] }}
+
+[[services]]
+name = "told"
+prefix = "/told/"
+url = "{mirror}"
+client_cert = true
 permissions = {{ read = ["persons:read"], write = ["persons:read"] }}
 
 [[services]]
@@ -126,6 +134,14 @@ def test_what_is_forwarded_is_what_was_sent_but_for_what_is_ours(ask: Any) -> No
         assert name not in headers, name
     assert answer.headers["x-from-service"] == "yes"
     assert "server" not in answer.headers
+
+
+def test_a_service_that_wants_it_is_told_the_certificate_and_no_other(door: Any, ask: Any) -> None:
+    answer = ask("reader", "GET", "/told/x", None, {"Client-Cert": ":AAA=:", "Client-Cert-Chain": ":AAA=:"})
+    told = [value for name, value in answer.json["headers"] if name.lower().startswith("client-cert")]
+    pem = (door.folder / "clients" / "reader" / "reader.pem").read_text()
+    assert [base64.b64decode(value.strip(":")) for value in told] == [ssl.PEM_cert_to_DER_cert(pem)]
+    assert all(value.startswith(":") and value.endswith(":") for value in told)
 
 
 @pytest.mark.parametrize(
