@@ -22,7 +22,7 @@ class Admission:
     clients: TokenBuckets
     """What each client may send; anonymous callers count by address."""
     failures: TokenBuckets
-    """What each address may get wrong before it is not even looked at."""
+    """What each address, or the holder of each certificate, may get wrong before it is not even looked at."""
     monotonic: Callable[[], float]
 
     def admit(self, inbound: Inbound, needed: tuple[str, ...]) -> ClientContext | Deny:
@@ -40,19 +40,26 @@ class Admission:
         return self.limit(context.client_id, inbound) or context
 
     def throttle(self, inbound: Inbound) -> Deny | None:
-        """The refusal of an address that got too much wrong lately; to be asked before any credential is looked at."""
-        wait = self.failures.wait(network_of(inbound.address), self.monotonic())
+        """The refusal of a caller who got too much wrong lately; to be asked before any credential is looked at."""
+        wait = self.failures.wait(_origin(inbound), self.monotonic())
         return None if wait <= 0 else _too_many(wait)
 
     def failed(self, inbound: Inbound) -> None:
-        """Credentials were refused: it counts against the address."""
-        self.failures.take(network_of(inbound.address), self.monotonic())
+        """Credentials were refused: it counts against where they came from."""
+        self.failures.take(_origin(inbound), self.monotonic())
 
     def limit(self, client_id: str | None, inbound: Inbound) -> Deny | None:
         """Count one request of the client; the refusal where it is one too many."""
         key = network_of(inbound.address) if client_id is None else f"client {client_id}"
         wait = self.clients.take(key, self.monotonic())
         return None if wait <= 0 else _too_many(wait, client_id)
+
+
+def _origin(inbound: Inbound) -> str:
+    """Whom mistakes count against: a verified certificate's holder does not pay for others behind the same address."""
+    if inbound.peer is not None:
+        return f"certificate {inbound.peer.fingerprint}"
+    return network_of(inbound.address)
 
 
 def _too_many(wait: float, client_id: str | None = None) -> Deny:

@@ -235,3 +235,11 @@ def test_pages_of_a_configured_origin_may_read_and_no_others(home: Any, caller: 
     same = one.ask("GET", "/health/live", None, {"Origin": "https://localhost"})
     assert same.status == 200
     assert "access-control-allow-origin" not in same.headers
+
+
+def test_whoever_has_a_certificate_does_not_pay_for_others_behind_the_address(home: Any, caller: Any) -> None:
+    home.configure("", settings={"limits": {"requests_per_minute": 6, "burst": 6}})
+    served = home.serve()
+    wrong = caller(served, token="wrong")
+    assert [wrong.ask("GET", "/audit").status for _ in range(8)][-1] == 429
+    assert caller(served, home.folder / "clients" / "root").ask("GET", "/audit").status == 200
