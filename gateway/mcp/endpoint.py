@@ -35,6 +35,7 @@ from gateway.mcp.messages import (
 from gateway.mcp.mirrored import check_arguments
 from gateway.mcp.negotiation import dialect_of, read_modern
 from gateway.mcp.own_answers import OwnAnswers
+from gateway.mcp.recordings import Recording
 from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Session, Sessions
 from gateway.mcp.streams import EventStream, Watch, pour
@@ -144,6 +145,10 @@ class McpEndpoint:
         session = self._session(http, context, only)
         if session is None:
             raise Refused(Deny(Reason.BAD_REQUEST, "Mcp-Session-Id is missing: send initialize first."))
+        last_id = http.headers.get("Last-Event-ID")
+        broken = None if last_id is None else session.recordings.find(last_id)
+        if broken is not None and not broken[0].of_session:
+            return await self._resume(http, inbound, context, session, broken)
         outbox = session.outbox
         if outbox.reader is not None:
             outbox.reader.cancel()  # the client has come back: its newest stream is the one
@@ -151,14 +156,36 @@ class McpEndpoint:
         outbox.reader = reader
         for name in session.used:
             self._catalogue.upstream(name).listen(session.key)
-        stream = EventStream(http, session_id=session.id)
+        stream = EventStream(
+            http, session_id=session.id, recordings=session.recordings, primed=session.primes_streams
+        )
         try:
             with self._watch.guard(http, context, inbound.peer):
                 await stream.open()
+                if stream.recording is not None:
+                    stream.recording.of_session = True
+                if broken is not None:
+                    await stream.replay(*broken)
                 await pour(session.outbox, stream)
         finally:
+            stream.stop_recording()
             if outbox.reader is reader:
                 outbox.reader = None
+        return await stream.close()
+
+    async def _resume(
+        self,
+        http: GatewayRequest,
+        inbound: Inbound,
+        context: ClientContext,
+        session: Session,
+        broken: tuple[Recording, int],
+    ) -> web.StreamResponse:
+        """The rest of a stream that broke off, to its end."""
+        stream = EventStream(http, session_id=session.id)
+        with self._watch.guard(http, context, inbound.peer):
+            await stream.open()
+            await stream.replay(*broken)
         return await stream.close()
 
     @described(description.DELETE)

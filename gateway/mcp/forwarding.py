@@ -110,7 +110,11 @@ class Forwarder:
         if session is not None and running is not None:
             session.in_flight[message_id] = running
         pending: Pending | None = None
-        stream = EventStream(request.http)
+        stream = EventStream(
+            request.http,
+            recordings=None if session is None else session.recordings,
+            primed=session is not None and session.primes_streams,
+        )
         guard = self._watch.guard(
             request.http, request.client, request.inbound.peer, cancelled_by_disconnection=request.modern
         )

@@ -21,6 +21,7 @@ import msgspec
 from gateway.limits import network_of
 from gateway.mcp.listing import Kind
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
+from gateway.mcp.recordings import Recordings
 from gateway.mcp.upstream import GATEWAY, SessionKey
 from gateway.model import ANONYMOUS, ClientContext, Deny, Reason
 
@@ -183,6 +184,12 @@ class Session:
     listed: dict[Kind, int] = field(default_factory=dict)
     """A hash of each list that the client was last given."""
     outbox: Outbox = field(default_factory=Outbox)
+    recordings: Recordings = field(default_factory=Recordings)
+
+    @property
+    def primes_streams(self) -> bool:
+        """Whether its streams begin with an event without data (since 2025-11-25)."""
+        return self.protocol_version >= "2025-11-25"
 
     def tell(self, method: str, params: Params) -> None:
         """Send a notification on its stream, once it reads it."""

@@ -12,6 +12,7 @@ from aiohttp import web
 from certs.identity import PeerIdentity
 from gateway.connection import Connection
 from gateway.edge import GatewayRequest
+from gateway.mcp.recordings import Recording, Recordings
 from gateway.mcp.sessions import Outbox
 from gateway.model import ClientContext
 from gateway.reply import JsonReply
@@ -26,8 +27,19 @@ WATCH_SECONDS: Final = 0.5
 class EventStream:
     """One reply of type text/event-stream. A client that has gone away is noticed, not an error."""
 
-    def __init__(self, request: GatewayRequest, *, session_id: str | None = None) -> None:
+    def __init__(
+        self,
+        request: GatewayRequest,
+        *,
+        session_id: str | None = None,
+        recordings: Recordings | None = None,
+        primed: bool = False,
+    ) -> None:
+        """``recordings``: it can be taken up again; ``primed``: even if it breaks off before its first message."""
         self._request = request
+        self._recordings = recordings
+        self.recording: Recording | None = None
+        self._primed = primed
         self._session_id = session_id
         self._response: web.StreamResponse | None = None
         """Set once the headers were sent."""
@@ -47,16 +59,24 @@ class EventStream:
                 headers["Mcp-Session-Id"] = self._session_id
             self._response = web.StreamResponse(headers=headers)
             await self._quietly(self._response.prepare(self._request))
+            if self._recordings is not None:
+                self.recording = self._recordings.begin()
+                if self._primed and not self.gone:
+                    first = self.recording.first_id().encode()
+                    await self._quietly(self._response.write(b"id: %b\ndata: \n\n" % first))
         return self._response
 
-    async def send(self, message: bytes) -> None:
-        """One JSON-RPC message as one event."""
+    async def send(self, message: bytes, event_id: str | None = None) -> None:
+        """One JSON-RPC message as one event; ``event_id``: it was one before, on a stream that broke off."""
         response = await self.open()
         if b"\n" in message or b"\r" in message:
             message = msgspec.json.format(message, indent=-1)  # a line break would end the event's data
+        if self.recording is not None and event_id is None:
+            event_id = self.recording.add(message)
         if not self.gone:
             self.sent += len(message)
-            await self._quietly(response.write(b"event: message\ndata: %b\n\n" % message))
+            head = b"" if event_id is None else b"id: %b\n" % event_id.encode()
+            await self._quietly(response.write(b"%bevent: message\ndata: %b\n\n" % (head, message)))
 
     async def heartbeat(self) -> None:
         """A comment, so that the next hop does not take the stream for dead."""
@@ -74,9 +94,22 @@ class EventStream:
     async def close(self) -> web.StreamResponse:
         """The end of the stream."""
         response = await self.open()
+        self.stop_recording()
         if not self.gone:
             await self._quietly(response.write_eof())
         return response
+
+    async def replay(self, recording: Recording, number: int) -> None:
+        """What was sent on another stream after that message, or still is."""
+        async for event_id, message in recording.after(number):
+            await self.send(message, event_id)
+            if self.gone:
+                return
+
+    def stop_recording(self) -> None:
+        """Nothing more will be sent."""
+        if self.recording is not None:
+            self.recording.close()
 
     async def _quietly(self, sending: Awaitable[object]) -> None:
         """Send, unless the client does not read what was sent before: then it is taken for gone."""
@@ -156,6 +189,8 @@ class _Guard:
         self._guarded.add(self)
         if self._connection is not None:
             self._connection.on_lost = self._lost
+            if self._connection.transport is None:
+                self._lost()  # it has gone before anybody could notice
 
     def __exit__(self, *_error: object) -> None:
         self._guarded.discard(self)
