@@ -63,7 +63,7 @@ class EventStream:
                 self.recording = self._recordings.begin()
                 if self._primed and not self.gone:
                     first = self.recording.first_id().encode()
-                    await self._quietly(self._response.write(b"id: %b\ndata: \n\n" % first))
+                    await self._quietly(self._response.write(b"id: %b\nretry: 1000\ndata: \n\n" % first))
         return self._response
 
     async def send(self, message: bytes, event_id: str | None = None) -> None:
