@@ -11,8 +11,7 @@ import itertools
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -29,6 +28,7 @@ from gateway.listener import TlsRefused
 from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import Problems
 from gateway.reply import GatewayRequest
+from gateway.routes import Handler, Route, Routes
 from persistence.records import StoreError
 
 __all__ = ["BROKEN_BODY", "Edge", "GatewayRequest", "Handler", "Route", "Routes", "late_body", "read_body"]
@@ -44,46 +44,6 @@ _UNREADABLE: Final = Deny(Reason.BAD_REQUEST, "This is not an HTTP request that 
 _LATE: Final = Deny(Reason.REQUEST_TIMEOUT, "The head of the request did not arrive in time.")
 _NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
 """For a request that could not be read: aiohttp gives it an ordinary dictionary."""
-
-
-Handler = Callable[[GatewayRequest, Inbound, ClientContext], Awaitable[web.StreamResponse]]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What answers a path and method, and what its caller needs."""
-
-    handler: Handler
-    needed: tuple[str, ...] = ()
-    identify: bool = True
-    """False: the handler answers anyone who can connect, whatever credentials come along."""
-
-
-class Routes:
-    """The path table: whole paths first, then the longest prefix (which ends in ``/``)."""
-
-    def __init__(
-        self, exact: Mapping[str, Mapping[str, Route]], prefixes: Mapping[str, Mapping[str, Route]]
-    ) -> None:
-        """Each maps a path to its methods; ``*`` stands for every method."""
-        self._exact = exact
-        self._prefixes = sorted(prefixes.items(), key=lambda item: -len(item[0]))
-
-    def items(self) -> Iterator[tuple[str, str, Route]]:
-        """Every path (a prefix ends in ``/``) and method, with what answers it."""
-        for path, methods in (*self._exact.items(), *self._prefixes):
-            for method, route in methods.items():
-                yield path, method, route
-
-    def methods(self, path: str) -> Mapping[str, Route]:
-        """The methods of that path; empty: there is no such path."""
-        methods = self._exact.get(path)
-        if methods is not None:
-            return methods
-        for prefix, methods in self._prefixes:
-            if path.startswith(prefix):
-                return methods
-        return {}
 
 
 class Edge:

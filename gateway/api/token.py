@@ -40,7 +40,7 @@ GRANT_TYPES: Final = (PASSWORD, CLIENT_CREDENTIALS, REFRESH_TOKEN)
 class TokenParameters(msgspec.Struct, frozen=True, kw_only=True):
     """What may be in the URL: no secret."""
 
-    grant_type: Literal["password", "client_credentials"] | msgspec.UnsetType = msgspec.UNSET
+    grant_type: Literal["", "password", "client_credentials"] | msgspec.UnsetType = msgspec.UNSET
     scope: str | msgspec.UnsetType = msgspec.UNSET
     resource: str | msgspec.UnsetType = msgspec.UNSET
 
