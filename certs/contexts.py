@@ -18,7 +18,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -38,6 +38,8 @@ from certs.description import (
 )
 from certs.identity import CertificateError
 
+_WARN_BEFORE: Final = timedelta(days=14)
+"""So long before something expires it is warned of, or the last third of its time, if that is shorter."""
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2; 1.3 has only good ones."""
 _PROTOCOLS: Final = ["http/1.1"]
@@ -73,6 +75,17 @@ class TlsFiles:
     private_key: Path
     client_ca: Path | None
     crl: Path | None
+    rule_cas: tuple[Path, ...] = ()
+    """The CA files that identity rules name."""
+
+
+class ExpiredCrl(StrEnum):
+    """What a CRL past its nextUpdate means: ``crl_expired`` in ``[tls]``."""
+
+    REFUSE = "refuse"
+    """Nobody whose CA it is of is let in."""
+    WARN = "warn"
+    """It holds on, and somebody is told."""
 
 
 def server_context(
@@ -81,26 +94,39 @@ def server_context(
     client_certificates: ClientCertificates,
     minimum_version: ssl.TLSVersion,
     now: float,
+    expired_crl: ExpiredCrl = ExpiredCrl.REFUSE,
 ) -> ssl.SSLContext:
     """A context for the listener; ``now`` in seconds since the epoch.
 
     Raises CertificateError with every problem, one a line.
     """
-    if found := _found(files, client_certificates, now):
+    if found := _found(files, client_certificates, now, expired_crl):
         raise CertificateError("\n".join(found))
-    return _built(files, client_certificates, minimum_version)
+    return _built(files, client_certificates, minimum_version, _crl_to_check(files, expired_crl, now))
 
 
-def problems(files: TlsFiles, *, client_certificates: ClientCertificates, now: float) -> list[str]:
+def problems(
+    files: TlsFiles,
+    *,
+    client_certificates: ClientCertificates,
+    now: float,
+    expired_crl: ExpiredCrl = ExpiredCrl.REFUSE,
+) -> list[str]:
     """Everything that keeps these files from serving, each with its remedy. Empty: nothing does."""
-    found = _found(files, client_certificates, now)
+    found = _found(files, client_certificates, now, expired_crl)
     if found:
         return found
     try:
-        _built(files, client_certificates, ssl.TLSVersion.TLSv1_3)
+        _built(files, client_certificates, ssl.TLSVersion.TLSv1_3, _crl_to_check(files, expired_crl, now))
     except CertificateError as error:
         return [str(error)]
     return []
+
+
+def expiring(files: TlsFiles, now: float) -> tuple[str, ...]:
+    """What expires soon, or has, each with its remedy. What cannot be read is left out: ``problems`` tells of it."""
+    moment = datetime.fromtimestamp(now, UTC)
+    return tuple(_expiring(files, moment))
 
 
 def client_context(
@@ -129,16 +155,34 @@ def client_context(
     return context
 
 
-def _found(files: TlsFiles, client_certificates: ClientCertificates, now: float) -> list[str]:
+def _found(
+    files: TlsFiles, client_certificates: ClientCertificates, now: float, expired_crl: ExpiredCrl
+) -> list[str]:
     moment = datetime.fromtimestamp(now, UTC)
     found = [*_server_problems(files, moment)]
     if client_certificates is not ClientCertificates.NONE:
-        found += _client_ca_problems(files, moment)
+        found += _client_ca_problems(files, moment, expired_crl)
+        for path in files.rule_cas:
+            found += _rule_ca_problems(path)
     return found
 
 
+def _crl_to_check(files: TlsFiles, expired_crl: ExpiredCrl, now: float) -> Path | None:
+    """The CRL for the handshake, in which OpenSSL refuses everybody once it has expired; None: none."""
+    if files.client_ca is None or files.crl is None or not pem.is_there(files.crl):
+        return None
+    if expired_crl is ExpiredCrl.REFUSE:
+        return files.crl
+    moment = datetime.fromtimestamp(now, UTC)
+    ends = [each.next_update_utc for each in pem.read_revocation_lists(files.crl)]
+    return files.crl if all(end is None or end > moment for end in ends) else None
+
+
 def _built(
-    files: TlsFiles, client_certificates: ClientCertificates, minimum_version: ssl.TLSVersion
+    files: TlsFiles,
+    client_certificates: ClientCertificates,
+    minimum_version: ssl.TLSVersion,
+    crl: Path | None,
 ) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = max(minimum_version, ssl.TLSVersion.TLSv1_2)
@@ -153,8 +197,8 @@ def _built(
     # Partial chain: an intermediate CA that is named is trusted by itself, without its root.
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     _trust(context, pem.read_certificates(files.client_ca))
-    if files.crl is not None and pem.is_there(files.crl):
-        _check_against(context, files.crl)
+    if crl is not None:
+        _check_against(context, crl)
     return context
 
 
@@ -212,7 +256,17 @@ def _server_problems(files: TlsFiles, moment: datetime) -> Iterator[str]:
         yield f"{files.certificate}: is not for servers (no extended key usage serverAuth); {remedy}"
 
 
-def _client_ca_problems(files: TlsFiles, moment: datetime) -> Iterator[str]:
+def _rule_ca_problems(path: Path) -> Iterator[str]:
+    try:
+        authorities = pem.read_certificates(path)
+    except CertificateError as error:
+        yield str(error)
+        return
+    for authority in authorities:
+        yield from _authority_problems(path, authority)
+
+
+def _client_ca_problems(files: TlsFiles, moment: datetime, expired_crl: ExpiredCrl) -> Iterator[str]:
     if files.client_ca is None:
         yield 'client_ca: names no file; name the CA of the clients, or set client_certificates = "none"'
         return
@@ -225,7 +279,32 @@ def _client_ca_problems(files: TlsFiles, moment: datetime) -> Iterator[str]:
         yield from _authority_problems(files.client_ca, authority)
         yield from _date_problems(files.client_ca, authority, moment)
     if files.crl is not None and pem.is_there(files.crl):
-        yield from _crl_problems(files.crl, authorities, moment)
+        yield from _crl_problems(files.crl, authorities, moment, expired_crl)
+
+
+def _expiring(files: TlsFiles, moment: datetime) -> Iterator[str]:
+    for path, remedy in (
+        (files.certificate, "renew it: `ostiary certs issue-server`"),
+        (files.client_ca, "put the CA's next certificate beside it, and issue from that one"),
+    ):
+        try:
+            certificates = () if path is None else pem.read_certificates(path)
+        except CertificateError:
+            continue
+        for certificate in certificates:
+            start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            if moment > end - min(_WARN_BEFORE, (end - start) / 3):
+                yield f"{path}: {_name(certificate)} expires on {_date(end)}; {remedy}"
+    try:
+        lists = (
+            pem.read_revocation_lists(files.crl) if files.crl is not None and pem.is_there(files.crl) else ()
+        )
+    except CertificateError:
+        return
+    for crl in lists:
+        start, next_update = crl.last_update_utc, crl.next_update_utc
+        if next_update is not None and moment > next_update - min(_WARN_BEFORE, (next_update - start) / 3):
+            yield f"{files.crl}: the CRL is to be replaced by {_date(next_update)}; {_RENEW_CRL}"
 
 
 def _authority_problems(path: Path, certificate: x509.Certificate) -> Iterator[str]:
@@ -246,7 +325,9 @@ def _date_problems(path: Path, certificate: x509.Certificate, moment: datetime) 
         yield f"{path}: {name} expired on {_date(end)}; put a new certificate in its place"
 
 
-def _crl_problems(path: Path, authorities: Sequence[x509.Certificate], moment: datetime) -> Iterator[str]:
+def _crl_problems(
+    path: Path, authorities: Sequence[x509.Certificate], moment: datetime, expired_crl: ExpiredCrl
+) -> Iterator[str]:
     try:
         lists = pem.read_revocation_lists(path)
     except CertificateError as error:
@@ -261,8 +342,9 @@ def _crl_problems(path: Path, authorities: Sequence[x509.Certificate], moment: d
             yield f"{path}: the CRL of {name} is not signed by a client CA; name the CRL of the client CA"
         if moment < crl.last_update_utc:
             yield f"{path}: the CRL is not valid before {_date(crl.last_update_utc)}; set the clock, or wait"
-        if crl.next_update_utc is not None and moment > crl.next_update_utc:
-            yield f"{path}: the CRL expired on {_date(crl.next_update_utc)}; {_RENEW_CRL}"
+        end = crl.next_update_utc
+        if end is not None and moment > end and expired_crl is ExpiredCrl.REFUSE:
+            yield f"{path}: the CRL expired on {_date(end)}; {_RENEW_CRL}"
     for authority in authorities:
         if authority not in covered and not _issued_another(authority, authorities):
             yield f"{path}: has no CRL of {_name(authority)}, whose clients would all be refused; add its CRL"

@@ -15,9 +15,10 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 from cryptography import x509
@@ -75,6 +76,9 @@ class PeerIdentity:
     san_email: tuple[str, ...]
     not_before: float
     not_after: float
+    der: bytes = field(default=b"", repr=False, compare=False)
+    sent_with: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
+    """The certificates that the client sent along, in DER: on the way to a CA, perhaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,41 +87,66 @@ class IdentityRule:
 
     field: CertificateField
     match: re.Pattern[str] | None = None
+    ca: Path | None = None
+    """A file with CAs: the rule is for certificates under one of them alone. None: for all."""
+    tenant_id: str | None = None
+    """The tenant that the client must belong to. None: any."""
 
 
 DEFAULT_RULES: Final[tuple[IdentityRule, ...]] = (IdentityRule(CertificateField.COMMON_NAME),)
 """What holds where the configuration has no rules."""
 
 
-def parse_peer(der: bytes) -> PeerIdentity:
+def thumbprint(der: bytes) -> str:
+    """``x5t#S256`` of RFC 8705 section 3.1."""
+    return urlsafe_b64encode(hashlib.sha256(der).digest()).rstrip(b"=").decode("ascii")
+
+
+def parse_peer(der: bytes, sent_with: Sequence[bytes] = ()) -> PeerIdentity:
     """Read a certificate. The chain and the dates are not checked here: the TLS handshake does that.
+
+    ``sent_with``: the certificates that came along.
 
     Raises CertificateError for what is not exactly one well-formed certificate, an unreadable or a repeated
     extension included.
     """
     try:
-        return _peer_identity(x509.load_der_x509_certificate(der), der)
+        return _peer_identity(x509.load_der_x509_certificate(der), der, tuple(sent_with))
     except MALFORMED as error:
         raise CertificateError(f"the certificate is malformed ({error}); issue a new one") from error
 
 
 def certificate_id(peer: PeerIdentity, rules: Sequence[IdentityRule]) -> str | None:
     """The ``client_id`` that ``rules`` give this certificate, or None: it names nobody."""
+    named = named_by(peer, rules, lambda _ca: True)
+    return None if named is None else named[0]
+
+
+def named_by(
+    peer: PeerIdentity, rules: Sequence[IdentityRule], is_under: Callable[[Path], bool]
+) -> tuple[str, IdentityRule] | None:
+    """The ``client_id`` that ``rules`` give this certificate, and the rule that does; None: it names nobody.
+
+    ``is_under``: whether the certificate is under one of the CAs in a file. A rule for other CAs is passed over.
+    """
     for rule in rules:
+        if rule.ca is not None and not is_under(rule.ca):
+            continue
         values = _values(peer, rule.field)
         if not all(_is_plain(value) for value in values):
             return None
         matching = [value for value in values if rule.match is None or rule.match.fullmatch(value)]
         if matching:
-            return _named(matching, rule)
+            client_id = None if _is_ambiguous(values, matching, rule) else _named(matching[0], rule)
+            return None if client_id is None else (client_id, rule)
     return None
 
 
-def _peer_identity(certificate: x509.Certificate, der: bytes) -> PeerIdentity:
+def _peer_identity(certificate: x509.Certificate, der: bytes, sent_with: tuple[bytes, ...]) -> PeerIdentity:
     names = _alternative_names(certificate)
     common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return PeerIdentity(
-        fingerprint=urlsafe_b64encode(hashlib.sha256(der).digest()).rstrip(b"=").decode("ascii"),
+        fingerprint=thumbprint(der),
         serial=certificate.serial_number,
         subject=certificate.subject.rfc4514_string(),
         issuer=certificate.issuer.rfc4514_string(),
@@ -127,6 +156,8 @@ def _peer_identity(certificate: x509.Certificate, der: bytes) -> PeerIdentity:
         san_email=tuple(names.get_values_for_type(x509.RFC822Name)),
         not_before=certificate.not_valid_before_utc.timestamp(),
         not_after=certificate.not_valid_after_utc.timestamp(),
+        der=der,
+        sent_with=sent_with,
     )
 
 
@@ -158,10 +189,14 @@ def _is_plain(value: str) -> bool:
     return value.isprintable() and "\\00" not in value
 
 
-def _named(matching: Sequence[str], rule: IdentityRule) -> str | None:
-    if len(matching) > 1:
-        return None
-    value = matching[0]
+def _is_ambiguous(values: Sequence[str], matching: Sequence[str], rule: IdentityRule) -> bool:
+    """Two values match; or there are two common names; or a SPIFFE ID has another URI beside it (X509-SVID section 2)."""
+    if rule.field is CertificateField.SAN_URI and matching[0].lower().startswith("spiffe:"):
+        return len(values) > 1
+    return len(values if rule.field is CertificateField.COMMON_NAME else matching) > 1
+
+
+def _named(value: str, rule: IdentityRule) -> str | None:
     if "*" in value:  # a wildcard stands for many
         return None
     client_id = _extracted(rule.match, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -85,6 +85,8 @@ class Administration:
     """What of an entry may be written."""
     caller: Caller | None = None
     """Who asks, where that is a client; None: whoever owns the store, who may do everything."""
+    reload: Callable[[], Awaitable[Sequence[str]]] | None = None
+    """Read the files of the running gateway anew; what is wrong with them, in which case the old state stays."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while something is changed."""
 

@@ -7,7 +7,6 @@ import contextlib
 import gc
 import ipaddress
 import logging
-import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -22,7 +21,6 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
-from certs.contexts import TlsFiles, server_context
 from gateway.administration import Administration
 from gateway.admission import Admission
 from gateway.ambiguity import Readings
@@ -37,7 +35,7 @@ from gateway.api.wellknown import WellKnown
 from gateway.audit import Audit
 from gateway.authn import Authenticator
 from gateway.checks import start_problems
-from gateway.config import Config, ConfigError, LimitSettings, ServiceSettings, TlsSettings
+from gateway.config import Config, ConfigError, LimitSettings, ServiceSettings
 from gateway.config_reader import read_config
 from gateway.connection import Connection
 from gateway.control import ControlServer
@@ -45,6 +43,7 @@ from gateway.cors import Cors
 from gateway.edge import Edge, GatewayRequest, Handler, Route, Routes
 from gateway.identity import sessions as signed_in
 from gateway.identity.api_keys import ApiKeys
+from gateway.identity.certificates import Certificates
 from gateway.identity.clients import Passwords
 from gateway.identity.keyring import Keyring
 from gateway.identity.roles import Roles
@@ -59,13 +58,16 @@ from gateway.mcp.streams import WATCH_SECONDS, Watch
 from gateway.operations import perform as perform_operation
 from gateway.outbound import HttpClient
 from gateway.problems import Problems
+from gateway.reloading import Reloading
 from gateway.server import Gateway
 from gateway.services.http import ServiceProxy
 from gateway.suspicion import alarm
 from gateway.telemetry.logs import start_logging
+from gateway.tls_files import TlsReload, TlsState
+from gateway.tls_files import load as load_tls
 from gateway.tls_refusals import TlsRefusals
 from persistence import open_stores
-from persistence.records import API_KEYS, ROLES, SESSIONS, Stores
+from persistence.records import API_KEYS, REVOKED_CERTIFICATES, ROLES, SESSIONS, Stores
 
 log = logging.getLogger("ostiary.errors")
 
@@ -100,7 +102,7 @@ def _with_uvloop(main: Coroutine[Any, Any, T]) -> T:
 async def _serve(config: Config, read_again: Callable[[], Config]) -> int:
     async with open_gateway(config, read_again) as gateway:
         _spare_the_collector()
-        await gateway.serve(_announce, lambda: tls_context(read_again().tls))
+        await gateway.serve(_announce)
     return 0
 
 
@@ -121,7 +123,7 @@ def _announce(host: str, port: int) -> None:
 async def open_gateway(config: Config, read_again: Callable[[], Config]) -> AsyncIterator[Gateway]:
     """Open everything in order; on the way out close it in the opposite one."""
     async with AsyncExitStack() as stack:
-        context = tls_context(config.tls)
+        tls = load_tls(config.tls, time.time())
         stores = await open_stores(
             config.storage.path,
             now=time.time,
@@ -147,6 +149,12 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             stores.collection(SESSIONS), tokens, grace=config.accounts.refresh_grace, now=time.time
         )
         api_keys = ApiKeys(stores.collection(API_KEYS), clients, now=time.time)
+        certificates = Certificates(
+            config.tls.client_id,
+            tls.trust,
+            stores.collection(REVOKED_CERTIFICATES),
+            now=time.time,
+        )
         authenticator = Authenticator(
             tokens,
             clients,
@@ -156,6 +164,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             api_keys=api_keys,
             suspect=alarm(audit),
             used=sessions.used,
+            certificates=certificates,
         )
         watch = Watch(authenticator.still_valid)
         problems = Problems(config.server.public_url)
@@ -187,9 +196,10 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         )
         token_endpoint = TokenEndpoint(config=config, issuing=accounts.issuing)
         revocation = RevocationEndpoint(config=config, tokens=tokens, door=door)
-        health = Health(stores, mcp.catalogue)
-        names = [upstream.name for upstream in config.upstreams]
-        documents = WellKnown(config, names, lambda: keyring.jwks(time.time())).documents
+        health = Health(stores, mcp.catalogue, lambda: tls_reload.concerns())  # noqa: PLW0108 - made below
+        documents = WellKnown(
+            config, [upstream.name for upstream in config.upstreams], lambda: keyring.jwks(time.time())
+        ).documents
         own = {
             **_own_routes(token_endpoint, revocation, AuditApi(stores.audit), health, documents),
             **accounts.routes,
@@ -211,18 +221,28 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             monotonic=time.monotonic,
         )
 
-        def reload_keys() -> str:
-            keyring.replace(read_again().tokens)
-            tokens.forget_verified()
-            return keyring.signing_kid
+        server = web.Server(edge.handle, request_factory=_request_factory(config.limits.body_timeout))
 
+        listener = TlsListener(
+            tls.context, _connection_factory(edge, server, config.limits), tls_refused, config.limits
+        )
+
+        def use(state: TlsState) -> None:
+            listener.context = state.context
+            certificates.use(state.trust, state.settings.client_id)
+
+        tls_reload = TlsReload(
+            tls, read_again=lambda: read_again().tls, use=use, audit=stores.audit, now=time.time
+        )
+        reloading = Reloading(read_again, keyring=keyring, tokens=tokens, tls=tls_reload)
         administration = Administration(
             stores=stores,
             roles=lambda: config.roles,
             now=time.time,
             hash_password=passwords.hash_password,
             unlock=passwords.unlock,
-            reload_keys=reload_keys,
+            reload_keys=reloading.keys,
+            reload=reloading.everything,
             on_roles_changed=authenticator.forget_contexts,
             redacted=audit.redacted,
             turn=turn,
@@ -231,18 +251,19 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         await control.start()
         stack.push_async_callback(control.close)
 
-        server = web.Server(edge.handle, request_factory=_request_factory(config.limits.body_timeout))
-        listener = TlsListener(
-            context, _connection_factory(edge, server, config.limits), tls_refused, config.limits
-        )
         gateway = Gateway(
-            config.server, server, listener, sessions=mcp.sessions, listeners=mcp.listeners, health=health
+            config.server,
+            server,
+            listener,
+            sessions=mcp.sessions,
+            listeners=mcp.listeners,
+            health=health,
+            reload=reloading.everything,
         )
         stack.push_async_callback(gateway.drain)
-        housekeeping = asyncio.get_running_loop().create_task(
-            _keep_house(watch, mcp.sessions, stores, config.tokens.leeway, accounts)
-        )
-        stack.push_async_callback(_cancel, housekeeping)
+        housekeeping = _keep_house(watch, mcp.sessions, stores, config.tokens.leeway, accounts)
+        for care in (housekeeping, tls_reload.watch()):
+            stack.push_async_callback(_cancel, asyncio.get_running_loop().create_task(care))
         yield gateway
 
 
@@ -315,16 +336,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def tls_context(tls: TlsSettings) -> ssl.SSLContext:
-    """The server's side of the handshake. Raises CertificateError."""
-    return server_context(
-        TlsFiles(tls.certificate, tls.private_key, tls.client_ca, tls.crl),
-        client_certificates=tls.client_certificates,
-        minimum_version=ssl.TLSVersion.TLSv1_2 if tls.minimum_version == "1.2" else ssl.TLSVersion.TLSv1_3,
-        now=time.time(),
-    )
 
 
 def _request_factory(body_timeout: float) -> Callable[..., GatewayRequest]:

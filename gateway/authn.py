@@ -18,8 +18,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
-from certs.identity import IdentityRule, PeerIdentity, certificate_id
+from certs.identity import IdentityRule, PeerIdentity
 from gateway.identity.api_keys import ApiKeys
+from gateway.identity.certificates import Certificates
 from gateway.identity.clients import is_enabled, refusal_of
 from gateway.identity.roles import Roles
 from gateway.identity.tokens import Tokens, VerifiedToken
@@ -62,6 +63,7 @@ class Authenticator:
         *,
         api_keys: ApiKeys,
         now: Callable[[], float],
+        certificates: Certificates | None = None,
         suspect: Suspect = lambda _inbound, _token, _suspicion, _allowed: None,
         used: Callable[[VerifiedToken], None] = lambda _token: None,
     ) -> None:
@@ -70,12 +72,11 @@ class Authenticator:
         self._api_keys = api_keys
         self._clients = clients
         self._roles = roles if isinstance(roles, Roles) else Roles(roles)
-        self._rules = tuple(rules)
+        self._certificates = certificates or Certificates(rules, now=now)
         self._now = now
         self._suspect = suspect
         self._used = used
         self._whereabouts = Whereabouts()
-        self._certificate_ids: Remembered[str, tuple[str | None]] = Remembered(_REMEMBERED)
         self._by_token: Remembered[tuple[str, str, str | None], tuple[ClientRecord, ClientContext]] = (
             Remembered(_REMEMBERED)
         )
@@ -106,14 +107,13 @@ class Authenticator:
 
     def certified(self, peer: PeerIdentity) -> ClientRecord | Deny | None:
         """The client that the certificate names, if it may be used now; None: it names nobody."""
-        if peer.not_after <= self._now():
-            return Deny(Reason.CERTIFICATE_EXPIRED, "The client certificate has expired: get a new one.")
-        mapped = self._certificate_ids.get(peer.fingerprint)
-        if mapped is None:
-            mapped = (certificate_id(peer, self._rules),)
-            self._certificate_ids.put(peer.fingerprint, mapped)
-        client = None if mapped[0] is None else self._clients.by_certificate(mapped[0])
-        if client is None or is_enabled(client):
+        named = self._certificates.named(peer)
+        if named is None or isinstance(named, Deny):
+            return named
+        client = self._clients.by_certificate(named.certificate_id)
+        if client is None or named.tenant_id not in {None, client.tenant_id}:
+            return None
+        if is_enabled(client):
             return client
         return refusal_of(client, client.client_id)
 

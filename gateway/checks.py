@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from certs.contexts import TlsFiles, problems
+from certs.contexts import expiring, problems
 from gateway.config import Config, ConfigError, StdioUpstream
 from gateway.config_reader import CommandSettings, read_command_settings, read_config
+from gateway.tls_files import tls_files
 from persistence import missing_store
 
 
@@ -34,7 +35,8 @@ def check(file: Path, environment: Mapping[str, str], now: float) -> Findings:
         config = read_config(file, environment)
     except ConfigError as error:
         return Findings([*error.problems, *_beside_the_secrets(file, environment, now)])
-    return Findings(start_problems(config, now), [*_command_warnings(config), *_sandbox_warnings(config)])
+    warnings = [*_command_warnings(config), *_sandbox_warnings(config), *expiring(tls_files(config.tls), now)]
+    return Findings(start_problems(config, now), warnings)
 
 
 def _beside_the_secrets(file: Path, environment: Mapping[str, str], now: float) -> list[str]:
@@ -48,9 +50,13 @@ def _beside_the_secrets(file: Path, environment: Mapping[str, str], now: float) 
 def start_problems(config: Config | CommandSettings, now: float) -> list[str]:
     """What must be mended before a gateway starts: certificates, keys, and the modes of what it keeps."""
     tls = config.tls
-    files = TlsFiles(tls.certificate, tls.private_key, tls.client_ca, tls.crl)
     return [
-        *problems(files, client_certificates=tls.client_certificates, now=now),
+        *problems(
+            tls_files(tls),
+            client_certificates=tls.client_certificates,
+            now=now,
+            expired_crl=tls.crl_expired,
+        ),
         *_writable_problems(config.file),
         *_store_problems(config.storage.path),
     ]

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from certs.contexts import ClientCertificates
+from certs.contexts import ClientCertificates, ExpiredCrl
 from certs.identity import DEFAULT_RULES, IdentityRule
 
 
@@ -92,6 +92,7 @@ class TlsSettings:
     crl: Path | None = None
     minimum_version: str = "1.3"
     client_id: tuple[IdentityRule, ...] = DEFAULT_RULES
+    crl_expired: ExpiredCrl = ExpiredCrl.REFUSE
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from certs.contexts import ClientCertificates
+from certs.contexts import ClientCertificates, ExpiredCrl
 from certs.identity import DEFAULT_RULES, CertificateField, IdentityRule
 from gateway.config import (
     REDACTABLE,
@@ -40,6 +40,7 @@ from gateway.config_backends import read_services, read_upstreams
 from gateway.config_edge import read_cors, read_limits
 from gateway.config_secret import read_keys
 from gateway.config_shapes import (
+    NAME,
     PERMISSION,
     PERMISSION_REMEDY,
     ROLE,
@@ -190,6 +191,7 @@ def _tls(root: Table) -> TlsSettings:
         crl=table.path("crl") or table.document.folder / "certs" / "crl.pem",
         minimum_version=table.matching("minimum_version", "1.3", _MINIMUM_VERSION, 'write "1.3" or "1.2"'),
         client_id=_identity_rules(table),
+        crl_expired=table.choice("crl_expired", ExpiredCrl.REFUSE),
     )
     table.close()
     return settings
@@ -202,7 +204,15 @@ def _identity_rules(tls: Table) -> tuple[IdentityRule, ...]:
             table.reject("from", f"is missing; write one of: {', '.join(CertificateField)}")
         source = table.choice("from", CertificateField.COMMON_NAME)
         match = table.regex("match")
-        rules.append(IdentityRule(source, None if match is None else re.compile(match)))
+        tenant = table.matching("tenant", "", NAME, "write the tenant's name")
+        rules.append(
+            IdentityRule(
+                source,
+                None if match is None else re.compile(match),
+                ca=table.path("ca"),
+                tenant_id=tenant or None,
+            )
+        )
         table.close()
     return tuple(rules) or DEFAULT_RULES
 

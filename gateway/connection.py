@@ -20,6 +20,7 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from certs.identity import CertificateError, PeerIdentity, parse_peer
 from gateway.config import LimitSettings
+from gateway.listener import sent_with
 from gateway.reply import GatewayRequest
 from gateway.tls_witness import BarrenRecordsError
 
@@ -93,7 +94,7 @@ class Connection(RequestHandler):
         secured = transport.get_extra_info("ssl_object")
         der = secured.getpeercert(binary_form=True)
         try:
-            self.peer = None if der is None else parse_peer(der)
+            self.peer = None if der is None else parse_peer(der, sent_with(secured))
         except CertificateError as error:
             self.edge.refused_certificate(self.address, str(error), der)
             self.force_close()

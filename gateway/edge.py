@@ -37,7 +37,14 @@ log = logging.getLogger("ostiary.errors")
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
 _LASTING: Final = frozenset(
-    {Reason.CERTIFICATE_EXPIRED, Reason.CERTIFICATE_REVOKED, Reason.CLIENT_DISABLED, Reason.CLIENT_UNKNOWN}
+    {
+        Reason.CERTIFICATE_EXPIRED,
+        Reason.CERTIFICATE_REVOKED,
+        Reason.CERTIFICATE_UNTRUSTED,
+        Reason.CRL_EXPIRED,
+        Reason.CLIENT_DISABLED,
+        Reason.CLIENT_UNKNOWN,
+    }
 )
 """What a certificate's holder will be told again, whatever else comes on the connection."""
 _UNREADABLE: Final = Deny(Reason.BAD_REQUEST, "This is not an HTTP request that the gateway can read.")

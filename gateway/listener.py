@@ -29,6 +29,9 @@ ACCEPT_AT_ONCE: Final = 64
 PAUSE_SECONDS: Final = 0.2
 """How long accepting rests when the process has no descriptors left."""
 
+_DER: Final = 2
+"""``_ssl.ENCODING_DER``."""
+
 ConnectionFactory = Callable[[str, Callable[[], None]], asyncio.Protocol]
 """Makes the HTTP side of a connection from the peer's address; it calls the other one once it is over."""
 
@@ -149,6 +152,13 @@ class TlsListener:
                 log.debug("a handshake from %s did not finish: %s", address, error)
             else:
                 raise
+
+
+def sent_with(secured: ssl.SSLObject) -> tuple[bytes, ...]:
+    """The certificates that the client sent beside its own, in DER."""
+    # Public from Python 3.13 on.
+    chain = secured._sslobj.get_unverified_chain() or ()  # type: ignore[attr-defined]  # noqa: SLF001
+    return tuple(each.public_bytes(_DER) for each in chain)[1:]
 
 
 def _handshake_reason(error: ssl.SSLError) -> str:

@@ -31,6 +31,8 @@ class Reason(StrEnum):
     CERTIFICATE_REQUIRED = "certificate_required"
     CERTIFICATE_EXPIRED = "certificate_expired"
     CERTIFICATE_REVOKED = "certificate_revoked"
+    CERTIFICATE_UNTRUSTED = "certificate_untrusted"
+    CRL_EXPIRED = "crl_expired"
     CERTIFICATE_UNMAPPED = "certificate_unmapped"
     CLIENT_DISABLED = "client_disabled"
     CLIENT_UNKNOWN = "client_unknown"

@@ -25,6 +25,7 @@ from gateway.administration import (
     UnknownError,
 )
 from gateway.audit_operations import compress_audit, prune_audit, query_audit
+from gateway.certificate_operations import CERTIFICATE_OPERATIONS
 from gateway.config_shapes import did_you_mean
 from gateway.erasure_operations import ERASURE_OPERATIONS
 from gateway.key_operations import KEY_OPERATIONS
@@ -39,16 +40,13 @@ from gateway.parameters import (
     OneToken,
     PruneAudit,
     QueryAudit,
-    RecordCertificate,
     RevokeTokens,
     SetPassword,
 )
 from gateway.role_operations import ROLE_OPERATIONS
 from gateway.tenant_operations import TENANT_OPERATIONS
 from persistence.records import (
-    DEFAULT_TENANT,
     AuditEntry,
-    AuditStatus,
     ClientRecord,
     TokenKind,
     TokenRecord,
@@ -215,25 +213,6 @@ def _token(admin: Administration, token_id: str) -> TokenRecord:
     return token
 
 
-async def _record_certificate(admin: Administration, wanted: RecordCertificate, actor: str) -> Answer:
-    """Certificates are made beside the store: that one was made is all that is kept of it."""
-    client = None if wanted.certificate is None else admin.stores.clients.by_certificate(wanted.certificate)
-    await admin.stores.audit.append(
-        AuditEntry(
-            timestamp=admin.timestamp(),
-            event="admin_change",
-            status=AuditStatus.OK,
-            client_id=None if client is None else client.client_id,
-            tenant_id=DEFAULT_TENANT if client is None else client.tenant_id,
-            method="certs.issue",
-            target=wanted.name,
-            certificate_thumbprint=wanted.certificate_thumbprint,
-            actor=actor,
-        )
-    )
-    return {"client_id": None if client is None else client.client_id}
-
-
 OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "clients.add": Operation(AddClient, _add_client),
     "clients.list": Operation(ListClients, _list_clients, changes=False),
@@ -246,7 +225,6 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "tokens.list": Operation(ListTokens, _list_tokens, changes=False),
     "tokens.show": Operation(OneToken, _show_token, changes=False),
     "tokens.revoke": Operation(RevokeTokens, _revoke_tokens),
-    "certs.issue": Operation(RecordCertificate, _record_certificate),
     "audit.prune": Operation(PruneAudit, prune_audit),
     "audit.compress": Operation(CompressAudit, compress_audit),
     "audit.query": Operation(QueryAudit, query_audit, changes=False),
@@ -254,6 +232,7 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     **TENANT_OPERATIONS,
     **ROLE_OPERATIONS,
     **ERASURE_OPERATIONS,
+    **CERTIFICATE_OPERATIONS,
 }
 """Every operation, by the name that the control socket knows it by."""
 

@@ -23,6 +23,8 @@ NO_CERTIFICATE: Final = "none"
 
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/+-]{0,127}")
 """No ``:``, with which a name ends in Basic authentication (RFC 7617 section 2)."""
+_SERIAL_NUMBER: Final = re.compile(r"[0-9a-f]{1,40}")
+_THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _CERTIFICATE_ID: Final = re.compile(r'(?:(?!["\\,*])[!-~]){1,128}')
 """What the identity rules can yield."""
 
@@ -151,6 +153,24 @@ class RecordCertificate(Parameters, frozen=True, kw_only=True):
     """``x5t#S256``."""
     certificate: str | None = None
     """The certificate id that it yields; None: it names no client."""
+
+
+class RevokeCertificate(Parameters, frozen=True, kw_only=True):
+    """A certificate that is to be refused. ``fingerprint``: its ``x5t#S256``, where it is at hand."""
+
+    serial_number: str
+    """Hexadecimal, lower case."""
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _SERIAL_NUMBER.fullmatch(self.serial_number):
+            raise ValueError("a serial number is 1 to 40 hexadecimal digits, in lower case")
+        if self.fingerprint is not None and not _THUMBPRINT.fullmatch(self.fingerprint):
+            raise ValueError("an x5t#S256 is 43 characters of base64url")
+
+
+class Reload(Parameters, frozen=True, kw_only=True):
+    """Nothing needs to be said."""
 
 
 class PruneAudit(Parameters, frozen=True, kw_only=True):

@@ -73,6 +73,8 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     Reason.CERTIFICATE_REQUIRED: _unauthenticated("A client certificate is required"),
     Reason.CERTIFICATE_EXPIRED: _unauthenticated("The client certificate has expired"),
     Reason.CERTIFICATE_REVOKED: _unauthenticated("The client certificate was revoked"),
+    Reason.CERTIFICATE_UNTRUSTED: _unauthenticated("The client certificate's CA is not trusted"),
+    Reason.CRL_EXPIRED: _unauthenticated("The list of revoked certificates is out of date"),
     Reason.CERTIFICATE_UNMAPPED: _unauthenticated("The client certificate names no client"),
     Reason.CLIENT_DISABLED: _unauthenticated("The client is disabled"),
     Reason.CLIENT_UNKNOWN: _unauthenticated("The client is unknown"),

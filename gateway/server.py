@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -31,7 +30,10 @@ class Gateway:
         sessions: Sessions,
         listeners: Listeners,
         health: Health,
+        reload: Callable[[], Awaitable[object]],
     ) -> None:
+        """``reload`` is called on SIGHUP."""
+        self._reload = reload
         self._settings = settings
         self._server = server
         self._listener = listener
@@ -39,20 +41,24 @@ class Gateway:
         self._listeners = listeners
         self._health = health
 
-    async def serve(self, announce: Callable[[str, int], None], load: Callable[[], ssl.SSLContext]) -> None:
+    async def serve(self, announce: Callable[[str, int], None]) -> None:
         """Accept connections until SIGTERM or SIGINT. Raises OSError with the remedy.
 
-        ``announce`` gets the address once connections are accepted. SIGHUP takes the certificates that ``load`` gives,
-        for connections to come.
+        ``announce`` gets the address once connections are accepted. SIGHUP reloads.
         """
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
+        stop, hang_up = asyncio.Event(), asyncio.Event()
         ending = (signal.SIGTERM, signal.SIGINT)
         for number in ending:
             loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload, load)
+        loop.add_signal_handler(signal.SIGHUP, hang_up.set)
         announce(*await self._listen())
-        await stop.wait()
+        reloading = loop.create_task(_on_each(hang_up, self._reload), name="reload")
+        try:
+            await stop.wait()
+        finally:
+            reloading.cancel()
+            await asyncio.gather(reloading, return_exceptions=True)
         for number in ending:  # a second one ends it at once
             loop.remove_signal_handler(number)
 
@@ -76,10 +82,12 @@ class Gateway:
                 "stop what uses it, or set [server] host and port (port 0 takes a free one)"
             ) from error
 
-    def _reload(self, load: Callable[[], ssl.SSLContext]) -> None:
+
+async def _on_each(signalled: asyncio.Event, reload: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await signalled.wait()
+        signalled.clear()
         try:
-            self._listener.context = load()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the new state, the old one goes on
-            log.error("reload failed, the old certificates stay in force: %s", error)
-        else:
-            log.warning("certificates reloaded")
+            await reload()
+        except Exception:
+            log.exception("the reload failed; the old state stays in force")

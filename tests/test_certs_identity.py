@@ -278,8 +278,20 @@ def test_two_matching_values_end_the_search() -> None:
 
 
 def test_a_second_value_that_does_not_match_is_no_ambiguity() -> None:
-    two = peer(uris=["https://example.org/alice", "spiffe://example.org/alice"])
-    assert certificate_id(two, [SPIFFE]) == "alice"
+    two = peer(dns=["alice.example.org", "alice.example.com"])
+    rule = IdentityRule(CertificateField.SAN_DNS, re.compile(r"(?P<client_id>[a-z]+)\.example\.org"))
+    assert certificate_id(two, [rule]) == "alice"
+
+
+@pytest.mark.parametrize("other", ["https://example.org/alice", "spiffe://other.org/alice", "urn:x"])
+def test_a_spiffe_id_is_the_only_uri(other: str) -> None:
+    assert certificate_id(peer(uris=["spiffe://example.org/alice", other]), [SPIFFE]) is None
+    assert certificate_id(peer(uris=["spiffe://example.org/alice", other]), [SPIFFE, COMMON_NAME]) is None
+
+
+def test_of_several_common_names_none_is_taken() -> None:
+    rule = IdentityRule(CertificateField.COMMON_NAME, re.compile("alice"))
+    assert certificate_id(peer("alice", "bob"), [rule]) is None
 
 
 REFUSED = [
@@ -471,5 +483,6 @@ def test_a_generated_certificate_names_exactly_its_common_name_or_nobody(name: s
 def test_a_generated_certificate_is_named_by_its_one_matching_uri(uris: list[str]) -> None:
     read = parse_peer(certificate("fallback", names=[x509.UniformResourceIdentifier(each) for each in uris]))
     own = [each for each in uris if each.startswith("spiffe://example.org/")]
-    expected = {0: "fallback", 1: own[0][-1] if own else None}.get(len(own))
+    alone = own[0][-1] if len(own) == len(uris) == 1 else None
+    expected = "fallback" if not own else alone
     assert certificate_id(read, [SPIFFE, COMMON_NAME]) == expected

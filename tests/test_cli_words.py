@@ -246,7 +246,7 @@ def test_init_quotes_its_paths_and_says_when_the_certificate_ends(tmp_path: Path
     ).stdout  # fmt: skip
     day = again.partition("valid until ")[2][:10]
     assert f"valid until {day}" in done.stdout
-    assert "kill -HUP" in again
+    assert "by itself, within a second" in again
 
 
 def test_every_summary_fits_on_its_line() -> None:

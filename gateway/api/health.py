@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -21,7 +22,9 @@ class Liveness(msgspec.Struct, frozen=True):
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """``degraded`` names what does not work: ``upstream:NAME``, ``store``, ``draining``."""
+    """``degraded`` names what somebody should see to: ``upstream:NAME``, ``store``, ``disk``, ``draining``, ``tls_reload``
+    (the newest files cannot be used), ``tls_expiry`` (a certificate or CRL ends soon).
+    """
 
     status: Literal["ready", "not_ready"]
     degraded: list[str]
@@ -30,7 +33,11 @@ class Readiness(msgspec.Struct, frozen=True):
 class Health:
     """Answers anyone who can connect."""
 
-    def __init__(self, stores: Stores, catalogue: Catalogue) -> None:
+    def __init__(
+        self, stores: Stores, catalogue: Catalogue, concerns: Callable[[], list[str]] = list
+    ) -> None:
+        """``concerns``: what else somebody should see to."""
+        self._concerns = concerns
         self._stores = stores
         self._catalogue = catalogue
         self.draining = False
@@ -50,6 +57,7 @@ class Health:
     ) -> web.StreamResponse:
         """Requests are welcome; what does not work is named under ``degraded``."""
         degraded = [f"upstream:{name}" for name in self._catalogue.down()]
+        degraded += self._concerns()
         if not self._stores.audit.has_room():
             degraded.insert(0, "disk")
         if self.draining or not self._stores.healthy:

@@ -25,6 +25,7 @@ from gateway.cli.check import check
 from gateway.cli.clients import clients
 from gateway.cli.init import init
 from gateway.cli.keys import keys
+from gateway.cli.reload import reload
 from gateway.cli.remote import call, login, logout, whoami
 from gateway.cli.roles import roles
 from gateway.cli.serve import serve
@@ -61,6 +62,7 @@ def ostiary() -> None:
 _AT_THE_GATEWAY = (
     init,
     serve,
+    reload,
     check,
     clients,
     certs,

@@ -81,7 +81,7 @@ def issue_server(
 ) -> None:
     """Issue the gateway's own certificate.
 
-    It takes the place of the configured one, unless there is --out; a running gateway takes it on SIGHUP. Without
+    It takes the place of the configured one, unless there is --out; a running gateway takes it by itself. Without
     --name it is for localhost, 127.0.0.1, ::1 and the host of public_url.
     """
     from certs.authority import SERVER_DAYS
@@ -105,7 +105,36 @@ def issue_server(
         return
     click.echo(f"{issued.path} for {', '.join(wanted)}, valid until {day(issued.not_after)}.")
     if out is None:
-        click.echo("A running gateway takes it on SIGHUP; now: kill -HUP the gateway")
+        click.echo("A running gateway takes it by itself, within a second.")
+
+
+@certs.command()
+@click.argument("certificate", metavar="FILE_OR_SERIAL")
+@config_option
+@json_option
+def revoke(certificate: str, config_file: Path, *, as_json: bool) -> None:
+    """Refuse a certificate from now on.
+
+    The store has it at once, whatever the CRL says; where the CA's key is at hand, the CRL is written anew, too.
+    """
+    from certs.authority import describe, serial_of
+
+    serial = f"{serial_of(certificate):x}"
+    described = describe(Path(certificate)) if Path(certificate).is_file() else None
+    if described is not None and described.is_ca:
+        raise click.ClickException(f"{certificate} is a CA: take it out of [tls] client_ca instead")
+    answer = perform(
+        config_file,
+        "certs.revoke",
+        serial_number=serial,
+        fingerprint=None if described is None else described.fingerprint,
+    )
+    crl, why_not = _revoked_in_crl(config_file, certificate)
+    if as_json:
+        print_json({**answer, "crl": None if crl is None else str(crl)})
+        return
+    click.echo(f"The certificate with serial number {serial} is refused from now on.")
+    click.echo(f"{crl} has it, too." if crl is not None else f"The CRL was not written: {why_not}")
 
 
 @certs.command(name="list")
@@ -148,6 +177,16 @@ def show(file: Path, config_file: Path, *, as_json: bool) -> None:
             ("client", "none: it is a CA" if described.is_ca else client_id or "none"),
         ]
     )
+
+
+def _revoked_in_crl(config_file: Path, certificate: str) -> tuple[Path | None, str]:
+    """The CRL that has the certificate now; None: it could not be written, and why."""
+    from certs.identity import CertificateError
+
+    try:
+        return _authority(config_file).revoke(certificate, now=now()).crl, ""
+    except CertificateError as error:
+        return None, str(error)
 
 
 def _authority(config_file: Path) -> Authority:

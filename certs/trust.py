@@ -1,0 +1,168 @@
+"""What a verified client certificate must still fit, after its handshake and for as long as its connection lives.
+
+A handshake verifies once. CAs are removed, CRLs are replaced and certificates expire while connections stay open, so the
+same is asked again of the certificate itself, by values that were read and checked when the files were:
+
+- It, or one that it was sent with, leads to a CA of ``client_ca`` by signatures. Any CA that is named is trusted by itself,
+  as in the handshake.
+- Nothing on that way has expired or is on the CRL of its issuer.
+- No CRL is past its nextUpdate, unless an expired one is only to be warned of.
+
+``Trust`` is a value: new files make a new one, which is swapped in whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs import pem
+from certs.contexts import ExpiredCrl, TlsFiles
+from certs.description import is_ca, is_issued_by
+from certs.identity import MALFORMED, PeerIdentity, thumbprint
+
+_LONGEST_CHAIN: Final = 8
+"""Certificates from a client's to a CA; what comes along beyond that is not looked at."""
+_NEVER: Final = float("inf")
+
+
+class Distrust(StrEnum):
+    """Why a certificate is not accepted any more."""
+
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    UNTRUSTED = "untrusted"
+    CRL_EXPIRED = "crl_expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a Trust makes of one certificate."""
+
+    distrust: Distrust | None
+    """None: it is accepted."""
+    until: float
+    """Seconds since the epoch: from then on it must be judged anew."""
+    authorities: frozenset[str] = frozenset()
+    """The ``x5t#S256`` of every CA that it is under."""
+
+
+@dataclass(frozen=True, slots=True)
+class _RevocationList:
+    serials: frozenset[int]
+    next_update: float
+
+
+class Trust:
+    """The client CAs and CRLs of one state of the files."""
+
+    def __init__(
+        self,
+        authorities: Iterable[x509.Certificate],
+        revocation_lists: Iterable[x509.CertificateRevocationList] = (),
+        *,
+        rule_authorities: Mapping[Path, frozenset[str]] | None = None,
+        expired_crl: ExpiredCrl = ExpiredCrl.REFUSE,
+    ) -> None:
+        """``rule_authorities``: the ``x5t#S256`` of the CAs in each file that an identity rule names."""
+        self._authorities = tuple(authorities)
+        self._anchors = frozenset(map(_thumbprint, self._authorities))
+        self._lists = {
+            crl.issuer.public_bytes(): _RevocationList(
+                frozenset(entry.serial_number for entry in crl),
+                _NEVER if crl.next_update_utc is None else crl.next_update_utc.timestamp(),
+            )
+            for crl in revocation_lists
+        }
+        self._rule_authorities = dict(rule_authorities or {})
+        self._expired_crl = expired_crl
+
+    @classmethod
+    def load(cls, files: TlsFiles, *, expired_crl: ExpiredCrl) -> Self:
+        """What the files say now; blocks. Raises CertificateError. They were looked at by ``contexts.problems``."""
+        authorities = () if files.client_ca is None else pem.read_certificates(files.client_ca)
+        with_crl = files.client_ca is not None and files.crl is not None and pem.is_there(files.crl)
+        lists = pem.read_revocation_lists(files.crl) if with_crl and files.crl is not None else ()
+        return cls(
+            authorities,
+            lists,
+            rule_authorities={
+                path: frozenset(map(_thumbprint, pem.read_certificates(path))) for path in files.rule_cas
+            },
+            expired_crl=expired_crl,
+        )
+
+    @property
+    def next_update(self) -> float:
+        """When the first CRL is past its time, in seconds since the epoch; infinity: there is none."""
+        return min((each.next_update for each in self._lists.values()), default=_NEVER)
+
+    def must_change(self, now: float, since: float) -> bool:
+        """Whether a CRL that is only warned of has expired between ``since`` and ``now``.
+
+        The handshake would go on refusing everybody by it: a new context leaves it to ``judge``.
+        """
+        return self._expired_crl is ExpiredCrl.WARN and since < self.next_update <= now
+
+    def is_under(self, judgement: Judgement, file: Path) -> bool:
+        """Whether a certificate is under one of the CAs in ``file``, which an identity rule names."""
+        return not judgement.authorities.isdisjoint(self._rule_authorities.get(file, frozenset()))
+
+    def judge(self, peer: PeerIdentity, now: float) -> Judgement:
+        """Whether the certificate is accepted ``now`` (seconds since the epoch)."""
+        if peer.not_after <= now:
+            return Judgement(Distrust.EXPIRED, _NEVER)
+        try:
+            return self._judge(
+                x509.load_der_x509_certificate(peer.der), tuple(map(_loaded, peer.sent_with)), now
+            )
+        except MALFORMED:
+            return Judgement(Distrust.UNTRUSTED, _NEVER)
+
+    def _judge(
+        self, certificate: x509.Certificate, sent_with: Sequence[x509.Certificate], now: float
+    ) -> Judgement:
+        if self._is_revoked(certificate):
+            return Judgement(Distrust.REVOKED, _NEVER)
+        found: dict[str, x509.Certificate] = {}
+        frontier = [certificate]
+        revoked_issuer = False
+        candidates = [each for each in (*self._authorities, *sent_with[:_LONGEST_CHAIN]) if is_ca(each)]
+        while frontier:
+            reached: list[x509.Certificate] = []
+            for issuer in candidates:
+                name = _thumbprint(issuer)
+                if name in found or not any(is_issued_by(each, issuer) for each in frontier):
+                    continue
+                if self._is_revoked(issuer):
+                    revoked_issuer = True
+                elif issuer.not_valid_after_utc.timestamp() > now:
+                    found[name] = issuer
+                    reached.append(issuer)
+            frontier = reached
+        if self._anchors.isdisjoint(found):
+            return Judgement(Distrust.REVOKED if revoked_issuer else Distrust.UNTRUSTED, _NEVER)
+        ends = [each.not_valid_after_utc.timestamp() for each in (certificate, *found.values())]
+        if self._expired_crl is ExpiredCrl.REFUSE:
+            if self.next_update <= now:
+                return Judgement(Distrust.CRL_EXPIRED, _NEVER)
+            ends.append(self.next_update)
+        return Judgement(None, min(ends), frozenset(found))
+
+    def _is_revoked(self, certificate: x509.Certificate) -> bool:
+        listed = self._lists.get(certificate.issuer.public_bytes())
+        return listed is not None and certificate.serial_number in listed.serials
+
+
+def _loaded(der: bytes) -> x509.Certificate:
+    return x509.load_der_x509_certificate(der)
+
+
+def _thumbprint(certificate: x509.Certificate) -> str:
+    return thumbprint(certificate.public_bytes(Encoding.DER))
