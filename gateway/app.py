@@ -170,7 +170,10 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         problems = Problems(config.server.public_url)
 
         mcp = open_mcp(
-            stack, Shared(config, audit, problems, watch, authenticator.current, time.time, time.monotonic)
+            stack,
+            Shared(
+                config, audit, problems, watch, authenticator.current, keyring.sign, time.time, time.monotonic
+            ),
         )
         services = [_open_service(stack, settings, audit) for settings in config.services]
         admission = _admission(config, authenticator)

@@ -165,6 +165,32 @@ class SandboxSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OAuthClient:
+    """``oauth`` of an upstream: how the gateway gets tokens for it (RFC 6749 section 4.4)."""
+
+    token_url: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamCredentials:
+    """With what the gateway proves itself, and may name its caller, to one upstream."""
+
+    header: tuple[str, str] | None = field(default=None, repr=False)
+    """A field that is sent with every request."""
+    oauth: OAuthClient | None = None
+    ca: Path | None = None
+    """Whose certificates are trusted, in place of the system's."""
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    assert_identity: bool = False
+    identity_secret: str | None = field(default=None, repr=False)
+    """What signs the assertion, shared with that upstream alone; None: the gateway's own asymmetric key."""
+
+
+@dataclass(frozen=True, slots=True)
 class HttpUpstream:
     """``[[upstreams]]`` with ``transport = "http"``: an MCP server over streamable HTTP."""
 
@@ -174,6 +200,7 @@ class HttpUpstream:
     timeout: float = 30.0
     max_concurrency: int = 64
     sessions: Sessions = Sessions.CLIENT
+    credentials: UpstreamCredentials = UpstreamCredentials()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ import re
 from typing import Final
 
 from gateway.config import (
+    Algorithm,
     HttpUpstream,
     SandboxSettings,
     ServiceSettings,
     StdioUpstream,
     UpstreamSettings,
 )
+from gateway.config_credentials import read_credentials
 from gateway.config_shapes import NAME, VARIABLE, Table
 
 _NAME_REMEDY = 'use lower-case letters, digits, "_" and "-", beginning with a letter or digit, 64 at most'
@@ -23,14 +25,14 @@ _OWN_PATHS: Final = ("auth", "mcp", "audit", "admin", "health", "metrics", ".wel
 _INHERITED: Final = ("PATH", "HOME", "LANG")
 
 
-def read_upstreams(root: Table, *, variables: bool) -> tuple[UpstreamSettings, ...]:
-    """``[[upstreams]]``. ``variables`` False: those of ``env_from`` may be absent."""
+def read_upstreams(root: Table, algorithm: Algorithm, *, variables: bool) -> tuple[UpstreamSettings, ...]:
+    """``[[upstreams]]``. ``variables`` False: those of ``env_from`` may be absent, and no secret is read."""
     upstreams: list[UpstreamSettings] = []
     for table in root.tables("upstreams", "upstreams"):
         name = _unique_name(table, [upstream.name for upstream in upstreams])
         transport = table.text("transport", "")
         if transport == "http":
-            upstreams.append(_http_upstream(table, name))
+            upstreams.append(_http_upstream(table, name, algorithm, secrets=variables))
         elif transport == "stdio":
             upstreams.append(_stdio_upstream(table, name, variables=variables))
         else:
@@ -54,17 +56,19 @@ def _tool_prefix(table: Table) -> str:
     return table.matching("prefix", "", _TOOL_PREFIX, remedy, empty=True)
 
 
-def _http_upstream(table: Table, name: str) -> HttpUpstream:
+def _http_upstream(table: Table, name: str, algorithm: Algorithm, *, secrets: bool) -> HttpUpstream:
     if not table.has("url"):
         table.reject("url", "is missing; write http://HOST:PORT/mcp")
     default = HttpUpstream(name, "")
+    url = table.url("url", "")
     return HttpUpstream(
         name=name,
-        url=table.url("url", ""),
+        url=url,
         prefix=_tool_prefix(table),
         timeout=table.seconds("timeout", default.timeout, "1s", "1d"),
         max_concurrency=table.integer("max_concurrency", default.max_concurrency, 1, 100_000),
         sessions=table.choice("sessions", default.sessions),
+        credentials=read_credentials(table, url, algorithm, wanted=secrets),
     )
 
 

@@ -96,15 +96,16 @@ def _read(file: Path, environment: Mapping[str, str], *, secrets: bool, variable
     document = Document(Path(os.path.abspath(file)), environment)  # noqa: PTH100 - symbolic links stay as they are
     root = Table(document, "", document.load())
     server = _server(root)
+    tokens = _tokens(root, server, secrets=secrets)
     config = Config(
         file=document.file,
         server=server,
         tls=_tls(root),
-        tokens=_tokens(root, server, secrets=secrets),
+        tokens=tokens,
         storage=_storage(root),
         audit=_audit(root),
         roles=_roles(root),
-        upstreams=read_upstreams(root, variables=variables),
+        upstreams=read_upstreams(root, tokens.algorithm, variables=variables),
         tools=_access_rules(root, "tools"),
         prompts=_access_rules(root, "prompts"),
         resources=_access_rules(root, "resources"),

@@ -75,7 +75,7 @@ def read_keys(tokens: Table, algorithm: Algorithm, *, wanted: bool) -> TokenKeys
 
 def _read_private_key(tokens: Table, file: Path, algorithm: Algorithm) -> str:
     made_so = f"make one: ostiary keys make {algorithm} {file}"
-    pem = _owner_only(tokens, "private_key_file", file, MAX_KEY_BYTES, made_so)
+    pem = owner_only(tokens, "private_key_file", file, MAX_KEY_BYTES, made_so)
     if pem is None:
         return ""
     try:
@@ -90,7 +90,7 @@ def _read_retired(tokens: Table, file: Path) -> tuple[SigningKey, ...]:
     if not os.path.lexists(file):
         return ()
     restore = "restore it from a backup, or remove it, which ends the tokens that those keys signed"
-    text = _owner_only(tokens, "retired_keys_file", file, MAX_RETIRED_BYTES, restore)
+    text = owner_only(tokens, "retired_keys_file", file, MAX_RETIRED_BYTES, restore)
     if text is None:
         return ()
     try:
@@ -132,15 +132,15 @@ def _from_environment(tokens: Table, variable: str, value: str | None) -> str:
     except UnicodeEncodeError:
         tokens.reject("secret_env", f"the secret in {variable} is not text; {_MADE_SO}")
         return ""
-    return _strong(tokens, "secret_env", f"the secret in {variable}", value.strip())
+    return strong(tokens, "secret_env", f"the secret in {variable}", value.strip())
 
 
 def _from_file(tokens: Table, file: Path) -> str:
-    text = _owner_only(tokens, "secret_file", file, MAX_BYTES, f"{_MADE_SO} > {file}; chmod 600 {file}")
-    return "" if text is None else _strong(tokens, "secret_file", f"the secret in {file}", text.strip())
+    text = owner_only(tokens, "secret_file", file, MAX_BYTES, f"{_MADE_SO} > {file}; chmod 600 {file}")
+    return "" if text is None else strong(tokens, "secret_file", f"the secret in {file}", text.strip())
 
 
-def _owner_only(tokens: Table, key: str, file: Path, limit: int, remedy: str) -> str | None:
+def owner_only(tokens: Table, key: str, file: Path, limit: int, remedy: str) -> str | None:
     """The text in a file that nobody but its owner can get at; None: it was rejected."""
     try:
         # Not blocking: a FIFO must not hang the start.
@@ -168,7 +168,7 @@ def _owner_only(tokens: Table, key: str, file: Path, limit: int, remedy: str) ->
         return None
 
 
-def _strong(tokens: Table, key: str, subject: str, secret: str) -> str:
+def strong(tokens: Table, key: str, subject: str, secret: str) -> str:
     """The secret, if it is a strong one."""
     weakness = secret_weakness(secret)
     if weakness is None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from gateway.config import HttpUpstream, Sessions
 from gateway.mcp import http_sessions, upstream_http
+from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.messages import Message, Notification, Reply, Request
 from gateway.mcp.upstream import GATEWAY, CancelledByCaller, SessionKey, UpstreamError
 from gateway.mcp.upstream_http import HttpUpstreamServer
@@ -136,8 +137,12 @@ async def upstream_at(
     url: str, heard: Unsolicited | None = None, *, idle: float = 600.0, **settings: Any
 ) -> AsyncIterator[HttpUpstreamServer]:
     queue = heard if heard is not None else Unsolicited()
+    upstream_settings = HttpUpstream("files", url, **{"timeout": 10.0, **settings})
     upstream = HttpUpstreamServer(
-        HttpUpstream("files", url, **{"timeout": 10.0, **settings}),
+        upstream_settings,
+        UpstreamClient(
+            upstream_settings, lambda typ, claims: "", issuer="https://gateway.test", now=lambda: 0.0
+        ),
         lambda key, message: queue.put_nowait((key, message)),
         idle_seconds=idle,
     )

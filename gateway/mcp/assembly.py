@@ -11,6 +11,7 @@ from gateway.config import Config, HttpUpstream, UpstreamSettings
 from gateway.mcp.access import Access
 from gateway.mcp.announcements import Announcements
 from gateway.mcp.catalogue import Catalogue, Rules
+from gateway.mcp.credentials import Sign, UpstreamClient
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.forwarding import Forwarder
 from gateway.mcp.held_calls import HeldCalls
@@ -39,6 +40,8 @@ class Shared:
     problems: Problems
     watch: Watch
     current: Callable[[ClientContext], ClientContext | None]
+    sign: Sign
+    """With the gateway's own key."""
     now: Callable[[], float]
     monotonic: Callable[[], float]
 
@@ -63,7 +66,7 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
 
     upstreams: list[tuple[Upstream, str, float]] = []
     for settings in config.upstreams:
-        upstream = _upstream(settings, unsolicited(settings.name))
+        upstream = _upstream(settings, shared, unsolicited(settings.name))
         stack.push_async_callback(upstream.close)
         upstreams.append((upstream, settings.prefix, settings.timeout))
     catalogue = Catalogue(
@@ -112,8 +115,12 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
 
 
 def _upstream(
-    settings: UpstreamSettings, unsolicited: Callable[[SessionKey, Notification | Request], None]
+    settings: UpstreamSettings,
+    shared: Shared,
+    unsolicited: Callable[[SessionKey, Notification | Request], None],
 ) -> Upstream:
     if isinstance(settings, HttpUpstream):
-        return HttpUpstreamServer(settings, unsolicited)
+        issuer = shared.config.tokens.issuer
+        client = UpstreamClient(settings, shared.sign, issuer=issuer, now=shared.now)
+        return HttpUpstreamServer(settings, client, unsolicited)
     return StdioUpstreamServer(settings, unsolicited)

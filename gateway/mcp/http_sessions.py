@@ -15,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.config import HttpUpstream, Sessions
+from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import ACKNOWLEDGED, LISTEN, Era, as_modern_request
 from gateway.mcp.exchange import (
     CAPABILITIES,
@@ -58,7 +59,7 @@ from gateway.mcp.upstream import (
 from gateway.model import Reason
 from gateway.outbound import (
     EncodedHeaders,
-    HttpClient,
+    Headers,
     OutboundError,
     Response,
     ResponseError,
@@ -124,7 +125,9 @@ _FIRST_HEADERS: Final = encode_headers(_POST_FIELDS)
 class HttpSessions:
     """All sessions at one upstream."""
 
-    def __init__(self, settings: HttpUpstream, unsolicited: Unsolicited, idle_seconds: float) -> None:
+    def __init__(
+        self, settings: HttpUpstream, client: UpstreamClient, unsolicited: Unsolicited, idle_seconds: float
+    ) -> None:
         parts = urlsplit(settings.url)
         self.name = settings.name
         self.loop = asyncio.get_running_loop()
@@ -133,7 +136,7 @@ class HttpSessions:
         """Those with a listener; they are never idle."""
         self._timeout = settings.timeout
         self._shared = settings.sessions is Sessions.SHARED
-        self._client = HttpClient(settings.url)
+        self._client = client
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._ids = itertools.count(1)
         self.unsolicited = unsolicited
@@ -194,7 +197,7 @@ class HttpSessions:
             return
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                response = await self._client.send("DELETE", self._target, session.get_headers(None))
+                response = await self._send(session, "DELETE", session.get_headers(None))
         except (OutboundError, TimeoutError):
             return  # it is gone, or will be in its own time
         response.drain()
@@ -217,11 +220,17 @@ class HttpSessions:
 
     def send(self, session: HttpSession, ticket: Ticket) -> Awaitable[Response]:
         """Post a request. Raises OutboundError."""
-        return self._client.send("POST", self._target, session.headers_for(ticket), ticket.encode())
+        headers, body = session.headers_for(ticket), ticket.encode()
+        return self._client.send("POST", self._target, headers, body, owner=ticket.key.owner)
+
+    def _send(
+        self, session: HttpSession, method: str, headers: Headers | EncodedHeaders, body: bytes | None = None
+    ) -> Awaitable[Response]:
+        return self._client.send(method, self._target, headers, body, owner=session.key.owner)
 
     async def stream(self, session: HttpSession, last_id: str | None) -> Response:
         """Ask for the session's stream, or for the rest of one that broke off after ``last_id``. Raises OutboundError."""
-        return await self._client.send("GET", self._target, session.get_headers(last_id))
+        return await self._send(session, "GET", session.get_headers(last_id))
 
     async def listen(self, wanted: dict[str, Any]) -> AsyncGenerator[Notification, None]:
         """What the server tells on a subscription (SubscriptionFilter) of the modern era, until it or the reader ends it.
@@ -265,7 +274,7 @@ class HttpSessions:
             return
         try:
             async with asyncio.timeout(NOTIFY_SECONDS):
-                response = await self._client.send("POST", self._target, session.post_headers, body)
+                response = await self._send(session, "POST", session.post_headers, body)
         except (OutboundError, TimeoutError) as error:
             log.info("upstream %s did not take a notification: %s", self.name, type(error).__name__)
             return
@@ -360,7 +369,8 @@ class HttpSessions:
         headers = encode_headers([*_POST_FIELDS, *standard])
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                response = await self._client.send("POST", self._target, headers, discover_request(ticket.id))
+                body = discover_request(ticket.id)
+                response = await self._client.send("POST", self._target, headers, body, owner=GATEWAY.owner)
                 if response.status != 200:
                     await response.read(MAX_REFUSAL)
                     return None
@@ -390,7 +400,7 @@ class HttpSessions:
     async def _initialize(self, key: SessionKey) -> HttpSession:
         request_id = self.next_id()
         body = initialize_request(request_id, key)
-        response = await self._client.send("POST", self._target, _FIRST_HEADERS, body)
+        response = await self._client.send("POST", self._target, _FIRST_HEADERS, body, owner=key.owner)
         if response.status != 200:
             if _is_error(await response.read(MAX_REFUSAL)):
                 raise invalid(self.name, "refused to open a session")
@@ -407,7 +417,7 @@ class HttpSessions:
             raise invalid(self.name, "gave a session id that is none")
         info = server_info(self.name, message)
         session = HttpSession(key, session_id, info, self.loop.time())
-        (await self._client.send("POST", self._target, session.post_headers, INITIALIZED)).drain()
+        (await self._send(session, "POST", session.post_headers, INITIALIZED)).drain()
         return session
 
     def _sweep(self) -> None:

@@ -12,6 +12,7 @@ import logging
 from typing import Any, Final
 
 from gateway.config import HttpUpstream
+from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import LIST_CHANGES, Era
 from gateway.mcp.exchange import Ticket, late
 from gateway.mcp.http_answer import Answer
@@ -42,14 +43,19 @@ class HttpUpstreamServer:
     """An ``Upstream`` over streamable HTTP."""
 
     def __init__(
-        self, settings: HttpUpstream, unsolicited: Unsolicited, *, idle_seconds: float = IDLE_SECONDS
+        self,
+        settings: HttpUpstream,
+        client: UpstreamClient,
+        unsolicited: Unsolicited,
+        *,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """``unsolicited`` gets what comes outside any request. Raises ValueError where the URL is none.
+        """``unsolicited`` gets what comes outside any request. ``client`` is closed with it.
 
         Made within a running event loop, and used within that one.
         """
         self._settings = settings
-        self._sessions = HttpSessions(settings, unsolicited, idle_seconds)
+        self._sessions = HttpSessions(settings, client, unsolicited, idle_seconds)
         self._places = asyncio.Semaphore(settings.max_concurrency)
         self._eras: frozenset[Era] = frozenset()
         self._speaks_modern_alone = False

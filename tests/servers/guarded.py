@@ -1,0 +1,93 @@
+"""An MCP server (2025-11-25) that lets in who has the right credential, its token endpoint, and what it has seen.
+
+``guarded.py [CERTIFICATE KEY CLIENT_CA]``: over TLS, for those with a certificate of that CA, where they are given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import sys
+from typing import Any
+
+from aiohttp import BasicAuth, web
+
+seen: dict[str, Any] = {"headers": [], "tokens": 0, "forms": [], "peers": []}
+wanted: dict[str, Any] = {"token": None}
+
+
+async def mcp(request: web.Request) -> web.StreamResponse:
+    seen["headers"].append({name.lower(): value for name, value in request.headers.items()})
+    certificate = request.get_extra_info("peercert")
+    if certificate:
+        seen["peers"].append(certificate["subject"][-1][-1][1])
+    if request.method != "POST":
+        return web.Response(status=405)
+    if wanted["token"] is not None and request.headers.get("Authorization") != f"Bearer {wanted['token']}":
+        return web.Response(status=401)
+    message = await request.json()
+    if request.headers.get("MCP-Protocol-Version") == "2026-07-28":
+        return web.Response(status=400)
+    match message.get("method"):
+        case "initialize":
+            server = {"name": "guarded", "version": "1"}
+            return _result(
+                message, protocolVersion="2025-11-25", capabilities={"tools": {}}, serverInfo=server
+            )
+        case "tools/list":
+            return _result(message, tools=[{"name": "echo", "inputSchema": {"type": "object"}}])
+        case "tools/call":
+            return _result(message, content=[{"type": "text", "text": "let in"}])
+        case _:
+            return web.Response(status=202)
+
+
+async def token(request: web.Request) -> web.Response:
+    who = BasicAuth.decode(request.headers["Authorization"])
+    seen["forms"].append(
+        {**{k: str(v) for k, v in (await request.post()).items()}, "who": f"{who.login} {who.password}"}
+    )
+    seen["tokens"] += 1
+    wanted["token"] = f"token-{seen['tokens']}"
+    return web.json_response({"access_token": wanted["token"], "token_type": "Bearer", "expires_in": 3600})
+
+
+async def forget(_request: web.Request) -> web.Response:
+    """From now on the token that was given out is worth nothing."""
+    wanted["token"] = "another"
+    return web.Response()
+
+
+async def state(_request: web.Request) -> web.Response:
+    return web.json_response(seen)
+
+
+def _result(message: Any, **result: Any) -> web.Response:
+    return web.Response(
+        text=json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}),
+        content_type="application/json",
+    )
+
+
+async def main() -> None:
+    app = web.Application()
+    app.router.add_route("*", "/mcp", mcp)
+    app.add_routes([web.post("/token", token), web.post("/forget", forget), web.get("/state", state)])
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    context = None
+    if len(sys.argv) > 1:
+        certificate, key, client_ca = sys.argv[1:]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    scheme = "https" if context else "http"
+    print(f"listening on {scheme}://localhost:{runner.addresses[0][1]}/mcp", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
