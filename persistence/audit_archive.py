@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec import UnsetType
 
 from persistence.audit_chain import START, line_hash
 from persistence.audit_checkpoint import (
@@ -110,9 +111,17 @@ class AuditArchive:
         await asyncio.to_thread(self._tidy)
         await asyncio.to_thread(self._check_published)
 
-    def check_intents(self, journal: int, intents: Sequence[IntentBegun]) -> None:
-        """Compare the intents in ``audit.json`` with the checkpoint. Raises StoreError where they do not fit."""
-        problem = self._checkpoint.intents_problem(journal, intents)
+    @property
+    def signed_journal(self) -> int | UnsetType:
+        """The journal generation that begins behind what is signed for; UNSET: an older version signed it."""
+        return self._checkpoint.journal
+
+    def check_intents(self, intents: Sequence[IntentBegun] | None) -> None:
+        """Compare the intents where ``signed_journal`` begins with the checkpoint.
+
+        ``intents``: None where there is no such place. Raises StoreError where they do not fit.
+        """
+        problem = self._checkpoint.intents_problem(intents)
         if problem is not None:
             raise StoreError(f"{self._path('audit.json')}: {problem}: {_RESTORE}")
 
@@ -200,10 +209,7 @@ class AuditArchive:
             await self._write_index(segments=(*before, record))
 
     async def sign(self, segment: Segment, journal: int) -> None:
-        """Sign for the newest segment, which is in ``audit.json`` on disk. Raises OSError.
-
-        ``journal``: the generation that this file names.
-        """
+        """Sign for the newest segment as it was where the generation ``journal`` began. Raises OSError."""
         seq, last = segment.end
         checkpoint = Checkpoint(
             seq=seq,
@@ -385,9 +391,10 @@ class AuditArchive:
             found.key != mine.key
             or found.seq > mine.seq
             or (found.seq == mine.seq and found.hash != mine.hash)
+            or found.is_ahead_of(mine)
         ):
             raise StoreError(
-                f"{self._checkpoint_file} is signed for audit entry {found.seq}, which this store does not have: "
+                f"{self._checkpoint_file} is signed for audit entry {found.seq} at {found.signed_at}, which this store does not have: "
                 "an older state was put in its place; keep that file as evidence, move it away, then start again"
             )
 

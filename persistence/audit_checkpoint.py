@@ -82,24 +82,30 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     """The public key, in base64."""
     journal: int | UnsetType = UNSET
-    """The journal generation that follows the ``audit.json`` that it was signed with; UNSET: an older version signed it."""
+    """The journal generation that begins behind what it is signed for; UNSET: an older version signed it."""
     intents: str | UnsetType = UNSET
-    """``intents_digest`` of the intents in that ``audit.json``."""
+    """``intents_digest`` of the intents that are under way where that generation begins."""
 
     purpose: ClassVar[bytes] = b"ostiary audit checkpoint\n"
 
-    def intents_problem(self, journal: int, intents: Sequence[IntentBegun]) -> str | None:
-        """What is wrong with the intents in an ``audit.json`` that ``journal`` follows; None: nothing.
+    def intents_problem(self, intents: Sequence[IntentBegun] | None) -> str | None:
+        """What is wrong with the intents that are found to be under way where ``journal`` begins; None: nothing.
 
-        One that is newer than the checkpoint is not signed for yet.
+        ``intents``: None where ``audit.json`` and the journals behind it have no such place.
         """
-        if self.journal is UNSET or journal > self.journal:
+        if self.journal is UNSET:
             return None
-        if journal < self.journal:
-            return f"it is older than the one that {CHECKPOINT} is signed for"
+        if intents is None:
+            return f"it and the journals behind it do not fit the journal {self.journal} that {CHECKPOINT} is signed for"
         if intents_digest(intents) != self.intents:
             return f"the intents that were under way are not those that {CHECKPOINT} is signed for"
         return None
+
+    def is_ahead_of(self, mine: Checkpoint) -> bool:
+        """Whether it, which was published, cannot be an earlier state of the store that ``mine`` is of."""
+        if UNSET in {self.journal, mine.journal} or self.journal < mine.journal:
+            return False
+        return self.journal > mine.journal or self.intents != mine.intents
 
 
 def intents_digest(intents: Sequence[IntentBegun]) -> str:

@@ -121,6 +121,8 @@ class AuditLog:
         self._next_intent = 1
         self._intents: dict[int, IntentBegun] = {}
         """The durable intents whose outcome is not durable yet."""
+        self._intents_checked = False
+        """Whether those that were signed for were found."""
         self._ending: dict[int, AuditEntry] = {}
         """By number, the outcomes of those whose outcome was handed over."""
         self.changed = False
@@ -300,16 +302,27 @@ class AuditLog:
                 not those that were signed for.
             msgspec.ValidationError: An entry is not one.
         """
-        self._archive.check_intents(file.journal, file.intents)
         self._number, self._first_seq = file.segment, file.first_seq
         self._prev = self._last_hash = self._archive.end[1]
         self._intents = {begun.number: begun for begun in file.intents}
+        self.generation_begins(file.journal)
         for raw in file.entries:
             self.apply(EntryAdded(read_line(bytes(raw))[0].seq, raw))
+
+    def generation_begins(self, generation: int) -> None:
+        """What is applied from now on is of that generation of the journal, or there is nothing older to apply.
+
+        Raises StoreError where the intents are not those that were signed for.
+        """
+        if generation == self._archive.signed_journal:
+            self._archive.check_intents(tuple(self._intents.values()))
+            self._intents_checked = True
 
     def check(self) -> None:
         """What was loaded and replayed is compared with the signed checkpoint. Raises StoreError."""
         self._archive.check(self.segment())
+        if not self._intents_checked:
+            self._archive.check_intents(None)
         self.changed |= self._archive.unsigned and bool(self._lines)
 
     def replayed(self) -> None:
@@ -329,8 +342,17 @@ class AuditLog:
         """Write the sealed file of ``segment``, the first part of the newest one. Raises OSError."""
         await self._archive.seal(segment)
 
+    @property
+    def is_signed_first(self) -> bool:
+        """Whether ``sign`` comes before ``audit.json`` is written: what it signs for is in the journals already.
+
+        So nobody can exchange an ``audit.json`` for one that is newer than the checkpoint. But where an older version
+        wrote it, its lines get their place in the chain only when it is written.
+        """
+        return self._archive.signed_journal is not UNSET
+
     async def sign(self, segment: Segment, journal: int) -> None:
-        """``audit.json`` holds ``segment`` and names ``journal``: sign for it. Raises OSError."""
+        """``segment`` is the newest one where the generation ``journal`` began: sign for it. Raises OSError."""
         await self._archive.sign(segment, journal)
         self._tell_waiting()
 

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Final
 
 import msgspec
+from msgspec import UnsetType
 
 from persistence.audit_checkpoint import (
     CHECKPOINT,
@@ -20,7 +21,7 @@ from persistence.audit_checkpoint import (
     read_signed,
 )
 from persistence.audit_segments import lines_of, unpack
-from persistence.changes import AUDIT, Bases, Change, EntryAdded
+from persistence.changes import AUDIT, Bases, Change, EntryAdded, IntentBegun
 from persistence.checkpoint import AuditFile, decode, file_name
 from persistence.files import RESTORE
 from persistence.journal import Journal
@@ -44,6 +45,8 @@ class AuditState:
     """Whether ``audit.json`` is byte for byte as it was written."""
     journalled: Sequence[bytes]
     """The lines that only the journal has."""
+    signed_intents: Sequence[IntentBegun] | None
+    """What was under way where the journal begins that the checkpoint names; None: there is no such place."""
 
     @property
     def records(self) -> list[SegmentRecord]:
@@ -89,18 +92,24 @@ async def read_audit(snapshot: Snapshot) -> AuditState:
         raise StoreError(
             f"{path / NEWEST} was written by an older version, without a chain: start the gateway once"
         )
+    checkpoint = read_signed(await snapshot.read(CHECKPOINT), Checkpoint, path / CHECKPOINT)
+    journalled, signed_intents = await _journalled(snapshot, newest, checkpoint.journal)
     return AuditState(
         sealed_files=snapshot.subfolder(AUDIT_FOLDER),
         index=read_signed(await snapshot.read(INDEX), Index, path / INDEX),
-        checkpoint=read_signed(await snapshot.read(CHECKPOINT), Checkpoint, path / CHECKPOINT),
+        checkpoint=checkpoint,
         public_key=AuditKey.read(await snapshot.read(KEY), path / KEY).public,
         newest=newest,
         laid_out=data == _as_written(newest),
-        journalled=await _journalled(snapshot, newest),
+        journalled=journalled,
+        signed_intents=signed_intents,
     )
 
 
-async def _journalled(snapshot: Snapshot, newest: AuditFile) -> list[bytes]:
+async def _journalled(
+    snapshot: Snapshot, newest: AuditFile, signed_journal: int | UnsetType
+) -> tuple[list[bytes], Sequence[IntentBegun] | None]:
+    """The lines that only the journal has, and the intents where ``signed_journal`` begins."""
     journal = Journal(snapshot)
     generations = journal.generations()
     journals, _ = await journal.read(generations)
@@ -109,12 +118,22 @@ async def _journalled(snapshot: Snapshot, newest: AuditFile) -> list[bytes]:
         raise StoreError(
             f"the journal {newest.journal} is missing, and {snapshot.path / NEWEST} needs it: {RESTORE}"
         )
-    return [
-        bytes(change.entry)
-        for generation, changes in zip(generations, journals, strict=True)
-        for change in changes
-        if generation >= first and isinstance(change, EntryAdded)
-    ]
+    lines: list[bytes] = []
+    intents = {begun.number: begun for begun in newest.intents}
+    signed_intents = newest.intents if newest.journal == signed_journal else None
+    for generation, changes in zip(generations, journals, strict=True):
+        if generation < first:
+            continue
+        if generation == signed_journal != newest.journal:
+            signed_intents = tuple(intents.values())
+        for change in changes:
+            if isinstance(change, IntentBegun):
+                intents[change.number] = change
+            elif isinstance(change, EntryAdded):
+                lines.append(bytes(change.entry))
+                if change.intent is not None:
+                    intents.pop(change.intent, None)
+    return lines, signed_intents
 
 
 def _first_needed(named: int, generations: Sequence[int], journals: Sequence[list[Change]]) -> int | None:

@@ -187,6 +187,9 @@ class _Verifier:
         self._point(signed, CHECKPOINT)
         if against is not None:
             self._point(against, "the published checkpoint")
+            if against.seq <= signed.seq and against.is_ahead_of(signed):
+                what = f"the published checkpoint of {against.signed_at} is not of this store, or of a later state of it"
+                chain.problem(CHECKPOINT, None, what)
         self._check_index()
         self._check_sealed()
         self._check_newest()
@@ -274,7 +277,7 @@ class _Verifier:
         newest = state.newest
         if newest.prev not in {chain.prev, None}:
             chain.problem(NEWEST, newest.first_seq, "it does not follow the last sealed segment")
-        intents_problem = state.checkpoint.intents_problem(newest.journal, newest.intents)
+        intents_problem = state.checkpoint.intents_problem(state.signed_intents)
         if intents_problem is not None:
             chain.problem(NEWEST, None, intents_problem)
         found = len(self._report.problems)

@@ -267,8 +267,12 @@ class Checkpointer:
             "prev": segment.prev,
             "intents": segment.intents,
         }
+        signed_first = self._audit.is_signed_first
+        if signed_first:
+            await self._audit.sign(segment, generation)
         await self._replace(AUDIT, head, segment.slices())
-        await self._audit.sign(segment, generation)
+        if not signed_first:
+            await self._audit.sign(segment, generation)
 
     async def _replace(self, part: str, head: dict[str, object], lines: Iterable[bytes]) -> None:
         array = "entries" if part == AUDIT else part

@@ -357,6 +357,8 @@ class JsonStores:
         first = {part: self._first_needed(part, generations, journals) for part in PARTS}
         for generation, changes in zip(generations, journals, strict=True):
             wanted = {part for part in PARTS if generation >= first[part]}
+            if AUDIT in wanted:
+                self.audit.generation_begins(generation)
             try:
                 self._apply(change for change in changes if _known_part(change) in wanted)
             except msgspec.MsgspecError as error:

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from persistence import JsonStores, StoreError
 from persistence.audit_checkpoint import Checkpoint, read_signed
 from persistence.audit_verify import Report, verify
+from persistence.frames import header
+from persistence.journal import journal_name
 from persistence.records import AuditEntry, AuditQuery, AuditStatus
 
 NOW = 1_800_000_000.0
@@ -307,7 +309,7 @@ class TestIntents:
                 ("files_1", None),
             ]
 
-    @pytest.mark.parametrize("change", ["removed", "changed", "doubled", "older"])
+    @pytest.mark.parametrize("change", ["removed", "changed", "doubled", "older", "newer"])
     async def test_an_intent_cannot_be_changed_unseen(self, crashed, change):
         path = crashed / "audit.json"
         document = json.loads(path.read_bytes())
@@ -318,8 +320,12 @@ class TestIntents:
             intents[0]["entry"]["client_id"] = "somebody-else"
         elif change == "doubled":
             intents.append({**intents[0], "number": 99})
-        else:
+        elif change == "older":
             document["journal"] -= 1
+        else:  # as if a crash had come between this file and its checkpoint
+            intents.pop(0)
+            document["journal"] += 1
+            (crashed / journal_name(document["journal"])).write_bytes(header(document["journal"]))
         first, _, rest = path.read_text().partition(',"entries":[')
         assert json.loads(first + "}")["intents"] is not None
         head = {name: value for name, value in document.items() if name != "entries"}
@@ -327,6 +333,31 @@ class TestIntents:
         assert any("audit.json" in problem for problem in await found_in(crashed))
         with pytest.raises(StoreError, match=r"audit\.json|journal"):
             await JsonStores.open(crashed, now=lambda: NOW)
+
+    async def test_an_older_state_with_the_same_entries(self, tmp_path):
+        """Only intents were begun since: what was published elsewhere tells."""
+        published, folder = tmp_path / "published.json", tmp_path / "s"
+        async with store(folder, pause=0.001, checkpoint_file=published) as stores:
+            await stores.audit.append(entry(1))
+            await until(lambda: read_signed(published.read_bytes(), Checkpoint, published).seq == 1)
+            old = Path(shutil.copytree(folder, tmp_path / "old"))
+            before = published.read_bytes()
+            await stores.audit.begin(entry(2))
+            await until(lambda: published.read_bytes() != before)
+            against = read_signed(published.read_bytes(), Checkpoint, published)
+            assert against.seq == 1
+            assert (await verify(folder, against=against)).problems == []
+            assert (await verify(old)).problems == []
+            (problem,) = (await verify(old, against=against)).problems
+            assert "later state" in str(problem)
+            with pytest.raises(StoreError, match=r"published\.json is signed for .* an older state"):
+                await JsonStores.open(old, now=lambda: NOW, checkpoint_file=published)
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - files, which nobody tells about
+            await asyncio.sleep(0.005)
 
 
 async def found_in(folder: Path) -> list[str]:

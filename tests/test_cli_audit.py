@@ -222,6 +222,19 @@ def test_a_checkpoint_file_is_written_by_commands_too(run: Run, folder: Path) ->
     run("verify", "--checkpoint", str(folder / "elsewhere.json"))
 
 
+def test_an_older_state_of_the_whole_store_is_found_by_the_checkpoint_file(run: Run, folder: Path) -> None:
+    """With its key, index and checkpoint: nothing in the store itself can tell."""
+    config = folder / "ostiary.toml"
+    config.write_text(config.read_text() + '\n[audit]\ncheckpoint_file = "elsewhere.json"\n')
+    shutil.copytree(folder / "persistence", folder / "older")
+    assert "nothing to compare the audit with" in run("verify", code=1).stderr
+    run("prune", "--older-than", "0s")
+    run("verify")
+    shutil.rmtree(folder / "persistence")
+    (folder / "older").rename(folder / "persistence")
+    assert "the published checkpoint is signed for" in run("verify", code=1).stderr
+
+
 # beside a running gateway
 
 

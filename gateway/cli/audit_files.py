@@ -30,7 +30,8 @@ SHOWN_PROBLEMS = 50
     "--checkpoint",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="A checkpoint that was kept elsewhere: the audit must hold everything that it was signed for.",
+    help="A checkpoint that was kept elsewhere: the audit must hold everything that it was signed for. "
+    "[audit] checkpoint_file, if there is one, where none is given.",
 )
 @click.option(
     "--key", metavar="KEY", help="The public key that must have signed, as --json and `audit key` show it."
@@ -42,13 +43,20 @@ def verify(checkpoint: Path | None, key: str | None, config_file: Path, *, as_js
 
     Ends 1 if anything is not as it was written, and says where.
     """
-    from persistence.audit_checkpoint import Checkpoint, read_signed
     from persistence.audit_verify import verify as verify_files
+    from persistence.checkpoint_file import published
+    from persistence.records import StoreError
 
-    store = read_settings(config_file).storage.path
+    settings = read_settings(config_file)
+    store, elsewhere = settings.storage.path, checkpoint or settings.audit.checkpoint_file
     against = None
-    if checkpoint is not None:
-        against = read_signed(checkpoint.read_bytes(), Checkpoint, checkpoint)
+    if elsewhere is not None:  # before the store is read: a server goes on publishing
+        against = published(elsewhere)
+        if against is None:
+            raise StoreError(
+                f"{elsewhere}: No such file, so there is nothing to compare the audit with; mend its path "
+                "([audit] checkpoint_file: the gateway writes it when it starts)"
+            )
     with _progress_bar("Verifying") as progress:
         report = asyncio.run(verify_files(store, against=against, key=key, progress=progress))
     if as_json:
