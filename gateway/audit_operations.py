@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.administration import Administration, Answer, OperationError
 from gateway.clock import rfc3339
-from gateway.parameters import CompressAudit, PruneAudit, QueryAudit, stored_time
+from gateway.parameters import CompressAudit, FollowAudit, PruneAudit, QueryAudit, stored_time
 from persistence.records import DEFAULT_TENANT, AuditEntry, AuditQuery, AuditStatus
 
 
@@ -22,6 +22,18 @@ async def query_audit(admin: Administration, wanted: QueryAudit, _actor: str) ->
         raise OperationError("the cursor is not one of this audit; leave it out to begin anew") from None
     entries = [msgspec.to_builtins(entry) for entry in page.entries]
     return {"entries": entries, "next_cursor": page.next_cursor}
+
+
+async def follow_audit(admin: Administration, wanted: FollowAudit, _actor: str) -> Answer:
+    """What was added behind a cursor, oldest first, and the cursor to go on with."""
+    try:
+        page = await admin.stores.audit.follow(wanted.cursor, wanted.limit)
+    except ValueError:
+        raise OperationError("the cursor is not one of this audit; leave it out to begin anew") from None
+    return {
+        "entries": [msgspec.to_builtins(entry) for entry in page.entries],
+        "next_cursor": page.next_cursor,
+    }
 
 
 async def prune_audit(admin: Administration, wanted: PruneAudit, actor: str) -> Answer:

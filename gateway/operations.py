@@ -24,7 +24,7 @@ from gateway.administration import (
     ParameterError,
     UnknownError,
 )
-from gateway.audit_operations import compress_audit, prune_audit, query_audit
+from gateway.audit_operations import compress_audit, follow_audit, prune_audit, query_audit
 from gateway.certificate_operations import CERTIFICATE_OPERATIONS
 from gateway.config_shapes import did_you_mean
 from gateway.erasure_operations import ERASURE_OPERATIONS
@@ -34,6 +34,7 @@ from gateway.parameters import (
     AddClient,
     ChangeRoles,
     CompressAudit,
+    FollowAudit,
     ListClients,
     ListTokens,
     OneClient,
@@ -227,6 +228,7 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "tokens.revoke": Operation(RevokeTokens, _revoke_tokens),
     "audit.prune": Operation(PruneAudit, prune_audit),
     "audit.compress": Operation(CompressAudit, compress_audit),
+    "audit.follow": Operation(FollowAudit, follow_audit, changes=False),
     "audit.query": Operation(QueryAudit, query_audit, changes=False),
     **KEY_OPERATIONS,
     **TENANT_OPERATIONS,

@@ -214,6 +214,16 @@ class QueryAudit(Parameters, frozen=True, kw_only=True):
                 raise ValueError(f"{key} is not a time; write it as 2026-01-31T12:00:00Z")
 
 
+class FollowAudit(Parameters, frozen=True, kw_only=True):
+    """``cursor``: the ``next_cursor`` of the time before; without one, the newest entries are wanted."""
+
+    cursor: str | None = None
+    limit: int = 100
+
+    def __post_init__(self) -> None:
+        _check_limit(self.limit)
+
+
 def stored_time(text: str) -> str | None:
     """A time in RFC 3339 or a date, as the store has its times; None: it is neither."""
     try:

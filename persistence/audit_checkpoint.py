@@ -103,9 +103,9 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     def is_ahead_of(self, mine: Checkpoint) -> bool:
         """Whether it, which was published, cannot be an earlier state of the store that ``mine`` is of."""
-        if UNSET in {self.journal, mine.journal} or self.journal < mine.journal:
+        if self.journal is UNSET or mine.journal is UNSET:
             return False
-        return self.journal > mine.journal or self.intents != mine.intents
+        return self.journal > mine.journal or (self.journal == mine.journal and self.intents != mine.intents)
 
 
 def intents_digest(intents: Sequence[IntentBegun]) -> str:

@@ -184,6 +184,25 @@ class AuditLog:
         entries = tuple(entry for _, entry in found[:limit])
         return AuditPage(entries, _to_cursor(found[limit - 1][0]) if more else None)
 
+    async def follow(self, cursor: str | None, limit: int) -> AuditPage:
+        """The first ``limit`` entries behind ``cursor``, oldest first; without one, the newest ones.
+
+        ``next_cursor`` is never None: with it, ask for what comes. Raises as ``query`` does.
+        """
+        limit = max(1, min(limit, MAX_LIMIT))
+        first = None if cursor is None else _from_cursor(cursor)
+        await self._journal.settle()
+        end = self._first_seq + len(self._lines)
+        if first is None:
+            first = max(1, end - limit)
+        elif first > end:
+            raise ValueError("the cursor is not one of this audit")
+        before = min(end, first + limit)
+        found = await asyncio.to_thread(
+            self._search, self.segment(), EntryFilter(AuditQuery()), before, before - first
+        )
+        return AuditPage(tuple(entry for _, entry in reversed(found)), _to_cursor(before))
+
     async def checkpoint(self) -> bytes:
         """The signed checkpoint, as JSON."""
         return self._archive.checkpoint()

@@ -377,6 +377,13 @@ class AuditStore(Protocol):
     async def query(self, query: AuditQuery) -> AuditPage:
         """Entries, newest first. Raises ValueError for a cursor that this store did not give."""
 
+    async def follow(self, cursor: str | None, limit: int) -> AuditPage:
+        """The first ``limit`` entries behind ``cursor``, oldest first; without one, the newest ones.
+
+        ``next_cursor`` is never None: with it, ask for what comes. Raises ValueError for a cursor that is not one of this
+        audit, StoreError where it cannot be read.
+        """
+
     async def checkpoint(self) -> bytes:
         """The newest signed checkpoint, a JSON document."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from gateway.cli.session import config_option, json_option, perform, perform_soo
 FOLLOW_SECONDS = 1.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 PAGE = 1000
-"""Entries that are looked at in each round; more than that in one round are not shown."""
+"""Entries that are asked for at once; where there are as many, the next ones at once."""
 
 
 @click.group()
@@ -125,31 +124,26 @@ async def _tail(config_file: Path, lines: int, *, follow: bool, as_json: bool) -
     from gateway.control import NoServer, ask
 
     settings = read_settings(config_file)
-    page = await perform_soon(settings, "audit.query", {"limit": PAGE})
-    seen = Counter(map(_line, page["entries"]))
-    _print_entries(page["entries"][:lines], as_json=as_json)
+    page = await perform_soon(settings, "audit.follow", {"limit": lines})
+    _print_entries(page["entries"], as_json=as_json)
     while follow:
-        await asyncio.sleep(FOLLOW_SECONDS)
+        if len(page["entries"]) < PAGE:
+            await asyncio.sleep(FOLLOW_SECONDS)
         # Only a server writes entries worth following, and the store is not ours to hold while we wait for one.
         try:
-            page = await ask(settings.storage.path, "audit.query", {"limit": PAGE})
+            page = await ask(
+                settings.storage.path, "audit.follow", {"limit": PAGE, "cursor": page["next_cursor"]}
+            )
         except NoServer:
+            await asyncio.sleep(FOLLOW_SECONDS)
             continue
-        now_seen = Counter(map(_line, page["entries"]))
-        fresh = now_seen - seen
-        _print_entries([entry for entry in page["entries"] if fresh[_line(entry)] > 0], as_json=as_json)
-        seen = now_seen
-
-
-def _line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry)
+        _print_entries(page["entries"], as_json=as_json)
 
 
 def _print_entries(entries: list[dict[str, Any]], *, as_json: bool) -> None:
-    """Entries that come newest first, oldest of them first."""
-    for entry in reversed(entries):
+    for entry in entries:
         if as_json:
-            click.echo(_line(entry))
+            click.echo(json.dumps(entry))
         else:
             click.echo("  ".join(map(printable, (*_facts(entry), entry["reason"]))))
 

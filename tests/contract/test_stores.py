@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -311,6 +312,28 @@ class TestAudit:
         await stores.audit.append(entry(second=4))
         rest = await stores.audit.query(AuditQuery(limit=9, cursor=page.next_cursor))
         assert rest.entries == (entry(second=1), entry(second=0))
+
+    async def test_following_gets_each_entry_once_and_in_order(self, stores):
+        page = await stores.audit.follow(None, 3)
+        assert page.entries == ()
+        for second in range(5):
+            await stores.audit.append(entry(second=second))
+        assert (await stores.audit.follow(None, 2)).entries == (entry(second=3), entry(second=4))
+        seen: list[AuditEntry] = []
+        while (page := await stores.audit.follow(page.next_cursor, 2)).entries:
+            seen += page.entries
+        assert seen == [entry(second=second) for second in range(5)]
+        await stores.audit.append(entry(second=5))
+        page = await stores.audit.follow(page.next_cursor, 2)
+        assert page.entries == (entry(second=5),)
+
+    async def test_following_from_what_is_not_there_is_refused(self, stores):
+        await stores.audit.append(entry(second=0))
+        ahead = (await stores.audit.follow(None, 1)).next_cursor
+        for cursor in ("rubbish", base64.urlsafe_b64encode(b"seq:9").decode()):
+            with pytest.raises(ValueError, match="cursor"):
+                await stores.audit.follow(cursor, 1)
+        assert (await stores.audit.follow(ahead, 1)).entries == ()
 
     async def test_what_was_handed_over_is_found(self, stores):
         stores.audit.append_soon(entry(second=1))
