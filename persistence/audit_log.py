@@ -12,8 +12,6 @@ An intent is in the journal until its outcome is; intents that are under way at 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -33,7 +31,7 @@ from persistence.audit_chain import (
     wrong_digests,
 )
 from persistence.audit_erasure import claim, of_client
-from persistence.audit_segments import EntryFilter, Match, Segment, encodable, matches
+from persistence.audit_segments import EntryFilter, Match, Segment, encodable, from_cursor, matches, to_cursor
 from persistence.changes import EntryAdded, IntentBegun
 from persistence.checkpoint import AuditFile
 from persistence.files import RESTORE
@@ -172,7 +170,7 @@ class AuditLog:
         """
         wanted = EntryFilter(query)
         limit = max(1, min(query.limit, MAX_LIMIT))
-        before = None if query.cursor is None else _from_cursor(query.cursor)
+        before = None if query.cursor is None else from_cursor(query.cursor)
         await self._journal.settle()
         end = self._first_seq + len(self._lines)
         if before is not None and before > end:
@@ -182,7 +180,7 @@ class AuditLog:
         )
         more = len(found) > limit
         entries = tuple(entry for _, entry in found[:limit])
-        return AuditPage(entries, _to_cursor(found[limit - 1][0]) if more else None)
+        return AuditPage(entries, to_cursor(found[limit - 1][0]) if more else None)
 
     async def follow(self, cursor: str | None, limit: int) -> AuditPage:
         """The first ``limit`` entries behind ``cursor``, oldest first; without one, the newest ones.
@@ -190,7 +188,7 @@ class AuditLog:
         ``next_cursor`` is never None: with it, ask for what comes. Raises as ``query`` does.
         """
         limit = max(1, min(limit, MAX_LIMIT))
-        first = None if cursor is None else _from_cursor(cursor)
+        first = None if cursor is None else from_cursor(cursor)
         await self._journal.settle()
         end = self._first_seq + len(self._lines)
         if first is None:
@@ -201,7 +199,7 @@ class AuditLog:
         found = await asyncio.to_thread(
             self._search, self.segment(), EntryFilter(AuditQuery()), before, before - first
         )
-        return AuditPage(tuple(entry for _, entry in reversed(found)), _to_cursor(before))
+        return AuditPage(tuple(entry for _, entry in reversed(found)), to_cursor(before))
 
     async def checkpoint(self) -> bytes:
         """The signed checkpoint, as JSON."""
@@ -446,19 +444,3 @@ class AuditLog:
         found = list(matches(segment.lines, segment.first_seq, wanted, before, enough))
         found += self._archive.search(wanted, before, enough - len(found), segment.number)
         return found
-
-
-def _to_cursor(seq: int) -> str:
-    return base64.urlsafe_b64encode(b"seq:%d" % seq).decode().rstrip("=")
-
-
-def _from_cursor(cursor: str) -> int:
-    """Raises ValueError."""
-    try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        seq = int(text.removeprefix("seq:"))
-    except (binascii.Error, ValueError) as error:
-        raise ValueError("the cursor is not one of this audit") from error
-    if seq < 1 or _to_cursor(seq) != cursor:
-        raise ValueError("the cursor is not one of this audit")
-    return seq

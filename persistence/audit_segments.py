@@ -6,6 +6,8 @@ A segment is a JSON file ``{"version": 1, "segment": 3, …, "entries": [...]}``
 
 from __future__ import annotations
 
+import base64
+import binascii
 import gzip
 import re
 import zlib
@@ -241,3 +243,20 @@ def _under_pseudonym(line: bytes, entry: AuditEntry) -> AuditEntry:
 def pseudonym(erased: int) -> str:
     """What a client is called that the entry ``erased`` of that number took out of the audit."""
     return f"{PSEUDONYM}{erased}"
+
+
+def to_cursor(seq: int) -> str:
+    """What names a place in the audit for a caller."""
+    return base64.urlsafe_b64encode(b"seq:%d" % seq).decode().rstrip("=")
+
+
+def from_cursor(cursor: str) -> int:
+    """The place that ``to_cursor`` named. Raises ValueError."""
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        seq = int(text.removeprefix("seq:"))
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("the cursor is not one of this audit") from error
+    if seq < 1 or to_cursor(seq) != cursor:
+        raise ValueError("the cursor is not one of this audit")
+    return seq
