@@ -221,7 +221,7 @@ class FollowAudit(Parameters, frozen=True, kw_only=True):
     limit: int = 100
 
     def __post_init__(self) -> None:
-        _check_limit(self.limit)
+        check_limit(self.limit)
 
 
 def stored_time(text: str) -> str | None:

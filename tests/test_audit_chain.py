@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import gzip
 import hashlib
 import json
@@ -32,9 +31,7 @@ from persistence.audit_chain import (
 )
 from persistence.audit_verify import Report, verify
 from persistence.records import AuditEntry, AuditQuery, AuditStatus
-
-NOW = 1_800_000_000.0
-NEVER = 3600.0
+from tests.stores import NOW, store
 
 texts = st.none() | st.text(st.characters(codec="utf-8"), max_size=20)
 entries = st.builds(
@@ -62,15 +59,6 @@ def entry(number: int, **more) -> AuditEntry:
         "target": f"client{(number + 1) % 3}" if number % 2 else None,
     }
     return AuditEntry(**(fields | more))
-
-
-@contextlib.asynccontextmanager
-async def store(folder: Path, *, pause: float = NEVER, **more):
-    stores = await JsonStores.open(folder, now=lambda: NOW, pause=pause, **more)
-    try:
-        yield stores
-    finally:
-        await stores.close()
 
 
 async def written(folder: Path, rounds: int = 4, each: int = 10, last: int = 3) -> Path:

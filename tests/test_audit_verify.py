@@ -21,9 +21,7 @@ from persistence.audit_verify import Report, verify
 from persistence.frames import header
 from persistence.journal import journal_name
 from persistence.records import AuditEntry, AuditQuery, AuditStatus
-
-NOW = 1_800_000_000.0
-NEVER = 3600.0
+from tests.stores import NOW, store, until
 
 
 def entry(number: int, **more) -> AuditEntry:
@@ -36,15 +34,6 @@ def entry(number: int, **more) -> AuditEntry:
         "tool_name": f"files_{number}",
     }
     return AuditEntry(**(fields | more))
-
-
-@contextlib.asynccontextmanager
-async def store(folder: Path, *, pause: float = NEVER, **more):
-    stores = await JsonStores.open(folder, now=lambda: NOW, pause=pause, **more)
-    try:
-        yield stores
-    finally:
-        await stores.close()
 
 
 async def written(folder: Path, rounds: int = 4, each: int = 5, last: int = 3) -> Path:
@@ -352,12 +341,6 @@ class TestIntents:
             assert "later state" in str(problem)
             with pytest.raises(StoreError, match=r"published\.json is signed for .* an older state"):
                 await JsonStores.open(old, now=lambda: NOW, checkpoint_file=published)
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - files, which nobody tells about
-            await asyncio.sleep(0.005)
 
 
 async def found_in(folder: Path) -> list[str]:

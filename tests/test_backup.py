@@ -8,18 +8,19 @@ import json
 import shutil
 import stat
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from persistence import JsonStores, StoreError
+import tests.stores
+from persistence import StoreError
 from persistence.backup import back_up, check, restore
-from persistence.records import AuditEntry, AuditQuery, AuditStatus, ClientRecord, TokenKind, TokenRecord
+from persistence.records import AuditQuery, ClientRecord, TokenKind, TokenRecord
 from persistence.snapshot import take_snapshot
+from tests.stores import NOW, TIME, entry
 
-NOW = 1_800_000_000.0
-TIME = "2027-01-15T08:00:00.000Z"
-NEVER = 3600.0
+opened = partial(tests.stores.opened, segment_bytes=2000)
 
 
 def client(client_id: str) -> ClientRecord:
@@ -32,14 +33,6 @@ def token(token_id: str) -> TokenRecord:
     return TokenRecord(
         token_id=token_id, client_id="a", kind=TokenKind.ACCESS, exp=int(NOW) + 60, created_at=TIME
     )
-
-
-def entry(target: str) -> AuditEntry:
-    return AuditEntry(timestamp=TIME, event="tool_call", status=AuditStatus.OK, target=target)
-
-
-async def opened(folder: Path, *, pause: float = NEVER) -> JsonStores:
-    return await JsonStores.open(folder, now=lambda: NOW, pause=pause, segment_bytes=2000)
 
 
 async def seen(folder: Path) -> tuple[list[str], list[str], list[str]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -14,62 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persistence import JsonStores, StoreError
+from persistence import StoreError
 from persistence import frames as journal_frames
 from persistence.changes import PARTS, Bases, Change, ClientPut, TokensPut
 from persistence.files import System
 from persistence.records import (
     AuditEntry,
-    AuditQuery,
     ClientRecord,
-    TokenKind,
     TokenRecord,
 )
-
-NOW = 1_800_000_000.0
-
-
-NEVER = 3600.0
-"""A pause before checkpoints that no test waits for."""
-
-
-TIME = "2027-01-15T08:00:00.000Z"
-
-
-def client(client_id: str, **more) -> ClientRecord:
-    return ClientRecord(
-        client_id=client_id, username=client_id, user_id="u", created_at=TIME, updated_at=TIME, **more
-    )
-
-
-def token(token_id: str, **more) -> TokenRecord:
-    fields = {"client_id": "a", "kind": TokenKind.ACCESS, "exp": int(NOW) + 60, "created_at": TIME}
-    return TokenRecord(token_id=token_id, **(fields | more))
-
-
-async def opened(folder: Path, *, pause: float = NEVER, **more) -> JsonStores:
-    return await JsonStores.open(folder, now=lambda: NOW, pause=pause, **more)
-
-
-@contextlib.asynccontextmanager
-async def store(folder: Path, **more):
-    stores = await opened(folder, **more)
-    try:
-        yield stores
-    finally:
-        await stores.close()
-
-
-async def entries(stores: JsonStores, **query) -> list[AuditEntry]:
-    return list((await stores.audit.query(AuditQuery(limit=1000, **query))).entries)[::-1]
-
-
-def journals(folder: Path) -> list[Path]:
-    return sorted(folder.glob("journal-*.log"))
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text())
+from tests.stores import TIME, client, entries, journals, opened, state, store, token
 
 
 class TestFrames:
@@ -166,10 +118,6 @@ def after(batches: int) -> tuple[dict, dict]:
         elif isinstance(change, TokensPut):
             tokens |= {record.token_id: record for record in change.records}
     return clients, tokens
-
-
-def state(stores: JsonStores) -> tuple[dict, dict]:
-    return {c.client_id: c for c in stores.clients}, {t.token_id: t for t in stores.tokens}
 
 
 class TestReplay:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import json
 import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,84 +17,30 @@ from persistence.changes import PARTS, Bases
 from persistence.files import System
 from persistence.records import (
     REVOKED_CERTIFICATES,
-    AuditEntry,
     AuditQuery,
     AuditStatus,
-    ClientRecord,
     RevokedCertificate,
-    TokenKind,
-    TokenRecord,
 )
-
-NOW = 1_800_000_000.0
-
-
-NEVER = 3600.0
-"""A pause before checkpoints that no test waits for."""
-
-
-TIME = "2027-01-15T08:00:00.000Z"
-
-
-def client(client_id: str, **more) -> ClientRecord:
-    return ClientRecord(
-        client_id=client_id, username=client_id, user_id="u", created_at=TIME, updated_at=TIME, **more
-    )
-
-
-def token(token_id: str, **more) -> TokenRecord:
-    fields = {"client_id": "a", "kind": TokenKind.ACCESS, "exp": int(NOW) + 60, "created_at": TIME}
-    return TokenRecord(token_id=token_id, **(fields | more))
-
-
-def entry(target: str, **more) -> AuditEntry:
-    return AuditEntry(timestamp=TIME, event="tool_call", status=AuditStatus.OK, target=target, **more)
-
-
-async def opened(folder: Path, *, pause: float = NEVER, **more) -> JsonStores:
-    return await JsonStores.open(folder, now=lambda: NOW, pause=pause, **more)
-
-
-@contextlib.asynccontextmanager
-async def store(folder: Path, **more):
-    stores = await opened(folder, **more)
-    try:
-        yield stores
-    finally:
-        await stores.close()
-
-
-async def entries(stores: JsonStores, **query) -> list[AuditEntry]:
-    return list((await stores.audit.query(AuditQuery(limit=1000, **query))).entries)[::-1]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for is on disk
-            await asyncio.sleep(0.01)
+from tests.stores import (
+    NOW,
+    TIME,
+    client,
+    crashed,
+    entries,
+    entry,
+    journals,
+    opened,
+    read,
+    state,
+    store,
+    token,
+    until,
+)
 
 
 async def next_checkpoint(stores: JsonStores) -> None:
     before = stores.stats().checkpoints
     await until(lambda: stores.stats().checkpoints > before)
-
-
-def crashed(folder: Path, copy: Path) -> Path:
-    """What a crash at this instant would leave."""
-    shutil.copytree(folder, copy, symlinks=True)
-    return copy
-
-
-def journals(folder: Path) -> list[Path]:
-    return sorted(folder.glob("journal-*.log"))
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text())
-
-
-def state(stores: JsonStores) -> tuple[dict, dict]:
-    return {c.client_id: c for c in stores.clients}, {t.token_id: t for t in stores.tokens}
 
 
 class TestAtomicity:

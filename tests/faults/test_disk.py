@@ -7,82 +7,19 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from persistence import JsonStores, StoreError
+from persistence import StoreError
 from persistence.files import System
 from persistence.records import (
-    AuditEntry,
-    AuditQuery,
     AuditStatus,
-    ClientRecord,
-    TokenKind,
-    TokenRecord,
 )
-
-NOW = 1_800_000_000.0
-
-
-NEVER = 3600.0
-"""A pause before checkpoints that no test waits for."""
-
-
-TIME = "2027-01-15T08:00:00.000Z"
-
-
-def client(client_id: str, **more) -> ClientRecord:
-    return ClientRecord(
-        client_id=client_id, username=client_id, user_id="u", created_at=TIME, updated_at=TIME, **more
-    )
-
-
-def token(token_id: str, **more) -> TokenRecord:
-    fields = {"client_id": "a", "kind": TokenKind.ACCESS, "exp": int(NOW) + 60, "created_at": TIME}
-    return TokenRecord(token_id=token_id, **(fields | more))
-
-
-def entry(target: str, **more) -> AuditEntry:
-    return AuditEntry(timestamp=TIME, event="tool_call", status=AuditStatus.OK, target=target, **more)
-
+from tests.stores import TIME, client, crashed, entries, entry, opened, state, store, token, until
 
 RECOVERY = 0.001
 """A pause before recoveries that a test can wait for."""
-
-
-async def opened(folder: Path, *, pause: float = NEVER, **more) -> JsonStores:
-    return await JsonStores.open(folder, now=lambda: NOW, pause=pause, **more)
-
-
-@contextlib.asynccontextmanager
-async def store(folder: Path, **more):
-    stores = await opened(folder, **more)
-    try:
-        yield stores
-    finally:
-        await stores.close()
-
-
-async def entries(stores: JsonStores, **query) -> list[AuditEntry]:
-    return list((await stores.audit.query(AuditQuery(limit=1000, **query))).entries)[::-1]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for is on disk
-            await asyncio.sleep(0.01)
-
-
-def crashed(folder: Path, copy: Path) -> Path:
-    """What a crash at this instant would leave."""
-    shutil.copytree(folder, copy, symlinks=True)
-    return copy
-
-
-def state(stores: JsonStores) -> tuple[dict, dict]:
-    return {c.client_id: c for c in stores.clients}, {t.token_id: t for t in stores.tokens}
 
 
 class Faulty(System):
