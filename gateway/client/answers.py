@@ -15,15 +15,15 @@ from gateway.outbound import OutboundError, Response
 MAX_ANSWER: Final = 16 << 20
 
 
-async def messages(response: Response) -> AsyncIterator[bytes]:
+async def messages(response: Response, stream: EventParser | None = None) -> AsyncIterator[bytes]:
     """Each message as it comes, in one line; none, where the answer is empty. Raises ClientError where it breaks off.
 
-    A refusal in another form becomes an error whose id is null.
+    ``stream`` reads events, and so knows afterwards the last one's id. A refusal in another form becomes an error whose id is null.
     """
     kind = (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
     try:
         if response.status == 200 and kind == "text/event-stream":
-            parser = EventParser()
+            parser = stream or EventParser()
             while piece := await response.chunk():
                 for event in parser.feed(piece):
                     if event.name == b"message":

@@ -36,6 +36,7 @@ from gateway.mcp.messages import (
     parse_upstream_message,
 )
 from gateway.mcp.mirrored import Mirrored, argument_headers, mirrored_in, request_headers
+from gateway.mcp.sse import EventParser
 from gateway.outbound import Response
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -46,6 +47,8 @@ LAST_SECONDS: Final = 10.0
 FAREWELL_SECONDS: Final = 2.0
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
+MAX_RESUMPTIONS: Final = 10
+"""How often the answer to one request is taken up again."""
 _JSON: Final = ("Content-Type", "application/json")
 _ANY: Final = ("Accept", "application/json, text/event-stream")
 _EVENTS: Final = ("Accept", "text/event-stream")
@@ -161,8 +164,37 @@ class Bridge:
                 await response.read(1 << 16)
                 await self._reopen(tasks, session_id)
                 continue
-            await self._relay(request, response)
+            await self._relay_resuming(request, response)
             return
+
+    async def _relay_resuming(self, request: Request, response: Response) -> None:
+        """As ``_relay``; an answer that broke off is taken up where it was (MCP 2025-11-25, basic/transports)."""
+        stream = EventParser()
+        attempts = 0
+        while True:
+            broken = ClientError("the gateway ended its answer without a reply; try again")
+            try:
+                if await self._relay(request, response, stream, must_end=False):
+                    return
+            except ClientError as error:
+                broken = error
+            last_id = stream.last_id
+            if last_id is None or attempts == MAX_RESUMPTIONS:
+                raise broken
+            attempts += 1
+            await asyncio.sleep(FIRST_PAUSE if stream.retry is None else stream.retry)
+            response = await self._resume(last_id)
+            if response.status != 200:
+                await response.read(1 << 16)
+                raise broken
+            stream = EventParser(last_id=last_id)
+
+    async def _resume(self, last_id: str | None) -> Response:
+        """A GET stream, from after that event on."""
+        headers = [_EVENTS, *self._session_headers()]
+        if last_id is not None:
+            headers.append(("Last-Event-ID", last_id))
+        return await self._gateway.send("GET", self._endpoint, headers)
 
     async def _carry_alone(self, line: bytes, request: Request, version: str) -> None:
         """In the era without sessions."""
@@ -194,13 +226,20 @@ class Bridge:
                 pause = min(2 * pause, LONGEST_PAUSE)
             await asyncio.sleep(pause)
 
-    async def _relay(self, request: Request, response: Response, *, must_end: bool = True) -> bool:
+    async def _relay(
+        self,
+        request: Request,
+        response: Response,
+        stream: EventParser | None = None,
+        *,
+        must_end: bool = True,
+    ) -> bool:
         """Write the answer's messages; whether the reply was among them. Raises ClientError.
 
         ``must_end``: an answer that ends without a reply is an error.
         """
         try:
-            async for answer in messages(response):
+            async for answer in messages(response, stream):
                 message = json_object(answer)
                 await self._write(_for(request.id, answer, message))
                 if "method" not in message:
@@ -249,14 +288,16 @@ class Bridge:
 
     async def _keep_listening(self, tasks: asyncio.TaskGroup) -> None:
         pause = FIRST_PAUSE
+        stream = EventParser()
+        session_id: str | None = None
         while self._session_id is not None:
             heard = False
-            session_id = self._session_id
+            last_id = stream.last_id if session_id == self._session_id else None
+            session_id, stream = self._session_id, EventParser(last_id=last_id)
             with contextlib.suppress(ClientError):
-                headers = [_EVENTS, *self._session_headers()]
-                response = await self._gateway.send("GET", self._endpoint, headers)
+                response = await self._resume(last_id)
                 if response.status == 200:
-                    async for message in messages(response):
+                    async for message in messages(response, stream):
                         heard = True
                         await self._write(message)
                 else:

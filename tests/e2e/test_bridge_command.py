@@ -287,3 +287,67 @@ def test_nobody_signed_in_and_no_certificate_is_said_at_once(tmp_path: Path) -> 
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "ostiary: nobody is signed in; sign in: ostiary login https://localhost:1\n"
+
+
+# A line that breaks
+
+
+@pytest.fixture
+async def wire(door: Any) -> Any:
+    """What carries bytes to the gateway, until it is cut."""
+
+    class Wire:
+        def __init__(self) -> None:
+            self.port = 0
+            self.target = 0
+            self.open: set[asyncio.StreamWriter] = set()
+
+        async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
+            self.open |= {writer, far_writer}
+            await asyncio.gather(self.pour(reader, far_writer), self.pour(far_reader, writer))
+
+        async def pour(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                while piece := await reader.read(1 << 16):
+                    writer.write(piece)
+            except ConnectionError:
+                pass
+            finally:
+                writer.close()
+
+        def cut(self) -> None:
+            for writer in self.open:
+                writer.transport.abort()
+            self.open.clear()
+
+    made = Wire()
+    server = await asyncio.start_server(made.carry, "127.0.0.1", 0)
+    made.port = server.sockets[0].getsockname()[1]
+    yield made
+    server.close()
+    made.cut()
+
+
+async def test_an_answer_that_broke_off_is_taken_up_again(door: Any, tmp_path: Path, wire: Any) -> None:
+    served = door.serve()
+    wire.target = served.port
+    heard: list[float] = []
+    began = asyncio.Event()
+
+    async def progress(done: float, _total: float | None, _message: str | None) -> None:
+        heard.append(done)
+        began.set()
+
+    words = _words(door, f"https://localhost:{wire.port}")
+    parameters = StdioServerParameters(
+        command=sys.executable, args=words, env=_environment(tmp_path), cwd=ROOT
+    )
+    async with Client(parameters, mode="legacy") as host:
+        call = asyncio.create_task(
+            host.call_tool("far_count", {"steps": 6, "seconds": 6}, progress_callback=progress)
+        )
+        await asyncio.wait_for(began.wait(), 20)
+        wire.cut()
+        assert _text(await call) == "counted to 6"
+        assert heard == [1, 2, 3, 4, 5, 6]
