@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.authn import Authenticator
-from gateway.authz import authorize
+from gateway.authz import agree_on_tenant, authorize
 from gateway.limits import TokenBuckets, network_of
 from gateway.model import ClientContext, Deny, Inbound, Reason
 
@@ -25,7 +25,9 @@ class Admission:
     """What each address, or the holder of each certificate, may get wrong before it is not even looked at."""
     monotonic: Callable[[], float]
 
-    def admit(self, inbound: Inbound, needed: tuple[str, ...]) -> ClientContext | Deny:
+    def admit(
+        self, inbound: Inbound, needed: tuple[str, ...], *, chooses_tenant: bool = False
+    ) -> ClientContext | Deny:
         """Who is calling, if that caller may have what needs ``needed``."""
         throttled = self.throttle(inbound)
         if throttled is not None:
@@ -34,6 +36,10 @@ class Admission:
         if isinstance(context, Deny):
             self.failed(inbound)
             return context
+        if inbound.tenant_id is not None:
+            disagreement = agree_on_tenant(context, inbound.tenant_id, chooses=chooses_tenant)
+            if disagreement is not None:
+                return disagreement
         decision = authorize(context, needed)
         if isinstance(decision, Deny):
             return decision

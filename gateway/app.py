@@ -25,6 +25,7 @@ from gateway.administration import Administration
 from gateway.admission import Admission
 from gateway.ambiguity import Readings
 from gateway.api.account_rooms import AccountRooms, open_accounts
+from gateway.api.admin import AdminApi
 from gateway.api.audit import AuditApi
 from gateway.api.health import Health
 from gateway.api.oauth_door import OAuthDoor
@@ -203,32 +204,8 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         documents = WellKnown(
             config, [upstream.name for upstream in config.upstreams], lambda: keyring.jwks(time.time())
         ).documents
-        own = {
-            **_own_routes(token_endpoint, revocation, AuditApi(stores.audit), health, documents),
-            **accounts.routes,
-        }
         tls_refused = TlsRefusals(audit, time.time)
         cors = Cors(config.cors)
-        own["/openapi.json"] = {
-            "GET": Route(OpenApi(lambda: routes, config.server.public_url).get, identify=False)
-        }
-        routes = _routes(config, mcp.endpoint, services, own)
-        edge = Edge(
-            routes=routes,
-            admission=admission,
-            audit=audit,
-            problems=problems,
-            readings=Readings(allowed_hosts(config), cors),
-            cors=cors,
-            tls_refused=tls_refused,
-            monotonic=time.monotonic,
-        )
-
-        server = web.Server(edge.handle, request_factory=_request_factory(config.limits.body_timeout))
-
-        listener = TlsListener(
-            tls.context, _connection_factory(edge, server, config.limits), tls_refused, config.limits
-        )
 
         def use(state: TlsState) -> None:
             listener.context = state.context
@@ -249,6 +226,28 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             on_roles_changed=authenticator.forget_contexts,
             redacted=audit.redacted,
             turn=turn,
+        )
+        description = OpenApi(lambda: routes, config.server.public_url)
+        own = {
+            **_own_routes(token_endpoint, revocation, AuditApi(stores.audit), health, documents),
+            **accounts.routes,
+            **AdminApi(administration).routes(),
+            "/openapi.json": {"GET": Route(description.get, identify=False)},
+        }
+        routes = _routes(config, mcp.endpoint, services, own)
+        edge = Edge(
+            routes=routes,
+            admission=admission,
+            audit=audit,
+            problems=problems,
+            readings=Readings(allowed_hosts(config), cors),
+            cors=cors,
+            tls_refused=tls_refused,
+            monotonic=time.monotonic,
+        )
+        server = web.Server(edge.handle, request_factory=_request_factory(config.limits.body_timeout))
+        listener = TlsListener(
+            tls.context, _connection_factory(edge, server, config.limits), tls_refused, config.limits
         )
         control = ControlServer(config.storage.path, partial(perform_operation, administration))
         await control.start()
@@ -299,7 +298,7 @@ def _own_routes(
     """The gateway's own API."""
     open_to_all = partial(Route, identify=False)
     return {
-        "/audit": {"GET": Route(audit.query, ("audit:read",))},
+        "/audit": {"GET": Route(audit.query, ("audit:read",), chooses_tenant=True)},
         "/audit/checkpoint": {"GET": Route(audit.checkpoint, ("audit:read",))},
         "/health/live": dict.fromkeys(("GET", "HEAD"), open_to_all(health.live)),
         "/health/ready": dict.fromkeys(("GET", "HEAD"), open_to_all(health.ready)),

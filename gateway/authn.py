@@ -147,6 +147,7 @@ class Authenticator:
     def forget_contexts(self) -> None:
         """What roles grant has changed: every context is made anew."""
         self._by_token.clear()
+        self._by_key.clear()
         self._by_certificate.clear()
 
     def current(self, context: ClientContext) -> ClientContext | None:

@@ -38,3 +38,22 @@ def authorize(context: ClientContext, needed: Sequence[str]) -> Decision:
         permissions=tuple(needed),
         client_id=context.client_id,
     )
+
+
+def agree_on_tenant(context: ClientContext, named: str, *, chooses: bool = False) -> Deny | None:
+    """Why ``X-Tenant-ID`` does not fit the caller; None: it does.
+
+    ``chooses``: where one acts on tenants, those who hold something of the platform may name any.
+    """
+    if context.anonymous:
+        return Deny(
+            Reason.AUTHENTICATION_REQUIRED,
+            "X-Tenant-ID is for callers who say who they are: leave it out, or authenticate.",
+        )
+    if named == context.tenant_id or (chooses and context.permissions.of_platform):
+        return None
+    return Deny(
+        Reason.TENANT_MISMATCH,
+        "X-Tenant-ID names another tenant than yours: leave it out.",
+        client_id=context.client_id,
+    )

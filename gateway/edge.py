@@ -129,7 +129,7 @@ class Edge:
             raise Refused(_no_route(inbound, methods))
         if not route.identify:
             return route, ANONYMOUS
-        admitted = self._admission.admit(inbound, route.needed)
+        admitted = self._admission.admit(inbound, route.needed, chooses_tenant=route.chooses_tenant)
         if isinstance(admitted, Deny):
             raise Refused(admitted)
         if admitted.anonymous and inbound.peer is not None:
@@ -176,6 +176,7 @@ class Edge:
             authorization=tuple(headers.getall(hdrs.AUTHORIZATION, ())),
             api_keys=tuple(headers.getall("X-API-Key", ())),
             started=self._monotonic(),
+            tenant_id=headers.get("X-Tenant-ID"),
         )
 
     def _new_request_id(self) -> str:

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     PERMISSION_DENIED = "permission_denied"
     HOST_NOT_ALLOWED = "host_not_allowed"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+    TENANT_MISMATCH = "tenant_mismatch"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     API_KEY_NOT_FOUND = "api_key_not_found"
@@ -140,6 +141,11 @@ class Permissions:
         return "*:*" in self.grants or f"*:{action}" in self.grants
 
     @property
+    def of_platform(self) -> bool:
+        """Whether anything of this crosses tenants."""
+        return any(grant.startswith(f"{PLATFORM}:") for grant in self.grants)
+
+    @property
     def everything(self) -> bool:
         """Whether this is an administrator: everything in one's own tenant."""
         return "*:*" in self.grants
@@ -195,3 +201,5 @@ class Inbound:
     """Every ``X-API-Key`` field value, as received."""
     started: float
     """A monotonic clock's reading, in seconds."""
+    tenant_id: str | None = None
+    """What ``X-Tenant-ID`` says, if it is there."""

@@ -32,6 +32,7 @@ from gateway.key_operations import KEY_OPERATIONS
 from gateway.parameters import (
     NO_CERTIFICATE,
     AddClient,
+    ChangeClient,
     ChangeRoles,
     CompressAudit,
     FollowAudit,
@@ -45,6 +46,7 @@ from gateway.parameters import (
     SetPassword,
 )
 from gateway.role_operations import ROLE_OPERATIONS
+from gateway.session_operations import SESSION_OPERATIONS
 from gateway.tenant_operations import TENANT_OPERATIONS
 from persistence.records import (
     AuditEntry,
@@ -143,6 +145,39 @@ async def _change_roles(admin: Administration, wanted: ChangeRoles, actor: str) 
     return await _change(admin, changed, "clients.roles", actor)
 
 
+async def _change_client(admin: Administration, wanted: ChangeClient, actor: str) -> Answer:
+    """Several things about a client in one write; each is an entry of its own."""
+    admin.changeable_client(wanted.client_id)
+    password_hash = None if wanted.password is None else await _hashed(admin, wanted.password)
+    client = admin.changeable_client(wanted.client_id)  # again: hashing takes a while
+    roles = client.roles if wanted.roles is None else _unique(wanted.roles)
+    permissions = client.permissions if wanted.permissions is None else _unique(wanted.permissions)
+    _check_roles(admin, client.tenant_id, [role for role in roles if role not in client.roles])
+    admin.require_grants(set(permissions) - set(client.permissions), "the permissions of a client")
+    moment, disabled_at, operations = admin.timestamp(), client.disabled_at, []
+    if (roles, permissions) != (client.roles, client.permissions):
+        operations.append("clients.roles")
+    if password_hash is not None:
+        operations.append("clients.set_password")
+    if wanted.disabled is not None and wanted.disabled != (disabled_at is not None):
+        disabled_at = moment if wanted.disabled else None
+        operations.append("clients.disable" if wanted.disabled else "clients.enable")
+    if not operations:
+        return {"client": _client(client)}
+    changed = msgspec.structs.replace(
+        client,
+        roles=roles,
+        permissions=permissions,
+        password_hash=password_hash or client.password_hash,
+        disabled_at=disabled_at,
+        updated_at=moment,
+    )
+    for operation in operations:
+        await admin.stores.audit.append(_entry(admin, actor, changed, operation))
+    await admin.stores.clients.put(changed)
+    return {"client": _client(changed)}
+
+
 async def _unlock_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
     client = admin.changeable_client(wanted.client_id)
     if admin.unlock is None:
@@ -222,6 +257,7 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "clients.enable": Operation(OneClient, _enable_client),
     "clients.set_password": Operation(SetPassword, _set_password),
     "clients.roles": Operation(ChangeRoles, _change_roles),
+    "clients.change": Operation(ChangeClient, _change_client),
     "clients.unlock": Operation(OneClient, _unlock_client),
     "tokens.list": Operation(ListTokens, _list_tokens, changes=False),
     "tokens.show": Operation(OneToken, _show_token, changes=False),
@@ -235,6 +271,7 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     **ROLE_OPERATIONS,
     **ERASURE_OPERATIONS,
     **CERTIFICATE_OPERATIONS,
+    **SESSION_OPERATIONS,
 }
 """Every operation, by the name that the control socket knows it by."""
 
@@ -285,7 +322,7 @@ async def _hashed(admin: Administration, password: str) -> str:
     try:
         return await admin.hash_password(password)
     except ValueError as error:
-        raise OperationError(str(error)) from None
+        raise ParameterError(str(error)) from None
 
 
 def _client(record: ClientRecord) -> Answer:

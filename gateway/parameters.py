@@ -106,6 +106,20 @@ class UseKeys(Parameters, frozen=True, kw_only=True):
     revoke_all: bool = False
 
 
+class ChangeClient(Parameters, frozen=True, kw_only=True):
+    """What is None stays; ``roles`` and ``permissions`` take the place of those the client has."""
+
+    client_id: str
+    roles: tuple[str, ...] | None = None
+    permissions: tuple[str, ...] | None = None
+    disabled: bool | None = None
+    password: str | None = None
+
+    def __post_init__(self) -> None:
+        check_roles(self.roles or ())
+        check_permissions(self.permissions or ())
+
+
 class ListClients(Parameters, frozen=True, kw_only=True):
     """A page of clients, from the one after ``cursor``."""
 

@@ -90,6 +90,7 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     ),
     Reason.HOST_NOT_ALLOWED: _forbidden("The Host is not one of this gateway's names"),
     Reason.ORIGIN_NOT_ALLOWED: _forbidden("The Origin is not allowed"),
+    Reason.TENANT_MISMATCH: _forbidden("The tenant is not the caller's"),
     Reason.NOT_FOUND: _malformed(404, "Not found", METHOD_NOT_FOUND),
     Reason.METHOD_NOT_ALLOWED: _malformed(405, "The method is not allowed"),
     Reason.API_KEY_NOT_FOUND: _malformed(404, "The API key is unknown"),

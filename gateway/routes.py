@@ -24,6 +24,8 @@ class Route:
     needed: tuple[str, ...] = ()
     identify: bool = True
     """False: the handler answers anyone who can connect, whatever credentials come along."""
+    chooses_tenant: bool = False
+    """Whether ``X-Tenant-ID`` may name another tenant than the caller's, for the platform's administrators."""
 
 
 class Routes:

@@ -48,10 +48,14 @@ class AuditApi:
 
     @described(Description("The audit, newest first.", {200: AuditPage}, query=AuditParameters))
     async def query(
-        self, request: GatewayRequest, _inbound: Inbound, context: ClientContext
+        self, request: GatewayRequest, inbound: Inbound, context: ClientContext
     ) -> web.StreamResponse:
-        """Entries of the caller's tenant; of any tenant for those who may cross."""
+        """Entries of the caller's tenant; for those who may cross, of any, or of the one that X-Tenant-ID names."""
         wanted = _parse(request.raw_path.partition("?")[2])
+        if inbound.tenant_id is not None:
+            if wanted.tenant_id not in {None, inbound.tenant_id}:
+                raise Refused(Deny(Reason.TENANT_MISMATCH, "X-Tenant-ID and tenant_id name two tenants."))
+            wanted = msgspec.structs.replace(wanted, tenant_id=inbound.tenant_id)
         if not context.permissions.cover(ALL_TENANTS):
             if wanted.tenant_id not in {None, context.tenant_id}:
                 raise Refused(

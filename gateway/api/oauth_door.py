@@ -157,7 +157,11 @@ class OAuthDoor:
         return client
 
     def limit(self, client_id: str, inbound: Inbound) -> None:
-        """Count one request of the client. Raises Refused where it is one too many."""
+        """Count one request of the client. Raises Refused where it is one too many, or for another tenant."""
+        client = self._clients.get(client_id)
+        if inbound.tenant_id is not None and (client is None or client.tenant_id != inbound.tenant_id):
+            detail = "X-Tenant-ID names another tenant than the client's: leave it out."
+            raise Refused(Deny(Reason.TENANT_MISMATCH, detail, client_id=client_id))
         limited = self._admission.limit(client_id, inbound)
         if limited is not None:
             raise Refused(limited)
@@ -209,7 +213,7 @@ class OAuthDoor:
         await self._audit.record(entry)
 
     def withheld(self, inbound: Inbound, caller: ClientContext, token_id: str, target: str) -> None:
-        """Enter that the caller was told nothing of a token that there is. ``target``: the token's client."""
+        """Enter that the caller was told nothing of a token that there is. ``target``: the token's client, in the same tenant."""
         self._audit.denied(
             self._audit.entry(
                 "access_denied",

@@ -116,7 +116,9 @@ class RevocationEndpoint:
         verified = self._tokens.inspect(parameters.token)
         token = self._tokens.find(parameters.token) if isinstance(verified, Deny) else verified[0]
         if token is not None and not _may(caller, token, TOKENS_READ):
-            self._door.withheld(inbound, caller, token.token_id, token.client_id)
+            same_tenant = token.tenant_id == caller.tenant_id  # whose audit must not name another's clients
+            target = token.client_id if same_tenant else token.token_id
+            self._door.withheld(inbound, caller, token.token_id, target)
             return _answer(_INACTIVE)
         if isinstance(verified, Deny):
             return _answer(_INACTIVE)

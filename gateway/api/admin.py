@@ -1,0 +1,358 @@
+"""``/admin/api/…``: the administrative operations over HTTP, the same ones that the command line has.
+
+- A list needs ``NOUN:read``, a change ``NOUN:write`` (``clients:write``). Both are for the caller's own tenant; whoever
+  holds ``platform:NOUN``, too, acts on all tenants, or on the one that ``X-Tenant-ID`` names.
+- What belongs to another tenant is not there (404).
+- PATCH changes the members that are in the body, all of them or none; what is left out stays (RFC 7396 without null).
+- DELETE of a client erases it; of a token, revokes it; of a session, ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.administration import (
+    Administration,
+    Caller,
+    ForbiddenError,
+    OperationError,
+    ParameterError,
+    UnknownError,
+)
+from gateway.description import Description, described
+from gateway.edge import GatewayRequest, read_body
+from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
+from gateway.operations import OPERATIONS
+from gateway.parameters import MAX_PAGE, AddClient, Parameters
+from gateway.role_operations import SetRole
+from gateway.routes import Handler, Route
+from gateway.strict_json import StrictJsonError, parse_object
+from gateway.tenant_operations import AddTenant
+from persistence.records import DEFAULT_TENANT
+
+MAX_BODY: Final = 64 * 1024
+PREFIX: Final = "/admin/api/"
+_MEDIA: Final = frozenset({"application/json", "application/merge-patch+json"})
+_REFUSALS: Final = (404, 409)
+_Object = dict[str, Any]
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Which page of a list."""
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
+    cursor: Annotated[str, Meta(max_length=512)] | UnsetType = UNSET
+    """``next_cursor`` of the page before."""
+
+
+class PageOfClient(Page, frozen=True, kw_only=True):
+    """Which page, of one client's alone where ``client_id`` names it."""
+
+    client_id: str | UnsetType = UNSET
+
+
+class ClientPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be otherwise about a client. ``roles`` and ``permissions`` take the place of those it has."""
+
+    roles: tuple[str, ...] | UnsetType = UNSET
+    permissions: tuple[str, ...] | UnsetType = UNSET
+    disabled: bool | UnsetType = UNSET
+    password: str | UnsetType = UNSET
+
+    def __repr__(self) -> str:
+        return "ClientPatch(…)"
+
+
+class TenantPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be otherwise about a tenant."""
+
+    name: str | UnsetType = UNSET
+    mfa_required: bool | UnsetType = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class RolePatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a role is to grant."""
+
+    permissions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One kind of thing under ``/admin/api/``, and the operations that see to it."""
+
+    noun: str
+    one: str
+    """The member of an operation's answer that is the thing itself."""
+    key: str
+    """The parameter that names one."""
+    list_query: type[Page] | None = Page
+    add: tuple[str, type[Parameters]] | None = None
+    change: tuple[str, type[msgspec.Struct]] | None = None
+    remove: str | None = None
+
+
+RESOURCES: Final = (
+    Resource(
+        "clients",
+        "client",
+        "client_id",
+        add=("clients.add", AddClient),
+        change=("clients.change", ClientPatch),
+        remove="clients.erase",
+    ),
+    Resource(
+        "tenants",
+        "tenant",
+        "tenant_id",
+        add=("tenants.add", AddTenant),
+        change=("tenants.set", TenantPatch),
+        remove="tenants.remove",
+    ),
+    Resource(
+        "roles",
+        "role",
+        "role",
+        add=("roles.add", SetRole),
+        change=("roles.set", RolePatch),
+        remove="roles.remove",
+    ),
+    Resource("tokens", "token", "token_id", list_query=PageOfClient, remove="tokens.revoke"),
+    Resource("sessions", "session", "session_id", list_query=PageOfClient, remove="sessions.end"),
+)
+
+
+class AdminApi:
+    """Makes the routes."""
+
+    def __init__(self, admin: Administration) -> None:
+        self._admin = admin
+
+    def routes(self) -> dict[str, dict[str, Route]]:
+        """By path (by prefix, where it ends in ``/``) and method."""
+        table: dict[str, dict[str, Route]] = {}
+        for resource in RESOURCES:
+            path = PREFIX + resource.noun
+            table[path] = {"GET": self._route(resource, "read", self._list(resource))}
+            table[f"{path}/"] = {"GET": self._route(resource, "read", self._show(resource))}
+            if resource.add is not None:
+                table[path]["POST"] = self._route(resource, "write", self._add(resource, *resource.add))
+            if resource.change is not None:
+                change = self._change(resource, *resource.change)
+                table[f"{path}/"]["PATCH"] = self._route(resource, "write", change)
+            if resource.remove is not None:
+                remove = self._remove(resource, resource.remove)
+                table[f"{path}/"]["DELETE"] = self._route(resource, "write", remove)
+        export = Route(self._export, ("clients:read",), chooses_tenant=True)
+        return {**table, f"{PREFIX}exports/": {"GET": export}}
+
+    def _route(self, resource: Resource, action: str, handler: Handler) -> Route:
+        return Route(handler, (f"{resource.noun}:{action}",), chooses_tenant=True)
+
+    def _list(self, resource: Resource) -> Handler:
+        @described(
+            Description(
+                f"Lists the {resource.noun}, a page at a time.", {200: _Object}, query=resource.list_query
+            )
+        )
+        async def handler(
+            request: GatewayRequest, inbound: Inbound, context: ClientContext
+        ) -> web.StreamResponse:
+            wanted = _page(request.raw_path.partition("?")[2], resource)
+            admin = self._for(context, inbound, resource.noun)
+            return _json(await _perform(admin, f"{resource.noun}.list", wanted))
+
+        return handler
+
+    def _show(self, resource: Resource) -> Handler:
+        @described(
+            Description(
+                f"Shows a {resource.one}.", {200: _Object}, refusals=_REFUSALS, template=f"{{{resource.key}}}"
+            )
+        )
+        async def handler(
+            _request: GatewayRequest, inbound: Inbound, context: ClientContext
+        ) -> web.StreamResponse:
+            admin = self._for(context, inbound, resource.noun)
+            answer = await _perform(admin, f"{resource.noun}.show", _named(resource, inbound, admin))
+            return _json(answer[resource.one])
+
+        return handler
+
+    def _add(self, resource: Resource, operation: str, body: type[Parameters]) -> Handler:
+        @described(Description(f"Adds a {resource.one}.", {201: _Object}, body=body, refusals=_REFUSALS))
+        async def handler(
+            request: GatewayRequest, inbound: Inbound, context: ClientContext
+        ) -> web.StreamResponse:
+            wanted = await _body(request)
+            admin = self._for(context, inbound, resource.noun)
+            if resource.noun == "clients":
+                wanted.setdefault("tenant_id", _acting_on(admin) or DEFAULT_TENANT)
+            elif resource.noun == "roles":
+                wanted.setdefault("tenant_id", _acting_on(admin))
+            answer = await _perform(admin, operation, wanted)
+            return _json(answer[resource.one], 201)
+
+        return handler
+
+    def _change(self, resource: Resource, operation: str, body: type[msgspec.Struct]) -> Handler:
+        @described(
+            Description(
+                f"Changes what the body has of a {resource.one}, all of it or nothing.",
+                {200: _Object},
+                body=body,
+                refusals=_REFUSALS,
+                template=f"{{{resource.key}}}",
+            )
+        )
+        async def handler(
+            request: GatewayRequest, inbound: Inbound, context: ClientContext
+        ) -> web.StreamResponse:
+            wanted = await _body(request)
+            try:
+                msgspec.convert(wanted, body)
+            except msgspec.ValidationError as error:
+                raise Refused(Deny(Reason.BAD_REQUEST, f"The body is not acceptable: {error}.")) from None
+            admin = self._for(context, inbound, resource.noun)
+            answer = await _perform(admin, operation, wanted | _named(resource, inbound, admin))
+            return _json(answer[resource.one])
+
+        return handler
+
+    def _remove(self, resource: Resource, operation: str) -> Handler:
+        @described(
+            Description(
+                f"Ends a {resource.one}: a client is erased, a token revoked.",
+                {204: None},
+                refusals=_REFUSALS,
+                template=f"{{{resource.key}}}",
+            )
+        )
+        async def handler(
+            _request: GatewayRequest, inbound: Inbound, context: ClientContext
+        ) -> web.StreamResponse:
+            admin = self._for(context, inbound, resource.noun)
+            await _perform(admin, operation, _named(resource, inbound, admin))
+            return web.Response(status=204, headers={"Cache-Control": "no-store"})
+
+        return handler
+
+    @described(
+        Description(
+            "All that is held of a client, without secrets.",
+            {200: _Object},
+            refusals=_REFUSALS,
+            template="{client_id}",
+        )
+    )
+    async def _export(
+        self, request: GatewayRequest, inbound: Inbound, context: ClientContext
+    ) -> web.StreamResponse:
+        admin = self._for(context, inbound, "clients")
+        wanted = {"client_id": _id(inbound, "exports")}
+        query = dict(parse_qsl(request.raw_path.partition("?")[2]))
+        return _json(await _perform(admin, "clients.export", wanted | query))
+
+    def _for(self, context: ClientContext, inbound: Inbound, noun: str) -> Administration:
+        """The administration, on behalf of the caller. Raises Refused."""
+        crossing = (f"platform:{noun}",)
+        crosses = context.permissions.cover(crossing)
+        named = inbound.tenant_id
+        if named not in {None, context.tenant_id} and not crosses:
+            deny = Deny(Reason.TENANT_MISMATCH, "You may not act on that tenant.", permissions=crossing)
+            raise Refused(deny)
+        everywhere = named is None and crosses
+        return replace(
+            self._admin, caller=Caller(context, inbound, None if everywhere else named or context.tenant_id)
+        )
+
+
+def _acting_on(admin: Administration) -> str | None:
+    return None if admin.caller is None else admin.caller.tenant_id
+
+
+async def _perform(admin: Administration, operation: str, parameters: Mapping[str, Any]) -> _Object:
+    """Raises Refused."""
+    try:
+        return await OPERATIONS[operation].perform(admin, dict(parameters), "")
+    except ParameterError as error:
+        raise Refused(Deny(Reason.BAD_REQUEST, _sentence(error))) from None
+    except UnknownError as error:
+        raise Refused(Deny(Reason.NOT_FOUND, _sentence(error))) from None
+    except ForbiddenError as error:
+        raise Refused(Deny(Reason.PERMISSION_DENIED, _sentence(error), permissions=error.needed)) from None
+    except OperationError as error:
+        raise Refused(Deny(Reason.CONFLICT, _sentence(error))) from None
+
+
+def _sentence(error: OperationError) -> str:
+    text = " ".join(str(error).split())
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _page(query: str, resource: Resource) -> _Object:
+    """The query of a list, as the operation's parameters. Raises Refused."""
+    kind = resource.list_query or Page
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = given.keys() - set(kind.__struct_fields__)
+    if unknown:
+        raise Refused(
+            Deny(Reason.BAD_REQUEST, f"The query has {', '.join(kind.__struct_fields__)}, no more.")
+        )
+    try:
+        wanted: _Object = msgspec.to_builtins(msgspec.convert(given, kind, strict=False))
+    except msgspec.ValidationError as error:
+        raise Refused(Deny(Reason.BAD_REQUEST, f"The query is not acceptable: {error}.")) from None
+    if resource.noun == "tokens" and "cursor" in wanted:
+        if not str(wanted["cursor"]).isdecimal():
+            raise Refused(Deny(Reason.BAD_REQUEST, "The cursor is not one of this list."))
+        wanted["cursor"] = int(wanted["cursor"])
+    return wanted
+
+
+def _named(resource: Resource, inbound: Inbound, admin: Administration) -> _Object:
+    """The parameters that name what the path names. Raises Refused."""
+    name = _id(inbound, resource.noun)
+    if resource.noun != "roles":
+        return {resource.key: name}
+    tenant, slash, role = name.rpartition("/")
+    if not slash:
+        return {"role": role, "tenant_id": _acting_on(admin)}
+    return {"role": role, "tenant_id": None if tenant == "*" else tenant}
+
+
+def _id(inbound: Inbound, noun: str) -> str:
+    """What follows the noun in the path. Raises Refused."""
+    try:
+        name = unquote(inbound.path.removeprefix(f"{PREFIX}{noun}/"), errors="strict")
+    except UnicodeDecodeError:
+        raise Refused(Deny(Reason.BAD_REQUEST, "The path is not UTF-8.")) from None
+    if not name:
+        raise Refused(Deny(Reason.NOT_FOUND, f"Name one of the {noun}, or leave out the last /."))
+    return name
+
+
+async def _body(request: GatewayRequest) -> _Object:
+    """The JSON object of a request. Raises Refused."""
+    body = await read_body(request, MAX_BODY)
+    if request.content_type not in _MEDIA:
+        raise Refused(Deny(Reason.CONTENT_TYPE, "Send application/json."))
+    try:
+        return parse_object(body)
+    except StrictJsonError as error:
+        raise Refused(Deny(Reason.BAD_REQUEST, f"The body is not acceptable: {error}.")) from None
+
+
+def _json(document: object, status: int = 200) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(document),
+        status=status,
+        headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
+    )
