@@ -12,6 +12,7 @@ import msgspec
 from gateway.clock import rfc3339
 from gateway.config_shapes import did_you_mean
 from gateway.identity.roles import Roles
+from gateway.identity.second_factors import SecondFactors
 from gateway.identity.tenants import Tenants
 from gateway.identity.tombstones import Tombstones
 from gateway.model import ClientContext, Inbound
@@ -87,6 +88,7 @@ class Administration:
     """Who asks, where that is a client; None: whoever owns the store, who may do everything."""
     reload: Callable[[], Awaitable[Sequence[str]]] | None = None
     """Read the files of the running gateway anew; what is wrong with them, in which case the old state stays."""
+    second_factors: SecondFactors | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while something is changed."""
 

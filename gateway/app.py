@@ -24,7 +24,7 @@ from aiohttp.web_protocol import RequestHandler
 from gateway.administration import Administration
 from gateway.admission import Admission
 from gateway.ambiguity import Readings
-from gateway.api.account_rooms import AccountRooms, open_accounts
+from gateway.api.account_rooms import AccountRooms, open_accounts, open_factors
 from gateway.api.admin import AdminApi
 from gateway.api.audit import AuditApi
 from gateway.api.health import Health
@@ -178,6 +178,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         )
         services = [_open_service(stack, settings, audit) for settings in config.services]
         admission = _admission(config, authenticator)
+        factors = open_factors(config.accounts, stores, stack, time.time)
         door = OAuthDoor(
             public_url=config.server.public_url,
             admission=admission,
@@ -185,17 +186,19 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             clients=clients,
             audit=audit,
             problems=problems,
+            second_factor=factors.needed,
         )
-        turn = asyncio.Lock()
         accounts = open_accounts(
             stores=stores,
+            clients=clients,
             tokens=tokens,
             sessions=sessions,
             api_keys=api_keys,
+            factors=factors,
+            public_url=config.server.public_url,
             passwords=passwords,
             door=door,
             audit=audit,
-            turn=turn,
             now=time.time,
         )
         token_endpoint = TokenEndpoint(config=config, issuing=accounts.issuing)
@@ -220,12 +223,13 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             roles=lambda: config.roles,
             now=time.time,
             hash_password=passwords.hash_password,
-            unlock=passwords.unlock,
+            unlock=lambda name: passwords.unlock(name) | factors.unlock(name),
             reload_keys=reloading.keys,
             reload=reloading.everything,
             on_roles_changed=authenticator.forget_contexts,
             redacted=audit.redacted,
-            turn=turn,
+            second_factors=factors,
+            turn=accounts.turn,
         )
         description = OpenApi(lambda: routes, config.server.public_url)
         own = {

@@ -15,6 +15,7 @@ from pathlib import Path
 from certs.contexts import expiring, problems
 from gateway.config import Config, ConfigError, StdioUpstream
 from gateway.config_reader import CommandSettings, read_command_settings, read_config
+from gateway.identity.sealing import file_problem
 from gateway.tls_files import tls_files
 from persistence import missing_store
 
@@ -59,7 +60,14 @@ def start_problems(config: Config | CommandSettings, now: float) -> list[str]:
         ),
         *_writable_problems(config.file),
         *_store_problems(config.storage.path),
+        *_mfa_key_problems(config.accounts.mfa_key_file),
     ]
+
+
+def _mfa_key_problems(file: Path) -> Iterator[str]:
+    problem = file_problem(file)
+    if problem is not None:
+        yield problem
 
 
 def _writable_problems(file: Path) -> Iterator[str]:

@@ -263,6 +263,9 @@ class AccountSettings:
     register: Register = Register.OFF
     lockout_after: int = 10
     refresh_grace: float = 10.0
+    mfa_required_roles: tuple[str, ...] = ()
+    """Who has one of these signs in with a second factor."""
+    mfa_key_file: Path = Path("mfa.key")
 
 
 @dataclass(frozen=True, slots=True)

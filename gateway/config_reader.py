@@ -73,6 +73,7 @@ class CommandSettings:
     roles: Mapping[str, tuple[str, ...]]
     public_host: str
     """The host of ``public_url``."""
+    accounts: AccountSettings
 
 
 def read_config(file: Path, environment: Mapping[str, str]) -> Config:
@@ -89,7 +90,9 @@ def read_command_settings(file: Path, environment: Mapping[str, str]) -> Command
     """As ``read_config``, but secrets and the variables of child processes may be absent. Raises ConfigError."""
     config = _read(file, environment, secrets=False, variables=False)
     public_host = urlsplit(config.server.public_url).hostname or "localhost"
-    return CommandSettings(config.file, config.storage, config.audit, config.tls, config.roles, public_host)
+    return CommandSettings(
+        config.file, config.storage, config.audit, config.tls, config.roles, public_host, config.accounts
+    )
 
 
 def _read(file: Path, environment: Mapping[str, str], *, secrets: bool, variables: bool) -> Config:
@@ -97,6 +100,7 @@ def _read(file: Path, environment: Mapping[str, str], *, secrets: bool, variable
     root = Table(document, "", document.load())
     server = _server(root)
     tokens = _tokens(root, server, secrets=secrets)
+    roles = _roles(root)
     config = Config(
         file=document.file,
         server=server,
@@ -104,14 +108,14 @@ def _read(file: Path, environment: Mapping[str, str], *, secrets: bool, variable
         tokens=tokens,
         storage=_storage(root),
         audit=_audit(root),
-        roles=_roles(root),
+        roles=roles,
         upstreams=read_upstreams(root, tokens.algorithm, variables=variables),
         tools=_access_rules(root, "tools"),
         prompts=_access_rules(root, "prompts"),
         resources=_access_rules(root, "resources"),
         services=read_services(root),
         mcp=_mcp(root),
-        accounts=_accounts(root),
+        accounts=_accounts(root, roles),
         limits=read_limits(root),
         cors=read_cors(root),
     )
@@ -335,7 +339,17 @@ def _mcp(root: Table) -> McpSettings:
     return settings
 
 
-def _accounts(root: Table) -> AccountSettings:
+def _mfa_roles(table: Table, roles: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    wanted = table.texts("mfa_required_roles")
+    for role in wanted:
+        if not ROLE.fullmatch(role):
+            table.reject(
+                "mfa_required_roles", f"holds what is not a role's name; {did_you_mean(role, roles)}"
+            )
+    return wanted
+
+
+def _accounts(root: Table, roles: Mapping[str, tuple[str, ...]]) -> AccountSettings:
     table = _section(root, "accounts")
     register = table.choice("register", Register.OFF)
     if register is not Register.OFF:
@@ -344,6 +358,8 @@ def _accounts(root: Table) -> AccountSettings:
         register=register,
         lockout_after=table.integer("lockout_after", 10, 1, 1000),
         refresh_grace=table.seconds("refresh_grace", 10.0, "0s", "5m"),
+        mfa_required_roles=_mfa_roles(table, roles),
+        mfa_key_file=table.path("mfa_key_file") or table.document.folder / "mfa.key",
     )
     table.close()
     return settings

@@ -33,7 +33,7 @@ class Description:
     summary: str
     """One sentence."""
     answers: Mapping[int, Any]
-    """By status: the type of the JSON body; None: there is no body."""
+    """By status: the type of the JSON body, a tuple where it is one of several; None: there is no body."""
     query: type[msgspec.Struct] | None = None
     headers: type[msgspec.Struct] | None = None
     """Its fields' encoded names are header names."""

@@ -39,6 +39,7 @@ _SECRET: Final = frozenset(
         "key_hash",
         "code_hash",
         "token_hash",
+        "password_digest",
         "sealed_secret",
         "recovery_hashes",
         "hashes",

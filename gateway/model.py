@@ -38,6 +38,9 @@ class Reason(StrEnum):
     CLIENT_UNKNOWN = "client_unknown"
     API_KEY_UNKNOWN = "api_key_unknown"
     API_KEY_EXPIRED = "api_key_expired"
+    MFA_REQUIRED = "mfa_required"
+    MFA_CODE_INVALID = "mfa_code_invalid"
+    MFA_SESSION_INVALID = "mfa_session_invalid"
     UNSUPPORTED_CREDENTIALS = "unsupported_credentials"
     # You may not. (403, 404)
     PERMISSION_DENIED = "permission_denied"
@@ -59,7 +62,6 @@ class Reason(StrEnum):
     PROTOCOL_VERSION = "protocol_version"
     INVALID_GRANT = "invalid_grant"
     PASSWORD_REJECTED = "password_rejected"  # noqa: S105
-    MFA_REQUIRED = "mfa_required"
     CONFLICT = "conflict"
     REGISTRATION_CLOSED = "registration_closed"
     INVALID_SCOPE = "invalid_scope"

@@ -29,6 +29,7 @@ from gateway.certificate_operations import CERTIFICATE_OPERATIONS
 from gateway.config_shapes import did_you_mean
 from gateway.erasure_operations import ERASURE_OPERATIONS
 from gateway.key_operations import KEY_OPERATIONS
+from gateway.mfa_operations import MFA_OPERATIONS
 from gateway.parameters import (
     NO_CERTIFICATE,
     AddClient,
@@ -272,6 +273,7 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     **ERASURE_OPERATIONS,
     **CERTIFICATE_OPERATIONS,
     **SESSION_OPERATIONS,
+    **MFA_OPERATIONS,
 }
 """Every operation, by the name that the control socket knows it by."""
 

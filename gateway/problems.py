@@ -107,6 +107,8 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     Reason.PROTOCOL_VERSION: _malformed(400, "The MCP revision is not supported"),
     Reason.PASSWORD_REJECTED: _malformed(400, "The password cannot be used"),
     Reason.MFA_REQUIRED: _unauthenticated("A second factor is required", challenge=""),
+    Reason.MFA_CODE_INVALID: _unauthenticated("The code is wrong", challenge=""),
+    Reason.MFA_SESSION_INVALID: _unauthenticated("The sign-in has expired", challenge=""),
     Reason.CONFLICT: _malformed(409, "It is there already"),
     Reason.REGISTRATION_CLOSED: Answer(
         403, "Nobody may register here", challenge="", event="access_denied", outcome=AuditStatus.DENIED

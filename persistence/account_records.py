@@ -99,6 +99,8 @@ class MfaSession(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     token_hash: str
     """SHA-256 of the ``mfa_session_token``."""
+    password_digest: str
+    """SHA-256 of the stored hash of the password that was proven: another password ends it."""
     client_id: str
     tenant_id: str
     scope: str = ""

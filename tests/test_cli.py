@@ -88,7 +88,13 @@ def test_init_makes_all_that_a_gateway_needs_with_private_modes(tmp_path: Path) 
     lines = done.stdout.splitlines()
     (password,) = [line.strip() for line in lines if line.startswith("    ") and " " not in line.strip()]
     assert done.stdout.count(password) == 1
-    assert {path.name for path in folder.iterdir()} == {"ostiary.toml", "certs", "secret.key", "persistence"}
+    assert {path.name for path in folder.iterdir()} == {
+        "ostiary.toml",
+        "certs",
+        "secret.key",
+        "mfa.key",
+        "persistence",
+    }
     assert mode(folder / "secret.key") == 0o600
     assert mode(folder / "persistence") == 0o700
     for key in ("ca.key", "server.key"):

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from gateway.api.issuing import Issuing, TokenAnswer
+from gateway.api.issuing import Issuing, MfaRequired, TokenAnswer
 from gateway.api.oauth import NO_STORE, Parameters, Secret
 from gateway.audit import Audit
 from gateway.description import Description, described
@@ -96,7 +96,7 @@ class AccountEndpoint:
     @described(
         Description(
             "Begins a session for a name and its password.",
-            {200: TokenAnswer},
+            {200: (TokenAnswer, MfaRequired)},
             body=Login,
             refusals=(401, 429, 503),
         )
@@ -113,7 +113,7 @@ class AccountEndpoint:
         client = await self._door.prove(inbound, secret, Parameters())
         self._door.limit(client.client_id, inbound)
         scope = self._issuing.scope(client, wanted.scope)
-        return await self._issuing.issue(inbound, client, Proof.PASSWORD, scope, session=True)
+        return await self._issuing.by_password(inbound, client, scope, session=True)
 
     @described(Description("Ends the session of the token, or the token where there is none.", {204: None}))
     async def logout(

@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from gateway.api.account import AccountEndpoint
 from gateway.api.account_keys import ApiKeyEndpoint
+from gateway.api.account_mfa import MfaEndpoint
 from gateway.api.issuing import Issuing
 from gateway.api.oauth_door import OAuthDoor
 from gateway.audit import Audit
+from gateway.config import AccountSettings, ConfigError
 from gateway.edge import Route
 from gateway.identity.accounts import Accounts
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import Passwords
+from gateway.identity.sealing import Sealing, SealingError
+from gateway.identity.second_factors import MfaSettings, SecondFactors
 from gateway.identity.sessions import Sessions
 from gateway.identity.tokens import Tokens
-from persistence.records import StoreError, Stores
+from persistence.records import ClientStore, StoreError, Stores
 
 log = logging.getLogger("ostiary.errors")
 
@@ -35,6 +41,9 @@ class AccountRooms:
     """By path (by prefix, where it ends in ``/``) and method."""
     sessions: Sessions
     api_keys: ApiKeys
+    factors: SecondFactors
+    turn: asyncio.Lock
+    """Held while a client is changed, whoever does it."""
 
     def sweep(self) -> None:
         """To be called every second or so: what was kept for a moment is forgotten."""
@@ -45,6 +54,7 @@ class AccountRooms:
         try:
             await self.sessions.purge(_PURGE_SLICE)
             await self.api_keys.purge(_PURGE_SLICE)
+            await self.factors.purge()
         except StoreError as error:
             log.critical("the store cannot be written: %s", error)
 
@@ -52,18 +62,47 @@ class AccountRooms:
 def open_accounts(
     *,
     stores: Stores,
+    clients: ClientStore,
     tokens: Tokens,
     sessions: Sessions,
     api_keys: ApiKeys,
+    factors: SecondFactors,
+    public_url: str,
     passwords: Passwords,
     door: OAuthDoor,
     audit: Audit,
-    turn: asyncio.Lock,
     now: Callable[[], float],
 ) -> AccountRooms:
-    """``turn`` is held while a client is changed, whoever does it."""
-    issuing = Issuing(tokens, sessions, door, api_keys, now)
-    accounts = Accounts(stores, passwords, turn=turn, now=now)
+    """Everything about accounts. ``clients``: as their tenants let them be known."""
+    turn = asyncio.Lock()
+    issuing = Issuing(tokens, sessions, door, api_keys, factors, now)
+    accounts = Accounts(stores, clients, passwords, turn=turn, now=now)
     account = AccountEndpoint(issuing=issuing, accounts=accounts, audit=audit)
     keys = ApiKeyEndpoint(keys=api_keys, accounts=accounts, tokens=tokens, audit=audit, now=now)
-    return AccountRooms(issuing, {**account.routes(), **keys.routes()}, sessions, api_keys)
+    mfa = MfaEndpoint(
+        issuing=issuing,
+        factors=factors,
+        accounts=accounts,
+        audit=audit,
+        issuer=f"Ostiary ({urlsplit(public_url).hostname})",
+    )
+    routes = {**account.routes(), **keys.routes(), **mfa.routes()}
+    return AccountRooms(issuing, routes, sessions, api_keys, factors, turn)
+
+
+def open_factors(
+    settings: AccountSettings, stores: Stores, stack: AsyncExitStack, now: Callable[[], float]
+) -> SecondFactors:
+    """The second factors, where their key is at hand; ``stack`` closes them. Raises ConfigError."""
+    factors = SecondFactors(
+        stores,
+        Sealing(settings.mfa_key_file),
+        MfaSettings(frozenset(settings.mfa_required_roles), settings.lockout_after),
+        now=now,
+    )
+    try:
+        factors.check()
+    except SealingError as error:
+        raise ConfigError([str(error)]) from None
+    stack.push_async_callback(factors.close)
+    return factors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from aiohttp import web
@@ -14,10 +14,14 @@ from gateway.api.oauth import NO_STORE
 from gateway.api.oauth_door import OAuthDoor
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.roles import requested_scope, scope_of
+from gateway.identity.second_factors import SESSION_SECONDS, SecondFactors
 from gateway.identity.sessions import Sessions
 from gateway.identity.tokens import Grant, Issued, Tokens
 from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
 from persistence.records import ClientRecord
+
+ENROLMENT_SCOPE: Final = "mfa:enrol"
+ENROLMENT_SECONDS: Final = 600.0
 
 
 class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,9 +32,22 @@ class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     expires_in: int
     scope: str
     refresh_token: str | msgspec.UnsetType = msgspec.UNSET
+    mfa_enrolment_required: bool | msgspec.UnsetType = msgspec.UNSET
+    """The token is good for ``/auth/mfa/enrol`` and ``confirm`` alone; then sign in again."""
 
     def __repr__(self) -> str:
         return "TokenAnswer(…)"
+
+
+class MfaRequired(msgspec.Struct, frozen=True, kw_only=True):
+    """The first step is done; ``/auth/login/mfa`` is the second. Its repr shows no token."""
+
+    mfa_required: bool
+    mfa_session_token: str
+    expires_in: int
+
+    def __repr__(self) -> str:
+        return "MfaRequired(…)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,7 @@ class Issuing:
     sessions: Sessions
     door: OAuthDoor
     api_keys: ApiKeys
+    factors: SecondFactors
     now: Callable[[], float]
 
     async def issue(
@@ -59,6 +77,39 @@ class Issuing:
             await self.door.record("login", inbound, context, issued.token_id)
         await self.door.record("token_issued", inbound, context, issued.token_id)
         return token_response(issued)
+
+    async def by_password(
+        self, inbound: Inbound, client: ClientRecord, scope: str, *, session: bool
+    ) -> web.Response:
+        """The tokens for a password; where a second factor is needed, what leads to them. Raises Refused, StoreError."""
+        if self.factors.enabled(client.client_id):
+            thumbprint = None if inbound.peer is None else inbound.peer.fingerprint
+            token = await self.factors.begin(client, scope, thumbprint, with_refresh=session)
+            answer = MfaRequired(mfa_required=True, mfa_session_token=token, expires_in=SESSION_SECONDS)
+            return web.Response(
+                body=msgspec.json.encode(answer), content_type="application/json", headers=NO_STORE
+            )
+        if self.factors.required(client):
+            return await self._only_to_enrol(inbound, client)
+        return await self.issue(inbound, client, Proof.PASSWORD, scope, session=session)
+
+    async def _only_to_enrol(self, inbound: Inbound, client: ClientRecord) -> web.Response:
+        """A token that is good for getting the second factor that the client must have, and for nothing else."""
+        peer = inbound.peer
+        grant = Grant(
+            client=client,
+            scope=ENROLMENT_SCOPE,
+            permissions=ENROLMENT_SCOPE,
+            auth_time=int(self.now()),
+            thumbprint=None if peer is None else peer.fingerprint,
+            lifetime=min(self.tokens.access_ttl, ENROLMENT_SECONDS),
+        )
+        issued = await self.tokens.issue(grant, with_refresh=False)
+        if isinstance(issued, Deny):
+            raise Refused(issued)
+        context = self.door.authenticator.context(client, Proof.PASSWORD, peer)
+        await self.door.record("token_issued", inbound, context, issued.token_id)
+        return token_response(issued, mfa_enrolment_required=True)
 
     async def issue_for_key(
         self, inbound: Inbound, client: ClientRecord, scope: str, context: ClientContext
@@ -118,7 +169,7 @@ class Issuing:
         )
 
 
-def token_response(issued: Issued) -> web.Response:
+def token_response(issued: Issued, *, mfa_enrolment_required: bool = False) -> web.Response:
     """RFC 6749 section 5.1."""
     answer = TokenAnswer(
         access_token=issued.access_token,
@@ -126,5 +177,6 @@ def token_response(issued: Issued) -> web.Response:
         expires_in=issued.expires_in,
         scope=issued.scope,
         refresh_token=msgspec.UNSET if issued.refresh_token is None else issued.refresh_token,
+        mfa_enrolment_required=True if mfa_enrolment_required else msgspec.UNSET,
     )
     return web.Response(body=msgspec.json.encode(answer), content_type="application/json", headers=NO_STORE)

@@ -50,7 +50,9 @@ class OAuthDoor:
         clients: ClientStore,
         audit: Audit,
         problems: Problems,
+        second_factor: Callable[[ClientRecord], bool],
     ) -> None:
+        """``second_factor``: whether a client's password alone is half of what proves it."""
         self.authenticator = admission.authenticator
         self._metadata = resource_metadata_url(public_url)
         self._admission = admission
@@ -58,6 +60,7 @@ class OAuthDoor:
         self._clients = clients
         self._audit = audit
         self._problems = problems
+        self._second_factor = second_factor
 
     async def answer(
         self, request: GatewayRequest, inbound: Inbound, work: Work, *, bearer: bool = False
@@ -109,6 +112,11 @@ class OAuthDoor:
         if caller.client_id is None:
             detail = "Authenticate with a certificate, a password or a token."
             raise Refused(Deny(Reason.AUTHENTICATION_REQUIRED, detail))
+        client = self.client(caller)
+        by_password = inbound.peer is None and caller.proofs.get("user_id") is Proof.PASSWORD
+        if by_password and client is not None and self._second_factor(client):
+            detail = "This client signs in with a second factor: POST /auth/login, then use the token."
+            raise Refused(Deny(Reason.MFA_REQUIRED, detail, client_id=caller.client_id))
         self.limit(caller.client_id, inbound)
         return caller
 
@@ -144,6 +152,18 @@ class OAuthDoor:
     def client(self, context: ClientContext) -> ClientRecord | None:
         """The record of whoever is calling."""
         return None if context.client_id is None else self._clients.get(context.client_id)
+
+    def require_same_client(self, inbound: Inbound, client: ClientRecord, thumbprint: str | None) -> None:
+        """What was begun over the certificate ``thumbprint`` goes on over it, and over nobody else's. Raises Refused."""
+        certified = self._certified(inbound.peer)
+        if certified is not None and certified.client_id != client.client_id:
+            raise Refused(_mismatch(client.client_id))
+        if thumbprint is not None and (inbound.peer is None or inbound.peer.fingerprint != thumbprint):
+            detail = "The sign-in was begun over another connection's certificate: go on over that one."
+            raise Refused(Deny(Reason.CERTIFICATE_MISMATCH, detail, client_id=client.client_id))
+        if client.require_certificate and certified is None:
+            detail = "This needs the client's certificate: connect with it."
+            raise Refused(Deny(Reason.CERTIFICATE_REQUIRED, detail, client_id=client.client_id))
 
     async def check_password(
         self, inbound: Inbound, client_id: str, password: str, *, certified: bool

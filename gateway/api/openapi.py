@@ -121,12 +121,19 @@ def _schemas(descriptions: Iterable[Description]) -> tuple[_Schemas, dict[str, A
     """The schema of each type, and the components that they refer to."""
     types: list[Any] = [Problem, OAuthError, JsonRpcError]
     for description in descriptions:
-        types += [kind for kind in description.answers.values() if kind is not None]
+        types += [kind for answer in description.answers.values() for kind in _kinds(answer)]
         if description.body is not None:
             types.append(description.body)
     unique = list(dict.fromkeys(types))
     schemas, components = msgspec.json.schema_components(unique, ref_template=_REF)
     return dict(zip(unique, schemas, strict=True)), components
+
+
+def _kinds(answer: Any) -> tuple[Any, ...]:
+    """The types that an answer may have."""
+    if answer is None:
+        return ()
+    return answer if isinstance(answer, tuple) else (answer,)
 
 
 def _operation(path: str, route: Route, description: Description, schemas: _Schemas) -> dict[str, Any]:
@@ -178,7 +185,8 @@ def _responses(
     for status, kind in description.answers.items():
         response: dict[str, Any] = {"description": _TITLES[status]}
         if kind is not None:
-            response["content"] = {JSON: {"schema": schemas[kind]}}
+            found = [schemas[each] for each in _kinds(kind)]
+            response["content"] = {JSON: {"schema": found[0] if len(found) == 1 else {"oneOf": found}}}
         if description.streams and status == 200:
             response["content"] = response.get("content", {}) | {"text/event-stream": {}}
         yield str(status), response

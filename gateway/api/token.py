@@ -13,7 +13,7 @@ from typing import Final, Literal
 import msgspec
 from aiohttp import web
 
-from gateway.api.issuing import Issuing, TokenAnswer, token_response
+from gateway.api.issuing import Issuing, MfaRequired, TokenAnswer, token_response
 from gateway.api.oauth import (
     CredentialsRefused,
     Parameters,
@@ -60,7 +60,7 @@ class TokenEndpoint:
     @described(
         Description(
             "A token by name and password, or by the client certificate alone.",
-            {200: TokenAnswer},
+            {200: (TokenAnswer, MfaRequired)},
             query=TokenParameters,
             form_of_refusals=Refusals.OAUTH,
         )
@@ -74,7 +74,7 @@ class TokenEndpoint:
     @described(
         Description(
             "A token by password, client credentials or refresh token (RFC 6749 section 3.2).",
-            {200: TokenAnswer},
+            {200: (TokenAnswer, MfaRequired)},
             body=Parameters,
             needs_body=False,
             form=True,
@@ -131,8 +131,9 @@ class TokenEndpoint:
         client = await self._door.prove(inbound, secret, parameters)
         self._door.limit(client.client_id, inbound)
         scope = self._issuing.scope(client, parameters.scope)
-        proof = Proof.CERTIFICATE if secret is None else Proof.PASSWORD
-        return await self._issuing.issue(inbound, client, proof, scope, session=by_password)
+        if secret is None:
+            return await self._issuing.issue(inbound, client, Proof.CERTIFICATE, scope, session=False)
+        return await self._issuing.by_password(inbound, client, scope, session=by_password)
 
     async def _by_api_key(self, inbound: Inbound, parameters: Parameters) -> web.Response:
         """An access token for an API key, within its scopes; it does not outlive the key."""

@@ -25,6 +25,7 @@ from gateway.cli.check import check
 from gateway.cli.clients import clients
 from gateway.cli.init import init
 from gateway.cli.keys import keys
+from gateway.cli.mfa import mfa
 from gateway.cli.reload import reload
 from gateway.cli.remote import call, login, logout, whoami
 from gateway.cli.roles import roles
@@ -69,6 +70,7 @@ _AT_THE_GATEWAY = (
     tenants,
     roles,
     tokens,
+    mfa,
     keys,
     audit,
     backup,

@@ -18,7 +18,7 @@ from gateway.cli.configuration import CONFIGURATION
 from gateway.cli.output import printable
 from gateway.cli.session import check_words, now, password_from_stdin
 
-PARTS = ("certs", "persistence", "secret.key", "ostiary.toml")
+PARTS = ("certs", "persistence", "secret.key", "mfa.key", "ostiary.toml")
 """What is made, in the order in which it is moved into place: the configuration last."""
 
 
@@ -45,7 +45,9 @@ def init(folder: Path, admin: str, *, password_stdin: bool) -> None:
         if made:
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    click.echo(f"{printable(str(folder))} holds a gateway: ostiary.toml, certs/, secret.key, persistence/.")
+    click.echo(
+        f"{printable(str(folder))} holds a gateway: ostiary.toml, certs/, secret.key, mfa.key, persistence/."
+    )
     click.echo(f"Its certificate is valid until {day(until)}; `ostiary certs issue-server` renews it.")
     if not password_stdin:
         click.echo(f"\nThe password of {admin}, shown this once:\n\n    {password}")
@@ -90,6 +92,7 @@ def _refuse_to_overwrite_one(path: Path) -> None:
 
 def _make_parts(workshop: Path, admin: str, password: str) -> float:
     from certs.authority import Authority
+    from gateway.identity.sealing import make_file
 
     authority = Authority.create(workshop / "certs", now=now())
     issued = authority.issue_server(
@@ -99,6 +102,7 @@ def _make_parts(workshop: Path, admin: str, password: str) -> float:
         now=now(),
     )
     _write(workshop / "secret.key", f"{secrets.token_urlsafe(48)}\n", 0o600)
+    make_file(workshop / "mfa.key")
     _write(workshop / "ostiary.toml", CONFIGURATION, 0o644)
     (workshop / "persistence").mkdir(mode=0o700)
     asyncio.run(_add_administrator(workshop / "persistence", admin, password))

@@ -86,6 +86,8 @@ async def _perform_here(
     from gateway.administration import Administration
     from gateway.control import user_name
     from gateway.identity.clients import hash_password
+    from gateway.identity.sealing import Sealing
+    from gateway.identity.second_factors import MfaSettings, SecondFactors
     from gateway.operations import perform as perform_on
     from persistence import open_stores
 
@@ -95,8 +97,19 @@ async def _perform_here(
             settings.storage.path, now=now, create=False, checkpoint_file=settings.audit.checkpoint_file
         )
         try:
+            accounts = settings.accounts
+            factors = SecondFactors(
+                stores,
+                Sealing(accounts.mfa_key_file),
+                MfaSettings(frozenset(accounts.mfa_required_roles), accounts.lockout_after),
+                now=now,
+            )
             admin = Administration(
-                stores=stores, roles=lambda: settings.roles, now=now, hash_password=hash_password
+                stores=stores,
+                roles=lambda: settings.roles,
+                now=now,
+                hash_password=hash_password,
+                second_factors=factors,
             )
             return await perform_on(admin, operation, parameters, actor)
         finally:

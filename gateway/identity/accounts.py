@@ -16,6 +16,7 @@ from persistence.records import (
     PASSWORD_HISTORIES,
     PROFILES,
     ClientRecord,
+    ClientStore,
     Stores,
 )
 
@@ -27,10 +28,18 @@ class Accounts:
     """The accounts of one gateway. Changes of a client run one after the other, with those of the administration."""
 
     def __init__(
-        self, stores: Stores, passwords: Passwords, *, turn: asyncio.Lock, now: Callable[[], float]
+        self,
+        stores: Stores,
+        known: ClientStore,
+        passwords: Passwords,
+        *,
+        turn: asyncio.Lock,
+        now: Callable[[], float],
     ) -> None:
+        """``known``: the clients as their tenants let them be known."""
         self._stores = stores
         self._clients = stores.clients
+        self._known = known
         self._histories = stores.collection(PASSWORD_HISTORIES)
         self._profiles = stores.collection(PROFILES)
         self._passwords = passwords
@@ -44,7 +53,7 @@ class Accounts:
 
     def client(self, client_id: str) -> ClientRecord:
         """The client of a caller that was just admitted. Raises LookupError where it is gone."""
-        client = self._clients.get(client_id)
+        client = self._known.get(client_id)
         if client is None:
             raise LookupError(client_id)
         return client
@@ -76,13 +85,13 @@ class Accounts:
         except ValueError as error:
             return _rejected(str(error), client_id)
         async with self._turn:
-            client = self.client(client_id)
-            if not is_enabled(client):
+            present = self._clients.get(client_id)
+            if present is None or not is_enabled(self.client(client_id)):
                 return Deny(Reason.CLIENT_DISABLED, "This client is disabled.", client_id=client_id)
-            await recorded(client)
-            await remember_password(self._stores, client)
+            await recorded(present)
+            await remember_password(self._stores, present)
             changed = msgspec.structs.replace(
-                client, password_hash=password_hash, updated_at=rfc3339(self._now())
+                present, password_hash=password_hash, updated_at=rfc3339(self._now())
             )
             await self._clients.put(changed)
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -39,6 +38,8 @@ from gateway.edge import GatewayRequest, Handler
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import Hasher, Passwords
 from gateway.identity.keyring import Keyring
+from gateway.identity.sealing import Sealing
+from gateway.identity.second_factors import MfaSettings, SecondFactors
 from gateway.identity.sessions import Sessions
 from gateway.identity.tokens import Tokens
 from gateway.limits import TokenBuckets
@@ -144,6 +145,13 @@ class World:
             self.config.tokens, Keyring(self.config.tokens), stores.tokens, stores.clients, now=self.clock
         )
         self.sessions = Sessions(stores.collection(SESSIONS), self.tokens, grace=10.0, now=self.clock)
+        self.factors = SecondFactors(
+            stores,
+            Sealing(stores.path.parent / "mfa.key"),
+            MfaSettings(frozenset({"guarded"}), 10),
+            now=self.clock,
+            hasher=Hasher(rounds=4, threads=1),
+        )
         self.api_keys = ApiKeys(stores.collection(API_KEYS), stores.clients, now=self.clock)
         self.authenticator = Authenticator(
             self.tokens, stores.clients, ROLES, DEFAULT_RULES, api_keys=self.api_keys, now=self.clock
@@ -173,16 +181,19 @@ class World:
             clients=self.stores.clients,
             audit=self.audit,
             problems=Problems(URL),
+            second_factor=self.factors.needed,
         )
         rooms = open_accounts(
             stores=self.stores,
+            clients=self.stores.clients,
             tokens=self.tokens,
             sessions=self.sessions,
             api_keys=self.api_keys,
+            factors=self.factors,
+            public_url=URL,
             passwords=self.passwords,
             door=door,
             audit=self.audit,
-            turn=asyncio.Lock(),
             now=self.clock,
         )
         tokens = TokenEndpoint(config=self.config, issuing=rooms.issuing)
@@ -299,5 +310,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with TestClient(server) as made.http:
         yield made
     await made.passwords.close()
+    await made.factors.close()
     await made.audit.close()
     await stores.close()

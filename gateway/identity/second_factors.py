@@ -1,0 +1,293 @@
+"""Second factors: an authenticator app's codes (RFC 6238), and recovery codes for who has lost it.
+
+- A password alone is half of a sign-in: the other half is a code, within 300 s, by a token that is good for nothing else.
+- Each code is good once, and so is each time step; the one before and the one after are accepted, too.
+- Codes are limited for each account: 5 a minute, recovery codes 3; after ``[accounts] lockout_after`` wrong ones in a row
+  with the back-off of passwords.
+- A certificate and an API key are strong by themselves: no second factor is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from gateway.clock import rfc3339
+from gateway.identity.clients import Hasher, Lockouts, OverloadedError
+from gateway.identity.sealing import Sealing
+from gateway.identity.tenants import Tenants
+from gateway.identity.totp import DIGITS, SECRET_BYTES, matching_step
+from gateway.limits import TokenBuckets
+from gateway.model import Deny, Reason
+from persistence.account_records import MfaSession, SecondFactor
+from persistence.records import MFA_SESSIONS, SECOND_FACTORS, TENANTS, ClientRecord, Stores
+
+SESSION_SECONDS: Final = 300
+CODES_PER_MINUTE: Final = 5
+RECOVERIES_PER_MINUTE: Final = 3
+RECOVERY_CODES: Final = 10
+RECOVERY_ROUNDS: Final = 10
+"""bcrypt's cost: a code has 49 random bits."""
+_ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
+"""31 characters, of which no two look alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class MfaSettings:
+    """What the configuration says of second factors."""
+
+    required_roles: frozenset[str]
+    lockout_after: int
+
+
+class SecondFactors:
+    """The second factors of one gateway's clients."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        sealing: Sealing,
+        settings: MfaSettings,
+        *,
+        now: Callable[[], float],
+        hasher: Hasher | None = None,
+    ) -> None:
+        self._factors = stores.collection(SECOND_FACTORS)
+        self._sessions = stores.collection(MFA_SESSIONS)
+        self._tenants = Tenants(stores.collection(TENANTS))
+        self._sealing = sealing
+        self._settings = settings
+        self._now = now
+        self._hasher = hasher or Hasher(rounds=RECOVERY_ROUNDS, threads=1)
+        self._lockouts = Lockouts(settings.lockout_after)
+        self._codes = TokenBuckets(CODES_PER_MINUTE, CODES_PER_MINUTE)
+        self._recoveries = TokenBuckets(RECOVERIES_PER_MINUTE, RECOVERIES_PER_MINUTE)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def check(self) -> None:
+        """Raises SealingError where what is there cannot be opened."""
+        self._sealing.check(needed=len(self._factors) > 0)
+
+    def enabled(self, client_id: str) -> bool:
+        """Whether a password alone is not enough for that client."""
+        factor = self._factors.get(client_id)
+        return factor is not None and factor.confirmed_at is not None
+
+    def required(self, client: ClientRecord) -> bool:
+        """Whether the client must have one: by a role, or by its tenant."""
+        by_tenant = self._tenants.settings(client.tenant_id).mfa_required
+        return by_tenant or not self._settings.required_roles.isdisjoint(client.roles)
+
+    def needed(self, client: ClientRecord) -> bool:
+        """Whether its password alone is not enough."""
+        return self.enabled(client.client_id) or self.required(client)
+
+    # Getting one, losing it
+
+    async def enrol(self, client: ClientRecord) -> bytes | Deny:
+        """A new secret, which counts once it is confirmed. Raises SealingError, StoreError."""
+        async with self._turn(client.client_id):
+            if self.enabled(client.client_id):
+                detail = "There is a second factor already: disable it first."
+                return Deny(Reason.CONFLICT, detail, client_id=client.client_id)
+            secret = secrets.token_bytes(SECRET_BYTES)
+            await self._factors.put(
+                SecondFactor(
+                    client_id=client.client_id,
+                    tenant_id=client.tenant_id,
+                    sealed_secret=self._sealing.seal(secret, client.client_id),
+                    created_at=rfc3339(self._now()),
+                )
+            )
+            return secret
+
+    async def confirm(self, client_id: str, code: str) -> tuple[str, ...] | Deny:
+        """The recovery codes, shown this once, for the first code of the app. Raises SealingError, StoreError."""
+        async with self._turn(client_id):
+            factor = self._factors.get(client_id)
+            if factor is None or factor.confirmed_at is not None:
+                return Deny(Reason.CONFLICT, "There is nothing to confirm: enrol first.", client_id=client_id)
+            step = self._step(factor, code)
+            if isinstance(step, Deny):
+                return step
+            codes = tuple(_recovery_code() for _ in range(RECOVERY_CODES))
+            try:
+                hashes = [await self._hasher.hash(_normal(each).encode()) for each in codes]
+            except OverloadedError:
+                return _too_many(1.0, client_id)
+            await self._factors.put(
+                msgspec.structs.replace(
+                    factor,
+                    last_step=step,
+                    recovery_hashes=tuple(hashes),
+                    confirmed_at=rfc3339(self._now()),
+                )
+            )
+            return codes
+
+    async def verify(self, client_id: str, code: str) -> Deny | None:
+        """Use up a code of the app, or a recovery code; None: it was good. Raises SealingError, StoreError."""
+        async with self._turn(client_id):
+            factor = self._factors.get(client_id)
+            if factor is None or factor.confirmed_at is None:
+                return _wrong(client_id)
+            if _is_totp(code):
+                step = self._step(factor, code)
+                if isinstance(step, Deny):
+                    return step
+                factor = msgspec.structs.replace(factor, last_step=step)
+            else:
+                left = await self._without(factor, code)
+                if isinstance(left, Deny):
+                    return left
+                factor = msgspec.structs.replace(factor, recovery_hashes=left)
+            await self._factors.put(factor)
+            self._lockouts.forget(client_id, self._now())
+            return None
+
+    async def remove(self, client_id: str) -> bool:
+        """Take the second factor away; whether there was one. Raises StoreError."""
+        async with self._turn(client_id):
+            factor = self._factors.get(client_id)
+            if factor is not None:
+                await self._factors.remove(client_id)
+            return factor is not None
+
+    async def rotate_key(self) -> int:
+        """Seal every secret with a new key, and forget the old one; how many. Raises SealingError, StoreError."""
+        self._sealing.add_key()
+        count = 0
+        for client_id in [factor.client_id for factor in self._factors]:
+            async with self._turn(client_id):
+                factor = self._factors.get(client_id)
+                if factor is None:
+                    continue
+                secret = self._sealing.open(factor.sealed_secret, client_id)
+                sealed = self._sealing.seal(secret, client_id)
+                await self._factors.put(msgspec.structs.replace(factor, sealed_secret=sealed))
+                count += 1
+        self._sealing.drop_old_keys()
+        return count
+
+    def unlock(self, client_id: str) -> bool:
+        """End the lock-out of that client's codes; whether there was one."""
+        return self._lockouts.forget(client_id, self._now())
+
+    # Between the two steps
+
+    async def begin(
+        self, client: ClientRecord, scope: str, thumbprint: str | None, *, with_refresh: bool
+    ) -> str:
+        """The first step is done: a token for the second. Raises StoreError."""
+        token = secrets.token_urlsafe(32)
+        await self._sessions.put(
+            MfaSession(
+                token_hash=_digest(token),
+                client_id=client.client_id,
+                tenant_id=client.tenant_id,
+                password_digest=_digest(client.password_hash or ""),
+                scope=scope,
+                with_refresh=with_refresh,
+                certificate_thumbprint=thumbprint,
+                exp=int(self._now()) + SESSION_SECONDS,
+            )
+        )
+        return token
+
+    def session(self, token: str) -> MfaSession | None:
+        """What was begun with that token, if it is not over."""
+        session = self._sessions.get(_digest(token))
+        return session if session is not None and session.exp > self._now() else None
+
+    @staticmethod
+    def is_of(session: MfaSession, client: ClientRecord) -> bool:
+        """Whether the password that the first step proved is still the client's."""
+        return secrets.compare_digest(session.password_digest, _digest(client.password_hash or ""))
+
+    async def end(self, session: MfaSession) -> None:
+        """The token is good no more. Raises StoreError."""
+        await self._sessions.remove(session.token_hash)
+
+    async def purge(self) -> None:
+        """Forget what was begun and not gone on with. Raises StoreError."""
+        gone = [each.token_hash for each in self._sessions if each.exp <= self._now()]
+        if gone:
+            await self._sessions.remove(*gone)
+
+    async def close(self) -> None:
+        """End the threads."""
+        await self._hasher.close()
+
+    # Codes
+
+    def _step(self, factor: SecondFactor, code: str) -> int | Deny:
+        """The time step of a code that has not been used. Counted as an attempt."""
+        now = self._now()
+        limited = self._limited(self._codes, factor.client_id, now)
+        if limited is not None:
+            return limited
+        secret = self._sealing.open(factor.sealed_secret, factor.client_id)
+        step = matching_step(secret, code, now) if _is_totp(code) else None
+        if step is None or step <= factor.last_step:
+            self._lockouts.count(factor.client_id, now)
+            return _wrong(factor.client_id)
+        return step
+
+    async def _without(self, factor: SecondFactor, code: str) -> tuple[str, ...] | Deny:
+        """The recovery codes that are left once ``code`` is used up. Counted as an attempt."""
+        now = self._now()
+        limited = self._limited(self._recoveries, factor.client_id, now)
+        if limited is not None:
+            return limited
+        encoded = _normal(code).encode("utf-8", "replace")[:64]
+        try:
+            for stored in factor.recovery_hashes:
+                if await self._hasher.matches(encoded, stored):
+                    return tuple(each for each in factor.recovery_hashes if each != stored)
+        except OverloadedError:
+            return _too_many(1.0, factor.client_id)
+        self._lockouts.count(factor.client_id, now)
+        return _wrong(factor.client_id)
+
+    def _limited(self, buckets: TokenBuckets, client_id: str, now: float) -> Deny | None:
+        wait = self._lockouts.wait(client_id, now) or buckets.take(client_id, now)
+        return _too_many(wait, client_id) if wait > 0 else None
+
+    def _turn(self, client_id: str) -> asyncio.Lock:
+        turn = self._turns.get(client_id)
+        if turn is None:
+            turn = self._turns[client_id] = asyncio.Lock()
+        return turn
+
+
+def _is_totp(code: str) -> bool:
+    return len(code) == DIGITS and code.isascii() and code.isdecimal()
+
+
+def _recovery_code() -> str:
+    text = "".join(secrets.choice(_ALPHABET) for _ in range(10))
+    return f"{text[:5]}-{text[5:]}"
+
+
+def _normal(code: str) -> str:
+    return "".join(code.lower().replace("-", "").split())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _wrong(client_id: str) -> Deny:
+    return Deny(Reason.MFA_CODE_INVALID, "The code is wrong, or was used before.", client_id=client_id)
+
+
+def _too_many(wait: float, client_id: str) -> Deny:
+    detail = f"Too many codes: wait {max(1, round(wait))} s."
+    return Deny(Reason.RATE_LIMITED, detail, retry_after=wait, client_id=client_id)
