@@ -82,6 +82,8 @@ class Administration:
     """
     on_roles_changed: Callable[[], None] = lambda: None
     """Told when what roles grant has changed, and that is durable."""
+    on_pins_changed: Callable[[str], None] = lambda _upstream: None
+    """Told when definitions of that upstream's tools were approved, and that is durable."""
     redacted: Callable[[AuditEntry], AuditEntry] = lambda entry: entry
     """What of an entry may be written."""
     caller: Caller | None = None

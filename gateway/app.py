@@ -54,6 +54,7 @@ from gateway.limits import TokenBuckets
 from gateway.listener import ConnectionFactory, TlsListener
 from gateway.mcp.assembly import Shared, open_mcp
 from gateway.mcp.endpoint import McpEndpoint
+from gateway.mcp.pinning import Pins
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import WATCH_SECONDS, Watch
 from gateway.operations import perform as perform_operation
@@ -68,7 +69,7 @@ from gateway.tls_files import TlsReload, TlsState
 from gateway.tls_files import load as load_tls
 from gateway.tls_refusals import TlsRefusals
 from persistence import open_stores
-from persistence.records import API_KEYS, REVOKED_CERTIFICATES, ROLES, SESSIONS, Stores
+from persistence.records import API_KEYS, REVOKED_CERTIFICATES, ROLES, SESSIONS, TOOL_PINS, Stores
 
 log = logging.getLogger("ostiary.errors")
 
@@ -173,7 +174,15 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         mcp = open_mcp(
             stack,
             Shared(
-                config, audit, problems, watch, authenticator.current, keyring.sign, time.time, time.monotonic
+                config=config,
+                audit=audit,
+                problems=problems,
+                watch=watch,
+                current=authenticator.current,
+                sign=keyring.sign,
+                pins=Pins(stores.collection(TOOL_PINS), config.mcp.pinning, audit, now=time.time),
+                now=time.time,
+                monotonic=time.monotonic,
             ),
         )
         services = [_open_service(stack, settings, audit) for settings in config.services]
@@ -227,6 +236,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             reload_keys=reloading.keys,
             reload=reloading.everything,
             on_roles_changed=authenticator.forget_contexts,
+            on_pins_changed=mcp.catalogue.invalidate,
             redacted=audit.redacted,
             second_factors=factors,
             turn=accounts.turn,

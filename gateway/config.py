@@ -48,6 +48,14 @@ class Anonymous(StrEnum):
     CHALLENGE = "challenge"
 
 
+class Pinning(StrEnum):
+    """What becomes of a tool whose definition is not the approved one."""
+
+    OFF = "off"
+    WARN = "warn"
+    HOLD = "hold"
+
+
 class Denied(StrEnum):
     """How a denied tool is answered: as if it did not exist, or by 403 with the scopes that it needs."""
 
@@ -254,6 +262,7 @@ class McpSettings:
     anonymous: Anonymous = Anonymous.PUBLIC
     authorization_servers: tuple[str, ...] = ()
     denied: Denied = Denied.HIDE
+    pinning: Pinning = Pinning.OFF
 
 
 @dataclass(frozen=True, slots=True)

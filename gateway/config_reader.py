@@ -29,6 +29,7 @@ from gateway.config import (
     Denied,
     McpSettings,
     OnAuditFailure,
+    Pinning,
     Redaction,
     Register,
     ServerSettings,
@@ -333,7 +334,10 @@ def _mcp(root: Table) -> McpSettings:
         remedy = 'name authorization_servers, or write "public"'
         table.reject("anonymous", f'"challenge" needs an authorization endpoint to send people to; {remedy}')
     settings = McpSettings(
-        anonymous=anonymous, authorization_servers=servers, denied=table.choice("denied", Denied.HIDE)
+        anonymous=anonymous,
+        authorization_servers=servers,
+        denied=table.choice("denied", Denied.HIDE),
+        pinning=table.choice("pinning", Pinning.OFF),
     )
     table.close()
     return settings

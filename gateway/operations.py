@@ -46,6 +46,7 @@ from gateway.parameters import (
     RevokeTokens,
     SetPassword,
 )
+from gateway.pin_operations import PIN_OPERATIONS
 from gateway.role_operations import ROLE_OPERATIONS
 from gateway.session_operations import SESSION_OPERATIONS
 from gateway.tenant_operations import TENANT_OPERATIONS
@@ -270,6 +271,7 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     **KEY_OPERATIONS,
     **TENANT_OPERATIONS,
     **ROLE_OPERATIONS,
+    **PIN_OPERATIONS,
     **ERASURE_OPERATIONS,
     **CERTIFICATE_OPERATIONS,
     **SESSION_OPERATIONS,

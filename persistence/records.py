@@ -146,6 +146,22 @@ class TombstoneKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 
+class ToolPin(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool of an upstream: its definition as it was last seen, and as it was approved. Both are canonical JSON."""
+
+    pin_id: str
+    """UPSTREAM/TOOL, by the upstream's own name of it."""
+    upstream: str
+    tool: str
+    seen: str
+    seen_at: str
+    approved: str | None = None
+    approved_digest: str | None = None
+    """SHA-256 of it, in hex."""
+    approved_at: str | None = None
+    approved_by: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[RecordT]):
     """A kind of record that is kept as a ``Collection``: in ``NAME.json``, with ``NAME`` as its array."""
@@ -174,6 +190,7 @@ PROFILES: Final = Kind("profiles", ProfileRecord, "client_id")
 INVITATIONS: Final = Kind("invitations", InvitationRecord, "invitation_id", ("code_hash", "client_id"))
 SECOND_FACTORS: Final = Kind("second_factors", SecondFactor, "client_id")
 MFA_SESSIONS: Final = Kind("mfa_sessions", MfaSession, "token_hash", ("client_id",))
+TOOL_PINS: Final = Kind("tool_pins", ToolPin, "pin_id", ("upstream",))
 API_KEYS: Final = Kind("api_keys", ApiKeyRecord, "key_id", ("key_hash", "client_id"))
 
 KINDS: Final[tuple[Kind[Any], ...]] = (
@@ -190,6 +207,7 @@ KINDS: Final[tuple[Kind[Any], ...]] = (
     SECOND_FACTORS,
     MFA_SESSIONS,
     API_KEYS,
+    TOOL_PINS,
 )
 """Every kind. A store that was made before a kind was added gets its file when it is opened."""
 

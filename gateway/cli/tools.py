@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.output import print_json, print_table
+from gateway.cli.pins import approve, diff, listed
 from gateway.cli.remote import gateway_option, signed_in
 from gateway.cli.session import json_option
 
@@ -36,6 +37,10 @@ def tools(context: click.Context, url: str | None, *, as_json: bool) -> None:
         return
     rows = [(tool.get("name"), _permissions(tool), _summary(tool)) for tool in found]
     print_table(("TOOL", "PERMISSIONS", "WHAT"), rows)
+
+
+for command in (approve, diff, listed):
+    tools.add_command(command)
 
 
 def _permissions(tool: dict[str, Any]) -> object:

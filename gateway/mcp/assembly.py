@@ -20,6 +20,7 @@ from gateway.mcp.listeners import Listeners
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Notification, Request
 from gateway.mcp.own_answers import OwnAnswers
+from gateway.mcp.pinning import Pins
 from gateway.mcp.request_state import RequestStates, state_key
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import Watch
@@ -42,6 +43,7 @@ class Shared:
     current: Callable[[ClientContext], ClientContext | None]
     sign: Sign
     """With the gateway's own key."""
+    pins: Pins
     now: Callable[[], float]
     monotonic: Callable[[], float]
 
@@ -73,6 +75,7 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
         upstreams,
         Rules(config.tools, config.prompts, config.resources),
         monotonic=shared.monotonic,
+        admits=shared.pins.admits,
         on_change=lambda name: announcements.changed(name),  # noqa: PLW0108 - it is made below
     )
     stack.push_async_callback(catalogue.close)

@@ -119,15 +119,20 @@ class Catalogue:
         rules: Rules,
         *,
         monotonic: Callable[[], float],
+        admits: Callable[[str, Any], bool] = lambda _upstream, _definition: True,
         on_change: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        """``upstreams``: each with its prefix and its time limit in seconds. ``on_change`` gets an upstream's name."""
+        """``upstreams``: each with its prefix and its time limit in seconds. ``on_change`` gets an upstream's name.
+
+        ``admits`` is asked of each tool's definition; one that is not admitted is not there.
+        """
         self._sources = {
             upstream.name: _Source(upstream, prefix, min(patience, PATIENCE))
             for upstream, prefix, patience in upstreams
         }
         self._rules = rules
         self._monotonic = monotonic
+        self._admits = admits
         self._on_change = on_change
         self._clashes: set[tuple[Kind, str, str, str]] = set()
         """What was warned of."""
@@ -334,6 +339,8 @@ class Catalogue:
                     log.warning(
                         "upstream %s lists a %s that is malformed or twice", source.upstream.name, kind
                     )
+                    continue
+                if kind is Kind.TOOL and not self._admits(source.upstream.name, definition):
                     continue
                 entries[kind][entry.original] = entry
                 digest.update(bytes(entry.definition))

@@ -15,6 +15,7 @@ from aiohttp import BasicAuth, web
 
 seen: dict[str, Any] = {"headers": [], "tokens": 0, "forms": [], "peers": []}
 wanted: dict[str, Any] = {"token": None}
+described: dict[str, Any] = {"text": "Says it again.", "stream": "--stream" in sys.argv}
 
 
 async def mcp(request: web.Request) -> web.StreamResponse:
@@ -22,6 +23,8 @@ async def mcp(request: web.Request) -> web.StreamResponse:
     certificate = request.get_extra_info("peercert")
     if certificate:
         seen["peers"].append(certificate["subject"][-1][-1][1])
+    if request.method == "GET" and described["stream"]:
+        return await _stream(request)
     if request.method != "POST":
         return web.Response(status=405)
     if wanted["token"] is not None and request.headers.get("Authorization") != f"Bearer {wanted['token']}":
@@ -33,14 +36,40 @@ async def mcp(request: web.Request) -> web.StreamResponse:
         case "initialize":
             server = {"name": "guarded", "version": "1"}
             return _result(
-                message, protocolVersion="2025-11-25", capabilities={"tools": {}}, serverInfo=server
+                message,
+                protocolVersion="2025-11-25",
+                capabilities={"tools": {"listChanged": True}},
+                serverInfo=server,
             )
         case "tools/list":
-            return _result(message, tools=[{"name": "echo", "inputSchema": {"type": "object"}}])
+            text = described["text"]
+            return _result(
+                message, tools=[{"name": "echo", "description": text, "inputSchema": {"type": "object"}}]
+            )
         case "tools/call":
             return _result(message, content=[{"type": "text", "text": "let in"}])
         case _:
             return web.Response(status=202)
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    """Says so when the list changes."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    text = described["text"]
+    while True:
+        await response.write(b": here\n\n")
+        await asyncio.sleep(0.05)
+        if described["text"] != text:
+            text = described["text"]
+            changed = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+            await response.write(f"data: {json.dumps(changed)}\n\n".encode())
+
+
+async def describe(request: web.Request) -> web.Response:
+    """From now on the tool is described so."""
+    described["text"] = await request.text()
+    return web.Response()
 
 
 async def token(request: web.Request) -> web.Response:
@@ -73,11 +102,18 @@ def _result(message: Any, **result: Any) -> web.Response:
 async def main() -> None:
     app = web.Application()
     app.router.add_route("*", "/mcp", mcp)
-    app.add_routes([web.post("/token", token), web.post("/forget", forget), web.get("/state", state)])
+    app.add_routes(
+        [
+            web.post("/token", token),
+            web.post("/forget", forget),
+            web.post("/describe", describe),
+            web.get("/state", state),
+        ]
+    )
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     context = None
-    if len(sys.argv) > 1:
+    if len(sys.argv) == 4:
         certificate, key, client_ca = sys.argv[1:]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
