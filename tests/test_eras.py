@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import Mock
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,10 @@ from gateway.mcp.eras import (
     at_least,
     modern_capabilities,
 )
+from gateway.mcp.messages import Reply
+from gateway.mcp.replies import for_legacy, for_modern
 from gateway.mcp.request_state import RequestStates, binding_of
+from gateway.mcp.upstream import UpstreamError
 
 META = "io.modelcontextprotocol/"
 JSON = st.recursive(
@@ -97,6 +102,18 @@ def test_log_messages_only_as_far_as_they_were_asked_for(
     level: object, wanted: str | None, sent: bool
 ) -> None:
     assert at_least(level, wanted) is sent
+
+
+@pytest.mark.parametrize("result", ["5", '"resultType"', "null", ' ["resultType"]'])
+def test_a_result_that_is_no_object_goes_nowhere(result: str) -> None:
+    reply = Reply(1, result=msgspec.Raw(result.encode()))
+    request: Any = Mock()
+    request.message.method = "tools/call"
+    for upstream in Era:
+        with pytest.raises(UpstreamError, match="not an object"):
+            for_modern(request, reply, upstream)
+    with pytest.raises(UpstreamError, match="not an object"):
+        for_legacy(reply)
 
 
 class TestRequestState:

@@ -141,6 +141,7 @@ class Forwarder:
             raise
         finally:
             _finish(pending, AuditStatus.ERROR, Reason.INTERNAL_ERROR, stream.sent)
+            stream.stop_recording()
             if session is not None:
                 session.in_flight.pop(message_id, None)
 
@@ -185,8 +186,6 @@ class Forwarder:
         running: Running | None,
     ) -> web.StreamResponse:
         name, state = call.entry.upstream, call.state
-        if request.session is not None and name not in request.session.used:
-            await self._first_use(request.session, name)
         upstream = self._catalogue.upstream(name)
         if state is not None and state.held is not None:
             era = Era.LEGACY
@@ -194,6 +193,8 @@ class Forwarder:
             era = request.era
         else:
             era = await upstream.era_for(request.key_for(request.era))
+        if request.session is not None and era is Era.LEGACY and name not in request.session.used:
+            await self._first_use(request.session, name)
         ask = self._ask_legacy if era is Era.LEGACY else self._ask_modern
         reply = await ask(request, call, stream, running)
         return await self._answer(request, reply, pending, stream)

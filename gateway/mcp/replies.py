@@ -9,12 +9,15 @@ import msgspec
 from gateway.mcp.eras import CACHEABLE, Era, as_legacy_result, as_modern_result
 from gateway.mcp.messages import INVALID_PARAMS, RESOURCE_NOT_FOUND, Reply, encode
 from gateway.mcp.request import RequestContext
+from gateway.mcp.upstream import UpstreamError
+from gateway.model import Reason
 from persistence.records import AuditStatus
 
 
 def for_modern(request: RequestContext, reply: Reply, upstream: Era) -> Reply:
-    """An upstream's reply for a modern client."""
+    """An upstream's reply for a modern client. Raises UpstreamError where its result is no object."""
     if reply.result is not None:
+        _check(reply.result)
         cacheable = request.message.method in CACHEABLE
         result = as_modern_result(bytes(reply.result), upstream=upstream, cacheable=cacheable)
         return Reply(reply.id, result=msgspec.Raw(result))
@@ -25,10 +28,17 @@ def for_modern(request: RequestContext, reply: Reply, upstream: Era) -> Reply:
 
 
 def for_legacy(reply: Reply) -> Reply:
-    """A modern upstream's reply for a legacy client."""
+    """A modern upstream's reply for a legacy client. Raises UpstreamError where its result is no object."""
     if reply.result is None:
         return reply
+    _check(reply.result)
     return Reply(reply.id, result=msgspec.Raw(as_legacy_result(bytes(reply.result))))
+
+
+def _check(result: msgspec.Raw) -> None:
+    """Whether members can be added to it, or taken away."""
+    if not bytes(result).lstrip().startswith(b"{"):
+        raise UpstreamError(Reason.UPSTREAM_INVALID, "The upstream's result is not an object.")
 
 
 def error_reply(code: int, message: str, data: dict[str, Any] | None = None) -> Reply:

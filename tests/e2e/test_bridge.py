@@ -145,6 +145,26 @@ async def test_a_modern_server_needs_input(door: Any, mode: str) -> None:
         assert text(await client.call_tool("new_wish")) == "accept: {'wish': 'rain'} after asked once"
 
 
+@pytest.mark.filterwarnings("ignore:resources/:mcp.shared.exceptions.MCPDeprecationWarning")
+async def test_a_legacy_client_hears_of_a_modern_servers_resource(door: Any) -> None:
+    heard: list[str] = []
+
+    async def hear(message: Any) -> None:
+        if "updated" in str(getattr(message, "method", "")):
+            heard.append(str(message.params.uri))
+
+    async with client_of(door, door.serve(), "alice", "legacy", message_handler=hear) as client:
+        await client.subscribe_resource("everything://static")
+        for _attempt in range(50):
+            await client.call_tool("new_touch", {"uri": "everything://item/1"})
+            await client.call_tool("new_touch", {"uri": "everything://static"})
+            await asyncio.sleep(0.1)
+            if heard:
+                break
+        assert set(heard) == {"everything://static"}
+        await client.unsubscribe_resource("everything://static")
+
+
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
 @pytest.mark.parametrize("prefix", ["old", "new"])
 async def test_cancelling_reaches_the_upstream(
