@@ -237,7 +237,8 @@ class Folder:
         try:
             descriptor = self.system.open(name, flags | _FLAGS, _FILE_MODE, self._descriptor)
         except OSError as error:
-            why = "it is a symbolic link" if error.errno == errno.ELOOP else _why(error)
+            ways = {errno.ELOOP: "it is a symbolic link", errno.ENOENT: f"{_why(error)}; {RESTORE}"}
+            why = ways.get(error.errno or 0, _why(error))
             raise StoreError(f"{path} cannot be opened: {why}") from error
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
