@@ -182,6 +182,15 @@ class TestTampering:
         shutil.move(sealed(folder, 5), sealed(folder, 9))
         assert found(folder) == ["audit/000009.json: it is no segment of this audit"]
 
+    def test_an_older_checkpoint_in_its_place(self, folder):
+        """Its signature is good, and every entry that it is signed for is there."""
+        older = (folder / "audit-checkpoint.json").read_bytes()
+        asyncio.run(written(folder, rounds=0))
+        (folder / "audit-checkpoint.json").write_bytes(older)
+        assert any("audit.json: it and the journals" in problem for problem in found(folder))
+        with pytest.raises(StoreError, match=r"audit\.json: it and the journals"):
+            asyncio.run(JsonStores.open(folder, now=lambda: NOW))
+
     def test_two_files_exchanged(self, folder):
         one, other = sealed(folder, 1).read_bytes(), sealed(folder, 2).read_bytes()
         sealed(folder, 1).write_bytes(other)
@@ -297,6 +306,17 @@ class TestIntents:
                 ("files_2", "interrupted"),
                 ("files_1", None),
             ]
+
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(data=st.data())
+    def test_any_byte_of_them(self, crashed, data):
+        with copied(crashed) as folder:
+            content = bytearray((folder / "audit.json").read_bytes())
+            begin, end = content.index(b'"journal"'), content.index(b'"entries"')
+            at = data.draw(st.integers(begin, end))
+            content[at] = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[at]))
+            (folder / "audit.json").write_bytes(content)
+            assert found(folder)
 
     @pytest.mark.parametrize("change", ["removed", "changed", "doubled", "older", "newer"])
     async def test_an_intent_cannot_be_changed_unseen(self, crashed, change):
