@@ -29,6 +29,7 @@ from gateway.cli.mfa import mfa
 from gateway.cli.reload import reload
 from gateway.cli.remote import call, login, logout, whoami
 from gateway.cli.roles import roles
+from gateway.cli.seed import seed
 from gateway.cli.serve import serve
 from gateway.cli.store import backup, restore, store
 from gateway.cli.tenants import tenants
@@ -69,6 +70,7 @@ _AT_THE_GATEWAY = (
     certs,
     tenants,
     roles,
+    seed,
     tokens,
     mfa,
     keys,

@@ -1,0 +1,243 @@
+"""``ostiary seed``: tenants, roles and clients from a file. What is there already stays; run twice, it changes nothing."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from gateway.cli.output import print_json, print_table
+from gateway.cli.session import (
+    config_option,
+    environment,
+    json_option,
+    password_from_stdin,
+    perform,
+)
+
+MAX_PASSWORD_FILE = 4096
+
+
+class SeedTenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[tenants]]``"""
+
+    tenant: str
+    name: str | None = None
+    mfa_required: bool = False
+
+
+class SeedRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[roles]]``; without ``tenant``: of every tenant."""
+
+    role: str
+    permissions: list[str]
+    tenant: str | None = None
+
+
+class SeedClient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[clients]]``. The password is set where the client is added, and never again."""
+
+    name: str
+    tenant: str = "default"
+    roles: list[str] = []
+    permissions: list[str] = []
+    certificate: str | None = None
+    require_certificate: bool = False
+    password_file: str | None = None
+    password_env: str | None = None
+    password_stdin: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.password_file is not None) + (self.password_env is not None) + self.password_stdin > 1:
+            raise ValueError("a client has one of password_file, password_env and password_stdin")
+
+
+class Seed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    tenants: list[SeedTenant] = []
+    roles: list[SeedRole] = []
+    clients: list[SeedClient] = []
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@config_option
+@json_option
+def seed(file: Path, config_file: Path, *, as_json: bool) -> None:
+    """Make the tenants, roles and clients of the TOML file FILE.
+
+    What is there already is brought to what FILE says, but for passwords and certificates, which stay. A second run
+    changes nothing. Passwords are never in FILE: it names files, variables or standard input.
+    """
+    wanted = _read(file)
+    _check_words(file, wanted)
+    done = [
+        *(_tenant(config_file, each) for each in wanted.tenants),
+        *(_role(config_file, each) for each in wanted.roles),
+        *(_client(config_file, each, file.parent) for each in wanted.clients),
+    ]
+    changed = sum(outcome != "unchanged" for _, _, outcome in done)
+    if as_json:
+        names = ("kind", "id", "outcome")
+        print_json({"changed": changed, "seeded": [dict(zip(names, each, strict=True)) for each in done]})
+        return
+    print_table(("KIND", "ID", "OUTCOME"), done)
+    click.echo(f"{changed} changed." if changed else "Nothing to change: all of it is there.")
+
+
+def _read(file: Path) -> Seed:
+    """Raises click.ClickException."""
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise click.ClickException(
+            f"{file} cannot be read ({error.strerror}); mend its path or mode"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{file} is not TOML: {error}") from None
+    for client in document.get("clients", []):
+        if isinstance(client, dict) and "password" in client:
+            raise click.ClickException(
+                f"{file}: a password does not belong here; name a file, a variable or standard input: "
+                "password_file, password_env or password_stdin"
+            )
+    try:
+        return msgspec.convert(document, Seed)
+    except msgspec.ValidationError as error:
+        raise click.ClickException(f"{file}: {error}") from None
+
+
+def _check_words(file: Path, wanted: Seed) -> None:
+    """Find what could never be done before anything is. Raises click.ClickException."""
+    from gateway.administration import ParameterError
+    from gateway.operations import check_parameters
+
+    for operation, parameters in _words(wanted):
+        try:
+            check_parameters(operation, parameters)
+        except ParameterError as error:
+            raise click.ClickException(f"{file}: {error}") from None
+
+
+def _words(wanted: Seed) -> Iterator[tuple[str, dict[str, object]]]:
+    """What is asked for."""
+    for tenant in wanted.tenants:
+        yield "tenants.add", {"tenant_id": tenant.tenant, "name": tenant.name}
+    for role in wanted.roles:
+        yield (
+            "roles.add",
+            {"role": role.role, "tenant_id": role.tenant, "permissions": role.permissions},
+        )
+    for client in wanted.clients:
+        yield "clients.add", _new_client(client, None)
+
+
+def _tenant(config_file: Path, wanted: SeedTenant) -> tuple[str, str, str]:
+    found = _all(config_file, "tenants")
+    present = next((each for each in found if each["tenant_id"] == wanted.tenant), None)
+    said: dict[str, object] = {"name": wanted.name, "mfa_required": wanted.mfa_required}
+    if present is None:
+        perform(config_file, "tenants.add", tenant_id=wanted.tenant, **said)
+        return "tenant", wanted.tenant, "added"
+    same_name = wanted.name in {None, present["name"]}
+    if same_name and present["settings"]["mfa_required"] == wanted.mfa_required:
+        return "tenant", wanted.tenant, "unchanged"
+    perform(config_file, "tenants.set", tenant_id=wanted.tenant, **said)
+    return "tenant", wanted.tenant, "changed"
+
+
+def _role(config_file: Path, wanted: SeedRole) -> tuple[str, str, str]:
+    name = f"{wanted.tenant or '*'}/{wanted.role}"
+    found = _all(config_file, "roles")
+    present = next((each for each in found if each["role_id"] == name and each["source"] == "store"), None)
+    said: dict[str, object] = {
+        "role": wanted.role,
+        "tenant_id": wanted.tenant,
+        "permissions": wanted.permissions,
+    }
+    if present is None:
+        perform(config_file, "roles.add", **said)
+        return "role", name, "added"
+    if list(present["permissions"]) == list(dict.fromkeys(wanted.permissions)):
+        return "role", name, "unchanged"
+    perform(config_file, "roles.set", **said)
+    return "role", name, "changed"
+
+
+def _client(config_file: Path, wanted: SeedClient, folder: Path) -> tuple[str, str, str]:
+    found = _all(config_file, "clients")
+    present = next((each for each in found if each["client_id"] == wanted.name), None)
+    if present is None:
+        perform(config_file, "clients.add", **_new_client(wanted, _password(wanted, folder)))
+        return "client", wanted.name, "added"
+    if present["tenant_id"] != wanted.tenant:
+        raise click.ClickException(
+            f"{wanted.name} belongs to the tenant {present['tenant_id']}, and a client does not move; give the new one "
+            "another name"
+        )
+    roles, permissions = (list(dict.fromkeys(words)) for words in (wanted.roles, wanted.permissions))
+    if (list(present["roles"]), list(present["permissions"])) == (roles, permissions):
+        return "client", wanted.name, "unchanged"
+    perform(config_file, "clients.change", client_id=wanted.name, roles=roles, permissions=permissions)
+    return "client", wanted.name, "changed"
+
+
+def _new_client(wanted: SeedClient, password: str | None) -> dict[str, object]:
+    return {
+        "client_id": wanted.name,
+        "tenant_id": wanted.tenant,
+        "roles": wanted.roles,
+        "permissions": wanted.permissions,
+        "certificate": wanted.certificate,
+        "require_certificate": wanted.require_certificate,
+        "password": password,
+    }
+
+
+def _all(config_file: Path, noun: str) -> list[dict[str, Any]]:
+    from gateway.cli.clients import all_pages
+
+    return all_pages(config_file, f"{noun}.list", noun)
+
+
+def _password(wanted: SeedClient, folder: Path) -> str | None:
+    """Raises click.ClickException."""
+    if wanted.password_stdin:
+        return password_from_stdin()
+    if wanted.password_env is not None:
+        value = environment().get(wanted.password_env)
+        if not value:
+            raise click.ClickException(
+                f"{wanted.name}: the variable {wanted.password_env} is not set; set it"
+            )
+        return value
+    if wanted.password_file is None:
+        return None
+    path = folder / wanted.password_file
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise click.ClickException(
+            f"{wanted.name}: {path} cannot be read ({error.strerror}); mend its path or mode"
+        ) from None
+    with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor, not a path
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode) or mode & 0o077:
+            raise click.ClickException(f"{wanted.name}: others can get at {path}; chmod 600 {path}")
+        raw = stream.read(MAX_PASSWORD_FILE)
+    try:
+        text = raw.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise click.ClickException(
+            f"{wanted.name}: {path} is not text; write the password as UTF-8"
+        ) from None
+    if not text:
+        raise click.ClickException(f"{wanted.name}: {path} is empty; write the password into it")
+    return text

@@ -1,0 +1,89 @@
+"""``ostiary seed``: what a file says is made, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SEED = """
+[[tenants]]
+tenant = "acme"
+name = "Acme Ltd"
+
+[[roles]]
+role = "auditor"
+tenant = "acme"
+permissions = ["audit:read"]
+
+[[clients]]
+name = "alice"
+tenant = "acme"
+roles = ["admin", "auditor"]
+password_file = "alice.password"
+
+[[clients]]
+name = "agent"
+certificate = "agent-7"
+require_certificate = true
+"""
+
+
+@pytest.fixture
+def file(home: Any) -> Path:
+    path = Path(home.folder / "seed.toml")
+    path.write_text(SEED)
+    password = home.folder / "alice.password"
+    password.write_text("Correct-Horse-7-Battery\n")
+    password.chmod(0o600)
+    return path
+
+
+def _outcomes(home: Any, file: Path) -> tuple[int, set[str]]:
+    said = home.json("seed", str(file))
+    return said["changed"], {each["outcome"] for each in said["seeded"]}
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_second_run_changes_nothing_and_says_so(home: Any, file: Path, *, served: bool) -> None:
+    if served:
+        home.serve()
+    assert _outcomes(home, file) == (4, {"added"})
+    entries = home.json("audit", "query")["entries"]
+    assert _outcomes(home, file) == (0, {"unchanged"})
+    assert home.json("audit", "query")["entries"] == entries
+    assert "Nothing to change" in home.cli("seed", str(file)).stdout
+    alice = home.json("clients", "show", "alice")["client"]
+    assert (alice["tenant_id"], alice["has_password"]) == ("acme", True)
+    file.write_text(SEED.replace('"audit:read"', '"audit:read", "files:read"'))
+    assert _outcomes(home, file) == (1, {"unchanged", "changed"})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[[clients]]\nname = "a"\npassword = "x"\n', "a password does not belong here"),
+        ('[[clients]]\nnam = "a"\n', "unknown field"),
+        ("[[clients]\n", "is not TOML"),
+        ('[[clients]]\nname = "a"\ntenant = "nobody"\n', "there is no tenant"),
+        ('[[clients]]\nname = "a"\npassword_env = "NOT_SET_ANYWHERE"\n', "is not set"),
+        ('[[clients]]\nname = "a"\npassword_file = "wide"\n', "chmod 600"),
+        ('[[roles]]\nrole = "admin"\npermissions = ["a:b"]\n', "in the configuration"),
+        ('[[clients]]\nname = "a"\npassword_env = "A"\npassword_stdin = true\n', "one of password_file"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(home: Any, file: Path, text: str, told: str) -> None:
+    (home.folder / "wide").write_text("Correct-Horse-7-Battery")
+    (home.folder / "wide").chmod(0o644)
+    file.write_text(text)
+    refused = home.cli("seed", str(file), check=False)
+    assert refused.returncode == 1
+    assert told in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_wrong_words_are_found_before_anything_is_done(home: Any, file: Path) -> None:
+    file.write_text(f'{SEED}\n[[clients]]\nname = "a b"\n')
+    assert home.cli("seed", str(file), check=False).returncode == 1
+    assert "acme" not in home.cli("tenants", "list").stdout
