@@ -1,116 +1,82 @@
-"""``ostiary login`` where the gateway wants a second factor, which is played here as the contract has it."""
+"""``ostiary login`` where the account has a second factor."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
-import ssl
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
+
+from gateway.identity.totp import STEP, code_at
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+PASSWORD = "Purple-Kettle-81-Moor"
 
 
-@dataclass
-class Gate:
-    """What answers, and what it was sent."""
+def prepare(home: Any) -> None:
+    """Alice has a password."""
+    home.client("alice", password=PASSWORD)
+    home.configure("", settings={"limits": {"login_per_minute": 1000}})
 
-    url: str
-    ca: Path
-    received: list[tuple[str, Any]] = field(default_factory=list)
+
+def _code(secret: str, ahead: int = 0) -> str:
+    return code_at(base64.b32decode(secret), int(time.time()) // STEP + ahead)
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            made.received.append((self.path, body))
-            if self.path == "/auth/login":
-                self.answer(200, {"mfa_required": True, "mfa_session_token": "m.f.a", "expires_in": 300})
-            elif body == {"mfa_session_token": "m.f.a", "code": "123456"}:
-                self.answer(
-                    200,
-                    {
-                        "access_token": "a.b.c",
-                        "token_type": "Bearer",
-                        "expires_in": 900,
-                        "refresh_token": "r",
-                    },
-                )
-            else:
-                self.answer(401, {"detail": "The code is wrong.", "reason": "invalid_credentials"})
-
-        def do_GET(self) -> None:
-            self.answer(200, {"client_id": "alice", "authorization": self.headers["Authorization"]})
-
-        def answer(self, status: int, document: dict[str, Any]) -> None:
-            raw = json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    made = Gate(f"https://localhost:{server.server_port}", tmp_path / "ca.pem")
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield made
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def served(home: Any) -> Any:
+    return home.serve()
 
 
-def _login(gate: Gate, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    who = ("--ca", str(gate.ca), "--username", "alice", "--password-stdin")
+@pytest.fixture
+def factors(served: Any, caller: Any) -> tuple[str, list[str]]:
+    """The secret of alice's authenticator, and her recovery codes."""
+    alice = caller(served)
+
+    def post(path: str, **body: str) -> Any:
+        return alice.ask("POST", path, json.dumps(body), {"Content-Type": "application/json"}).json
+
+    alice.token = post("/auth/login", username="alice", password=PASSWORD)["access_token"]
+    secret = post("/auth/mfa/enrol")["secret"]
+    return secret, post("/auth/mfa/confirm", code=_code(secret, ahead=-1))["recovery_codes"]
+
+
+def _login(home: Any, served: Any, user: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    who = ("--ca", str(home.folder / "certs" / "ca.pem"), "--username", "alice", "--password-stdin")
     return subprocess.run(
-        [sys.executable, "-m", "gateway", "login", gate.url, *who, *words],
-        input="Correct-Horse-7-Staple\n",
+        [sys.executable, "-m", "gateway", "login", served.url, *who, *words],
+        input=f"{PASSWORD}\n",
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+        env={"PATH": os.environ["PATH"], "HOME": str(user)},
         timeout=60,
         check=False,
     )
 
 
-def test_the_code_is_the_second_step(gate: Gate, tmp_path: Path) -> None:
-    done = _login(gate, tmp_path, "--code", "123456")
-    assert (done.returncode, done.stdout) == (0, f"Signed in at {gate.url} as alice.\n")
-    assert gate.received == [
-        ("/auth/login", {"username": "alice", "password": "Correct-Horse-7-Staple"}),
-        ("/auth/login/mfa", {"mfa_session_token": "m.f.a", "code": "123456"}),
-    ]
-    kept = json.loads((tmp_path / ".ostiary" / "token").read_text())["gateways"][gate.url]
-    assert (kept["access_token"], kept["refresh_token"]) == ("a.b.c", "r")
+def test_a_code_or_a_recovery_code_is_the_second_step(
+    home: Any, served: Any, factors: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    secret, recovery = factors
+    for code in (_code(secret), recovery[0]):
+        done = _login(home, served, tmp_path, "--code", code)
+        assert (done.returncode, done.stdout) == (0, f"Signed in at {served.url} as alice.\n"), done
+        (tmp_path / ".ostiary" / "token").unlink()
 
 
-def test_without_a_code_or_with_a_wrong_one_nobody_is_signed_in(gate: Gate, tmp_path: Path) -> None:
-    without = _login(gate, tmp_path)
-    assert (without.returncode, without.stderr) == (
-        1,
-        "ostiary: a second factor is wanted: give it with --code\n",
-    )
-    wrong = _login(gate, tmp_path, "--code", "000000")
-    assert (wrong.returncode, "The code is wrong" in wrong.stderr) == (1, True)
+def test_without_a_code_or_with_a_wrong_one_nobody_is_signed_in(
+    home: Any, served: Any, factors: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    without = _login(home, served, tmp_path)
+    said = "ostiary: a second factor is wanted: give it with --code\n"
+    assert (without.returncode, without.stderr) == (1, said)
+    used = _login(home, served, tmp_path, "--code", _code(factors[0], ahead=-1))
+    assert (used.returncode, "signing in was refused: 401" in used.stderr) == (1, True), used
     assert not (tmp_path / ".ostiary" / "token").exists()
