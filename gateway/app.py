@@ -205,6 +205,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             api_keys=api_keys,
             factors=factors,
             public_url=config.server.public_url,
+            register=config.accounts.register,
             passwords=passwords,
             door=door,
             audit=audit,

@@ -356,8 +356,6 @@ def _mfa_roles(table: Table, roles: Mapping[str, tuple[str, ...]]) -> tuple[str,
 def _accounts(root: Table, roles: Mapping[str, tuple[str, ...]]) -> AccountSettings:
     table = _section(root, "accounts")
     register = table.choice("register", Register.OFF)
-    if register is not Register.OFF:
-        table.reject("register", f'"{register}" {NOT_BUILT}; write "off"')
     settings = AccountSettings(
         register=register,
         lockout_after=table.integer("lockout_after", 10, 1, 1000),

@@ -28,6 +28,7 @@ from gateway.audit_operations import compress_audit, follow_audit, prune_audit, 
 from gateway.certificate_operations import CERTIFICATE_OPERATIONS
 from gateway.config_shapes import did_you_mean
 from gateway.erasure_operations import ERASURE_OPERATIONS
+from gateway.invitation_operations import INVITATION_OPERATIONS
 from gateway.key_operations import KEY_OPERATIONS
 from gateway.mfa_operations import MFA_OPERATIONS
 from gateway.parameters import (
@@ -276,6 +277,7 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     **CERTIFICATE_OPERATIONS,
     **SESSION_OPERATIONS,
     **MFA_OPERATIONS,
+    **INVITATION_OPERATIONS,
 }
 """Every operation, by the name that the control socket knows it by."""
 

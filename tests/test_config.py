@@ -324,7 +324,6 @@ burst = "many"
             "is not a regular expression",
         ),
         ("[audit]\ncheckpoint_files = 'x'", "[audit] checkpoint_files", 'did you mean "checkpoint_file"?'),
-        ("[accounts]\nregister = 'open'", "[accounts] register", "is not built yet"),
         ("[accounts]\nlockout_after = 0", "[accounts] lockout_after", "from 1 to 1000"),
         ("[mcp]\nanonymous = 'challenge'", "[mcp] anonymous", "needs an authorization endpoint"),
         ("[mcp]\nauthorization_servers = ['id']", "[mcp] authorization_servers", "begin with https://"),

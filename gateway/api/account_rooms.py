@@ -13,14 +13,16 @@ from urllib.parse import urlsplit
 from gateway.api.account import AccountEndpoint
 from gateway.api.account_keys import ApiKeyEndpoint
 from gateway.api.account_mfa import MfaEndpoint
+from gateway.api.account_register import RegisterEndpoint
 from gateway.api.issuing import Issuing
 from gateway.api.oauth_door import OAuthDoor
 from gateway.audit import Audit
-from gateway.config import AccountSettings, ConfigError
+from gateway.config import AccountSettings, ConfigError, Register
 from gateway.edge import Route
 from gateway.identity.accounts import Accounts
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import Passwords
+from gateway.identity.registration import Registration
 from gateway.identity.sealing import Sealing, SealingError
 from gateway.identity.second_factors import MfaSettings, SecondFactors
 from gateway.identity.sessions import Sessions
@@ -68,6 +70,7 @@ def open_accounts(
     api_keys: ApiKeys,
     factors: SecondFactors,
     public_url: str,
+    register: Register,
     passwords: Passwords,
     door: OAuthDoor,
     audit: Audit,
@@ -86,7 +89,9 @@ def open_accounts(
         audit=audit,
         issuer=f"Ostiary ({urlsplit(public_url).hostname})",
     )
-    routes = {**account.routes(), **keys.routes(), **mfa.routes()}
+    registration = Registration(stores, clients, passwords, register, turn=turn, now=now)
+    registering = RegisterEndpoint(registration, door, audit)
+    routes = {**account.routes(), **keys.routes(), **mfa.routes(), **registering.routes()}
     return AccountRooms(issuing, routes, sessions, api_keys, factors, turn)
 
 

@@ -24,6 +24,7 @@ from gateway.cli.certs import certs
 from gateway.cli.check import check
 from gateway.cli.clients import clients
 from gateway.cli.init import init
+from gateway.cli.invitations import invitations
 from gateway.cli.keys import keys
 from gateway.cli.mfa import mfa
 from gateway.cli.reload import reload
@@ -73,6 +74,7 @@ _AT_THE_GATEWAY = (
     seed,
     tokens,
     mfa,
+    invitations,
     keys,
     audit,
     backup,

@@ -265,6 +265,11 @@ class Passwords:
                 return True
         return False
 
+    def throttle(self, address: str) -> Deny | None:
+        """Count an attempt to register from that address; the refusal where it is one too many."""
+        wait = self._by_address.take(network_of(address), self._monotonic())
+        return _too_many("Too many attempts", wait, "") if wait > 0 else None
+
     async def is_one_of(self, password: str, stored: Sequence[str]) -> bool:
         """Whether it is the password of one of these hashes. Raises Refused where too many wait."""
         encoded = _as_bytes(password)

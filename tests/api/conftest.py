@@ -191,6 +191,7 @@ class World:
             api_keys=self.api_keys,
             factors=self.factors,
             public_url=URL,
+            register=self.config.accounts.register,
             passwords=self.passwords,
             door=door,
             audit=self.audit,

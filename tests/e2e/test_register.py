@@ -1,0 +1,84 @@
+"""Making an account of one's own, over real TLS."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.conftest import Answer, Home, Served
+
+PASSWORD = "Purple-Kettle-81-Moor"
+
+
+def serve(home: Home, mode: str) -> Served:
+    home.configure("", settings={"limits": {"login_per_minute": 1000}, "accounts": {"register": mode}})
+    return home.serve()
+
+
+def post(make: Any, served: Served, path: str, **body: Any) -> Answer:
+    answer: Answer = make(served).ask("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    return answer
+
+
+def register(make: Any, served: Served, name: str = "zoe", **more: Any) -> Answer:
+    return post(make, served, "/auth/register", username=name, **{"password": PASSWORD, **more})
+
+
+def test_off_is_off(home: Home, caller: Any) -> None:
+    served = home.serve()
+    answer = register(caller, served)
+    assert (answer.status, answer.json["reason"]) == (403, "registration_closed")
+    assert [each["client_id"] for each in home.json("clients", "list")["clients"]] == ["root"]
+
+
+def test_open(home: Home, caller: Any) -> None:
+    served = serve(home, "open")
+    answer = register(caller, served, email="zoe@example.org")
+    assert answer.status == 201
+    assert (answer.json["client_id"], answer.json["roles"], answer.json["email_verified"]) == (
+        "zoe",
+        [],
+        False,
+    )
+    client = home.json("clients", "show", "zoe")["client"]
+    assert (client["roles"], client["permissions"], client["certificate"]) == ([], [], None)
+    tokens = post(caller, served, "/auth/login", username="zoe", password=PASSWORD)
+    assert tokens.status == 200
+    me = caller(served, token=tokens.json["access_token"]).ask("GET", "/auth/me").json
+    assert (me["email"], me["permissions"]) == ("zoe@example.org", [])
+    taken = register(caller, served, "root")
+    assert (taken.status, taken.json["reason"]) == (409, "conflict")
+    for name, more, reason in (
+        ("zed", {"password": "weak"}, "password_rejected"),
+        ("a:b", {}, "bad_request"),
+        ("zed", {"email": "nowhere"}, "bad_request"),
+        ("zed", {"roles": ["admin"]}, "bad_request"),
+        ("zed", {"invitation": "made-up"}, "registration_closed"),
+    ):
+        assert register(caller, served, name, **more).json["reason"] == reason
+    entries = home.json("audit", "query", "--event", "admin_change")["entries"]
+    assert ("clients.register", "zoe") in {(each["method"], each["target"]) for each in entries}
+
+
+def test_an_invitation_is_good_once(home: Home, caller: Any) -> None:
+    home.configure('[roles]\nanalyst = ["files:read"]\n')
+    served = serve(home, "invitation")
+    code = home.json("invitations", "add", "--role", "analyst")["code"]
+    without = register(caller, served, "root")
+    wrong = register(caller, served, "root", invitation="made-up")
+    assert (without.status, wrong.status) == (403, 403), "whether or not the name is taken"
+    assert wrong.json["detail"] == register(caller, served, "zed", invitation="made-up").json["detail"]
+    names = [f"zoe{number}" for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda name: register(caller, served, name, invitation=code), names))
+    assert sorted(answer.status for answer in answers) == [201, 403, 403, 403]
+    [made] = [answer.json for answer in answers if answer.status == 201]
+    assert made["roles"] == ["analyst"]
+    [listed] = home.json("invitations", "list")["invitations"]
+    assert listed["client_id"] == made["client_id"]
+    assert code not in (home.folder / "persistence" / "invitations.json").read_text()
+    other = home.json("invitations", "add")
+    home.cli("invitations", "revoke", other["invitation"]["invitation_id"])
+    assert register(caller, served, "late", invitation=other["code"]).status == 403
