@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,9 @@ DEFAULT_VARIABLE: Final = "OSTIARY_SECRET_KEY"
 
 _MADE_SO = 'make one: python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
 _PLACEHOLDERS: Final = re.compile(
-    r"change[-_ ]?me|change[-_ ]?this|replace[-_ ]?me|your[-_ ]?secret|insecure|password", re.IGNORECASE
+    r"change[-_ ]?me|change[-_ ]?this|replace[-_ ]?me|your[-_ ]?secret|insecure|password|do[-_ ]?not[-_ ]?use"
+    r"|(super|default|example|jwt|dev|test|my)[-_ ]?secret|secret[-_ ]?key|letmein|qwerty|deadbeef",
+    re.IGNORECASE,
 )
 
 
@@ -186,9 +189,17 @@ def secret_weakness(secret: str) -> str | None:
         return f"has over {MAX_BYTES} bytes; is it the right one?"
     if len(set(secret)) < 8 or _repeats(secret):
         return "repeats itself, so it can be guessed"
+    if _counts(secret):
+        return "counts on from one character to the next, so it can be guessed"
     if _PLACEHOLDERS.search(secret):
         return "is a placeholder, not a secret"
     return None
+
+
+def _counts(secret: str) -> bool:
+    """Whether half of it or more are steps such as from 4 to 5, or from c to b."""
+    steps = sum(abs(ord(one) - ord(other)) == 1 for one, other in pairwise(secret))
+    return 2 * steps >= len(secret)
 
 
 def _repeats(secret: str) -> bool:

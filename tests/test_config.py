@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -526,6 +528,11 @@ def test_a_variable_that_the_file_names_is_no_override(read: Read) -> None:
         ("a" * 64, "repeats itself"),
         ("password" * 4, "repeats itself"),
         ("changeme-changeme1-changeme22-ok33", "placeholder"),
+        ("super-secret-jwt-signing-value-42-xyz", "placeholder"),
+        ("DO_NOT_USE_IN_PRODUCTION_1234_abcdefg", "placeholder"),
+        ("12345678901234567890123456789012", "counts on"),
+        ("abcdefghijklmnopqrstuvwxyz0123456789", "counts on"),
+        ("0123456789abcdef0123456789abcdef", "counts on"),
         ("your-secret-key-at-least-32-characters", "placeholder"),
     ],
 )
@@ -681,7 +688,10 @@ def test_permissions(text: str, good: bool) -> None:
 
 def test_a_random_secret_is_not_weak() -> None:
     assert secret_weakness(SECRET) is None
-    assert secret_weakness("0123456789abcdef" * 2) is None
+    for seed in range(500):
+        random = Random(seed)
+        assert secret_weakness(base64.urlsafe_b64encode(random.randbytes(48)).decode()) is None
+        assert secret_weakness(random.randbytes(32).hex()) is None
 
 
 anything = st.recursive(
