@@ -24,6 +24,7 @@ from typing import Final, TypeVar
 import bcrypt
 
 from gateway.config import AccountSettings, LimitSettings
+from gateway.identity.common_passwords import is_common
 from gateway.limits import TokenBuckets, network_of
 from gateway.model import Deny, Reason, Refused
 from gateway.remembered import Remembered
@@ -86,6 +87,8 @@ def password_problems(password: str, name: str) -> list[str]:
         problems.append("the password must have a special character, such as - or !")
     if not all(c.isprintable() for c in password):
         problems.append("the password must have printable characters only")
+    if is_common(password):
+        problems.append("the password must not be one of those that are tried first")
     if name and password.casefold() == name.casefold():
         problems.append("the password must not be the name")
     return problems
