@@ -11,13 +11,14 @@ import builtins
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs import pem
@@ -26,13 +27,14 @@ from certs.description import (
     CertificateDescription,
     alternative_names,
     describe,
+    extension,
     is_ca,
     is_crl_of,
     is_issued_by,
     key_usages,
 )
 from certs.identity import CertificateError, parse_peer
-from certs.issuer import Issuer, Signed
+from certs.issuer import CLIENT_USAGE, SERVER_USAGE, Issuer
 from certs.names import (
     LONGEST_COMMON_NAME,
     checked_common_name,
@@ -40,12 +42,13 @@ from certs.names import (
     client_name,
     server_name,
 )
+from certs.requests import read_request
 
 __all__ = ["Authority", "CertificateDescription", "IssuedCertificate", "Revocation", "describe", "serial_of"]
 
-SERVER_DAYS: Final = 365
+SERVER_DAYS: Final = 90
 """How long the gateway's own certificate is good for, unless told otherwise."""
-CLIENT_DAYS: Final = 90
+CLIENT_DAYS: Final = 30
 """How long a client's certificate is good for, unless told otherwise."""
 
 _SERIAL: Final = re.compile(r"(?:0[xX])?[0-9a-fA-F]{1,40}")
@@ -133,8 +136,11 @@ class Authority:
         certificate: Path | None = None,
         private_key: Path | None = None,
         crl: Path | None = None,
+        passphrase: Callable[[], bytes] | None = None,
     ) -> Self:
         """The CA of ``folder``; each file may be elsewhere. ``issued/`` is always in ``folder``.
+
+        ``passphrase`` is asked where the key is protected by one.
 
         Raises CertificateError where a file is missing, unreadable or open to others, the key is another's,
         or the certificate is no CA's.
@@ -145,7 +151,7 @@ class Authority:
         if not pem.is_there(key_path):
             remedy = "issue and revoke certificates where the CA's key is kept, or put it there in mode 0600"
             raise CertificateError(f"{key_path}: the key of {certificate_path} is not there; {remedy}")
-        key = pem.read_private_key(key_path)
+        key = pem.read_private_key(key_path, passphrase)
         if (problem := pem.mode_problem(key_path)) is not None:
             raise CertificateError(problem)
         if key.public_key() != loaded.public_key():
@@ -170,7 +176,7 @@ class Authority:
         signed = self._issuer.sign_client(checked_file_name(name), alternatives, days=days, now=now)
         pem.create_folder(out)
         pem.create(
-            self._record(signed),
+            self._record(signed.certificate),
             *self._own_certificate_unless_in(out),
             _key_file(out / f"{name}.key", signed.key),
             _certificate_file(out / f"{name}.pem", signed.certificate),
@@ -202,11 +208,70 @@ class Authority:
         signed = self._issuer.sign_server(common_name, alternatives, days=days, now=now)
         files = _key_file(private_key, signed.key), _certificate_file(certificate, signed.certificate)
         if overwrite:
-            pem.create(self._record(signed))
+            pem.create(self._record(signed.certificate))
             pem.replace_pair(*files)
         else:
-            pem.create(self._record(signed), *files)
+            pem.create(self._record(signed.certificate), *files)
         return _issued(signed.certificate, certificate)
+
+    def sign(
+        self, request: Path, *, server: bool, days: int | None = None, out: Path, now: float
+    ) -> IssuedCertificate:
+        """The certificate that a signing request asks for, written to ``out``; for clients, unless ``server``.
+
+        Raises CertificateError, as ``requests.read_request`` does, and where ``out`` is there already.
+        """
+        asked = read_request(request, server_name if server else client_name)
+        usage, usual = (SERVER_USAGE, SERVER_DAYS) if server else (CLIENT_USAGE, CLIENT_DAYS)
+        if server and not asked.names:
+            raise CertificateError(
+                f"{request}: asks for no alternative name, and a server needs one; add one"
+            )
+        certificate = self._issuer.sign_key(
+            asked.public_key, [usage], asked.common_name, asked.names, days=days or usual, now=now
+        )
+        pem.create(self._record(certificate), _certificate_file(out, certificate))
+        return _issued(certificate, out)
+
+    def renew(
+        self, certificate: Path, private_key: Path, *, days: int | None = None, now: float
+    ) -> IssuedCertificate:
+        """A certificate of the same names and uses with a new key, in the place of the old one and its key.
+
+        ``days``: as long as the old one was good for, unless told otherwise. The old one stays good until it expires.
+        Raises CertificateError where it is another CA's, a CA's own, or revoked.
+        """
+        old = pem.read_certificates(certificate)[0]
+        if is_ca(old):
+            raise CertificateError(f"{certificate}: is a CA's certificate; make a new CA instead")
+        serial = self._own_serial(certificate)
+        if _revoked_at(self._crls()[0], serial) is not None:
+            raise CertificateError(f"{certificate}: was revoked; issue a new one instead")
+        common_names = parse_peer(old.public_bytes(Encoding.DER)).common_names
+        if len(common_names) != 1:
+            raise CertificateError(
+                f"{certificate}: has {len(common_names)} common names; issue a new one instead"
+            )
+        key = ec.generate_private_key(ec.SECP256R1())
+        lifetime = old.not_valid_after_utc - old.not_valid_before_utc
+        signed = self._issuer.sign_key(
+            key.public_key(),
+            list(extension(old, x509.ExtendedKeyUsage) or [CLIENT_USAGE]),
+            common_names[0],
+            list(extension(old, x509.SubjectAlternativeName) or ()),
+            days=days or max(1, lifetime.days),
+            now=now,
+        )
+        pem.create(self._record(signed))
+        pem.replace_pair(_key_file(private_key, key), _certificate_file(certificate, signed))
+        return _issued(signed, certificate)
+
+    def renew_crl(self, *, now: float) -> float:
+        """Write the CRL anew, with what is on it, and an empty one where there is none; when it ends."""
+        with self._locked():
+            crl = self._write_crl(None, now=now)
+        end = crl.next_update_utc
+        return now if end is None else end.timestamp()
 
     def list(self) -> builtins.list[IssuedCertificate]:
         """What the CA has issued, oldest first. Raises CertificateError where a file cannot be read."""
@@ -226,16 +291,20 @@ class Authority:
         """
         serial = self._own_serial(certificate_or_serial)
         with self._locked():
-            current, others = self._crls()
-            crl = self._issuer.sign_crl(current, serial, now=now)
-            content = b"".join(each.public_bytes(Encoding.PEM) for each in (crl, *others))
-            pem.replace(pem.NewFile(self.crl, content, pem.PUBLIC))
+            crl = self._write_crl(serial, now=now)
         revoked_at = _revoked_at(crl, serial)
         record = self._record_path(serial)
         issued = (
             _issued(pem.read_certificates(record)[0], record, revoked_at) if pem.is_there(record) else None
         )
         return Revocation(f"{serial:x}", now if revoked_at is None else revoked_at, self.crl, issued)
+
+    def _write_crl(self, serial: int | None, *, now: float) -> x509.CertificateRevocationList:
+        current, others = self._crls()
+        crl = self._issuer.sign_crl(current, serial, now=now)
+        content = b"".join(each.public_bytes(Encoding.PEM) for each in (crl, *others))
+        pem.replace(pem.NewFile(self.crl, content, pem.PUBLIC))
+        return crl
 
     @property
     def _issued_folder(self) -> Path:
@@ -244,9 +313,9 @@ class Authority:
     def _record_path(self, serial: int) -> Path:
         return self._issued_folder / f"{serial:x}.pem"
 
-    def _record(self, signed: Signed) -> pem.NewFile:
+    def _record(self, certificate: x509.Certificate) -> pem.NewFile:
         pem.create_folder(self._issued_folder)
-        return _certificate_file(self._record_path(signed.certificate.serial_number), signed.certificate)
+        return _certificate_file(self._record_path(certificate.serial_number), certificate)
 
     def _own_certificate_unless_in(self, out: Path) -> tuple[pem.NewFile, ...]:
         path = out / "ca.pem"

@@ -20,9 +20,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from certs.description import CRL_SIGN, extension, key_usages
 from certs.identity import CertificateError
 from certs.pem import PrivateKey
+from certs.requests import PublicKey
 
 CRL_DAYS: Final = 30
 """From a CRL's writing to its nextUpdate."""
+CLIENT_USAGE: Final = ExtendedKeyUsageOID.CLIENT_AUTH
+SERVER_USAGE: Final = ExtendedKeyUsageOID.SERVER_AUTH
 LONGEST_DAYS: Final = 36500
 
 _BACKDATED: Final = timedelta(minutes=1)
@@ -50,7 +53,7 @@ class Issuer:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(common_name)
         certificate = (
-            _unsigned(subject, subject, key, _validity(now, days))
+            _unsigned(subject, subject, key.public_key(), _validity(now, days))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_key_usage(ca=True), critical=True)
             .sign(key, hashes.SHA256())
@@ -61,18 +64,45 @@ class Issuer:
         self, common_name: str, names: Sequence[x509.GeneralName], *, days: int, now: float
     ) -> Signed:
         """A certificate for TLS clients. Raises CertificateError."""
-        return self._sign(ExtendedKeyUsageOID.CLIENT_AUTH, common_name, names, days=days, now=now)
+        return self._sign(CLIENT_USAGE, common_name, names, days=days, now=now)
 
     def sign_server(
         self, common_name: str, names: Sequence[x509.GeneralName], *, days: int, now: float
     ) -> Signed:
         """A certificate for TLS servers. Raises CertificateError."""
-        return self._sign(ExtendedKeyUsageOID.SERVER_AUTH, common_name, names, days=days, now=now)
+        return self._sign(SERVER_USAGE, common_name, names, days=days, now=now)
+
+    def sign_key(
+        self,
+        public_key: PublicKey,
+        usages: Sequence[x509.ObjectIdentifier],
+        common_name: str,
+        names: Sequence[x509.GeneralName],
+        *,
+        days: int,
+        now: float,
+    ) -> x509.Certificate:
+        """A certificate for a key that is somebody's own. Raises CertificateError."""
+        not_before, not_after = _validity(now, days)
+        ca_end = self.certificate.not_valid_after_utc
+        if ca_end <= _moment(now):
+            raise CertificateError(f"the CA's certificate expired on {ca_end:%Y-%m-%d}; make a new CA")
+        validity = not_before, min(not_after, ca_end)  # a certificate never outlives its CA
+        builder = (
+            _unsigned(_name(common_name), self.certificate.subject, public_key, validity)
+            .add_extension(self._authority_key_identifier(), critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(ca=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(self.key, self._digest)
 
     def sign_crl(
-        self, current: x509.CertificateRevocationList | None, serial: int, *, now: float
+        self, current: x509.CertificateRevocationList | None, serial: int | None, *, now: float
     ) -> x509.CertificateRevocationList:
-        """The CRL that follows ``current``: its entries, and ``serial`` if it is not among them.
+        """The CRL that follows ``current``: its entries, and ``serial`` (None: nothing) if it is not among them.
 
         Raises CertificateError where this CA may sign none.
         """
@@ -88,7 +118,9 @@ class Issuer:
             .add_extension(x509.CRLNumber(_crl_number(current) + 1), critical=False)
             .add_extension(self._authority_key_identifier(), critical=False)
         )
-        if current is None or current.get_revoked_certificate_by_serial_number(serial) is None:
+        if serial is not None and (
+            current is None or current.get_revoked_certificate_by_serial_number(serial) is None
+        ):
             entry = (
                 x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(_moment(now)).build()
             )
@@ -104,22 +136,8 @@ class Issuer:
         days: int,
         now: float,
     ) -> Signed:
-        not_before, not_after = _validity(now, days)
-        ca_end = self.certificate.not_valid_after_utc
-        if ca_end <= _moment(now):
-            raise CertificateError(f"the CA's certificate expired on {ca_end:%Y-%m-%d}; make a new CA")
         key = ec.generate_private_key(ec.SECP256R1())
-        validity = not_before, min(not_after, ca_end)  # a certificate never outlives its CA
-        builder = (
-            _unsigned(_name(common_name), self.certificate.subject, key, validity)
-            .add_extension(self._authority_key_identifier(), critical=False)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(ca=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        )
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return Signed(builder.sign(self.key, self._digest), key)
+        return Signed(self.sign_key(key.public_key(), [usage], common_name, names, days=days, now=now), key)
 
     @property
     def _digest(self) -> hashes.SHA256 | None:
@@ -154,7 +172,7 @@ def _name(common_name: str) -> x509.Name:
 def _unsigned(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    public_key: PublicKey,
     validity: tuple[datetime, datetime],
 ) -> x509.CertificateBuilder:
     not_before, not_after = validity
@@ -162,11 +180,11 @@ def _unsigned(
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(not_before)
         .not_valid_after(not_after)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
 
 

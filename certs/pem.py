@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -84,14 +85,21 @@ def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
     return certificates
 
 
-def read_private_key(path: Path) -> PrivateKey:
-    """The file's private key. Raises CertificateError; one with a passphrase is refused."""
+def read_private_key(path: Path, passphrase: Callable[[], bytes] | None = None) -> PrivateKey:
+    """The file's private key. ``passphrase`` is asked where the key is protected by one; without it that is refused.
+
+    Raises CertificateError.
+    """
     content = read(path)
     try:
-        key = load_pem_private_key(content, password=None)
+        key: object = load_pem_private_key(content, password=None)
     except TypeError as error:
-        remedy = f"write it without one, in mode 0600: openssl pkey -in {path} -out FILE"
-        raise CertificateError(f"{path}: the private key is protected by a passphrase; {remedy}") from error
+        if passphrase is None:
+            remedy = f"write it without one, in mode 0600: openssl pkey -in {path} -out FILE"
+            raise CertificateError(
+                f"{path}: the private key is protected by a passphrase; {remedy}"
+            ) from error
+        key = _opened(path, content, passphrase())
     except MALFORMED as error:
         raise CertificateError(
             f"{path}: holds no readable PEM private key; write one, or export it again"
@@ -101,6 +109,15 @@ def read_private_key(path: Path) -> PrivateKey:
             f"{path}: a key of this type cannot be used; make an EC (P-256), RSA or Ed25519 key"
         )
     return key
+
+
+def _opened(path: Path, content: bytes, passphrase: bytes) -> object:
+    try:
+        return load_pem_private_key(content, password=passphrase)
+    except MALFORMED as error:
+        raise CertificateError(
+            f"{path}: cannot be opened with that passphrase; give the right one"
+        ) from error
 
 
 def read_revocation_lists(path: Path) -> tuple[x509.CertificateRevocationList, ...]:

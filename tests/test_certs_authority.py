@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from certs.authority import Authority, describe
+from certs.authority import CLIENT_DAYS, Authority, describe
 from certs.identity import DEFAULT_RULES, CertificateError, certificate_id
 
 NOW = 1_800_000_000.25
@@ -187,7 +187,7 @@ def test_a_client_is_known_by_its_common_name(authority: Authority, tmp_path: Pa
     described = describe(authority.issue_client("alice", out=tmp_path, now=NOW).path)
     assert certificate_id(described.peer, DEFAULT_RULES) == "alice"
     assert described.not_before == int(NOW) - 60
-    assert described.not_after == int(NOW) + 90 * DAY
+    assert described.not_after == int(NOW) + CLIENT_DAYS * DAY
 
 
 def test_alternative_names_are_told_apart(authority: Authority, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from gateway import __version__
 from gateway.cli.audit import audit
 from gateway.cli.bridge import bridge
 from gateway.cli.certs import certs
+from gateway.cli.certs_signing import crl, renew, sign
 from gateway.cli.check import check
 from gateway.cli.clients import clients
 from gateway.cli.init import init
@@ -84,6 +85,8 @@ _AT_THE_GATEWAY = (
 _FROM_AFAR = (login, whoami, tools, call, logout, bridge)
 for command in (*_AT_THE_GATEWAY, *_FROM_AFAR):
     ostiary.add_command(command)
+for command in (crl, renew, sign):
+    certs.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

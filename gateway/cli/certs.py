@@ -33,7 +33,7 @@ def certs() -> None:
 @click.option(
     "--san", "sans", multiple=True, metavar="NAME", help="Another name: a URI, DNS name, …; may be repeated."
 )
-@click.option("--days", type=DAYS, metavar="N", help="How long it is valid; 90 by default.")
+@click.option("--days", type=DAYS, metavar="N", help="How long it is valid; 30 by default.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR", help="Where to."
 )
@@ -48,14 +48,14 @@ def issue(
     """
     from certs.authority import CLIENT_DAYS
 
-    with _names_that_can_be_used():
+    with names_that_can_be_used():
         issued = _authority(config_file).issue_client(
             name, sans=sans, days=days or CLIENT_DAYS, out=out, now=now()
         )
-    client_id = _client_id(config_file, issued.path)
-    _audit(config_file, issued, name, client_id)
+    client_id = named_client(config_file, issued.path)
+    audit_issued(config_file, issued, name, client_id)
     if as_json:
-        print_json({"certificate": _issued(issued)})
+        print_json({"certificate": issued_fields(issued)})
         return
     click.echo(f"{issued.path}, {out / name}.key and {out / 'ca.pem'}, valid until {day(issued.not_after)}.")
     click.echo(
@@ -67,7 +67,7 @@ def issue(
 @click.option(
     "--name", "--san", "names", multiple=True, metavar="NAME", help="A DNS name or IP; may be repeated."
 )
-@click.option("--days", type=DAYS, metavar="N", help="How long it is valid; 365 by default.")
+@click.option("--days", type=DAYS, metavar="N", help="How long it is valid; 90 by default.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -90,7 +90,7 @@ def issue_server(
     wanted = names or tuple(dict.fromkeys((*LOOPBACK_NAMES, settings.public_host)))
     if out is not None:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _names_that_can_be_used():
+    with names_that_can_be_used():
         issued = _authority(config_file).issue_server(
             names=wanted,
             days=days or SERVER_DAYS,
@@ -99,9 +99,9 @@ def issue_server(
             now=now(),
             overwrite=out is None,
         )
-    _audit(config_file, issued, wanted[0], None)
+    audit_issued(config_file, issued, wanted[0], None)
     if as_json:
-        print_json({"certificate": _issued(issued)})
+        print_json({"certificate": issued_fields(issued)})
         return
     click.echo(f"{issued.path} for {', '.join(wanted)}, valid until {day(issued.not_after)}.")
     if out is None:
@@ -144,7 +144,7 @@ def list_certificates(config_file: Path, *, as_json: bool) -> None:
     """List what the CA has issued."""
     issued = _authority(config_file).list()
     if as_json:
-        print_json({"certificates": [_issued(certificate) for certificate in issued]})
+        print_json({"certificates": [issued_fields(certificate) for certificate in issued]})
         return
     rows = [(c.common_name, c.serial, day(c.not_after), c.sans, _state(c)) for c in issued]
     print_table(("NAME", "SERIAL", "UNTIL", "ALTERNATIVE NAMES", "STATE"), rows)
@@ -159,9 +159,10 @@ def show(file: Path, config_file: Path, *, as_json: bool) -> None:
     from certs.authority import describe
 
     described = describe(file)
-    client_id = _client_id(config_file, file) if config_file.exists() else None
+    client_id = named_client(config_file, file) if config_file.exists() else None
+    rule = _matching_rule(config_file, file) if client_id else None
     if as_json:
-        print_json({"certificate": {**_described(described), "client_id": client_id}})
+        print_json({"certificate": {**_described(described), "client_id": client_id, "rule": rule}})
         return
     print_fields(
         [
@@ -174,6 +175,7 @@ def show(file: Path, config_file: Path, *, as_json: bool) -> None:
             ("usages", described.usages),
             ("x5t#S256", described.fingerprint),
             ("SHA-256", described.fingerprint_sha256),
+            ("by rule", "none" if rule is None else f"[[tls.client_id]] #{rule}"),
             ("client", "none: it is a CA" if described.is_ca else client_id or "none"),
         ]
     )
@@ -190,19 +192,13 @@ def _revoked_in_crl(config_file: Path, certificate: str) -> tuple[Path | None, s
 
 
 def _authority(config_file: Path) -> Authority:
-    from certs.authority import Authority
-    from certs.identity import CertificateError
+    from gateway.cli.ca_key import open_authority
 
-    tls = read_settings(config_file).tls
-    if tls.client_ca is None:
-        raise CertificateError(
-            f"{config_file}: [tls] client_ca names no CA; name one whose ca.key is beside it"
-        )
-    return Authority.load(tls.client_ca.parent, certificate=tls.client_ca, crl=tls.crl)
+    return open_authority(config_file)
 
 
 @contextlib.contextmanager
-def _names_that_can_be_used() -> Iterator[None]:
+def names_that_can_be_used() -> Iterator[None]:
     """A name that no certificate can carry is wrong use."""
     from certs.identity import UnusableNameError
 
@@ -212,7 +208,8 @@ def _names_that_can_be_used() -> Iterator[None]:
         raise click.UsageError(f"{error}.") from None
 
 
-def _audit(config_file: Path, issued: IssuedCertificate, name: str, client_id: str | None) -> None:
+def audit_issued(config_file: Path, issued: IssuedCertificate, name: str, client_id: str | None) -> None:
+    """Enter in the audit, where there is one, that a certificate was issued."""
     from gateway.administration import OperationError
     from persistence import StoreError, missing_store
 
@@ -231,14 +228,26 @@ def _audit(config_file: Path, issued: IssuedCertificate, name: str, client_id: s
         raise click.ClickException(told) from error
 
 
-def _client_id(config_file: Path, certificate: Path) -> str | None:
+def named_client(config_file: Path, certificate: Path) -> str | None:
+    """The client that the rules say the certificate names; None: nobody."""
     from certs.authority import describe
     from certs.identity import certificate_id
 
     return certificate_id(describe(certificate).peer, read_settings(config_file).tls.client_id)
 
 
-def _issued(certificate: IssuedCertificate) -> dict[str, Any]:
+def _matching_rule(config_file: Path, certificate: Path) -> int | None:
+    """Which of the rules names the client, from 1: the first with which there is a name at all."""
+    from certs.authority import describe
+    from certs.identity import certificate_id
+
+    rules = read_settings(config_file).tls.client_id
+    peer = describe(certificate).peer
+    return next((count for count in range(1, len(rules) + 1) if certificate_id(peer, rules[:count])), None)
+
+
+def issued_fields(certificate: IssuedCertificate) -> dict[str, Any]:
+    """A certificate as the JSON listings have it."""
     return {
         "common_name": certificate.common_name,
         "subject": certificate.subject,
