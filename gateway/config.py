@@ -170,6 +170,10 @@ class SandboxSettings:
     open_files: int | None = None
     processes: int | None = None
     user: str | None = None
+    read: tuple[Path, ...] | None = None
+    """What it may read and execute beside the system's own folders; None, as ``write``: whatever its user may."""
+    write: tuple[Path, ...] | None = None
+    """What it may read, write and execute."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+from pathlib import Path
 from typing import Final
 
 from gateway.config import (
@@ -128,9 +129,26 @@ def _sandbox(upstream: Table) -> SandboxSettings:
         open_files=table.optional_integer("open_files", 8, 1 << 20),
         processes=table.optional_integer("processes", 1, 1 << 20),
         user=user or None,
+        read=_paths(table, "read"),
+        write=_paths(table, "write"),
     )
     table.close()
     return settings
+
+
+def _paths(table: Table, key: str) -> tuple[Path, ...] | None:
+    """Paths that may be opened to a child; never the gateway's own folder."""
+    if not table.has(key):
+        table.texts(key)
+        return None
+    folder = table.document.folder
+    paths = tuple(folder / text for text in table.texts(key))
+    for path in paths:
+        if folder.resolve().is_relative_to(path.resolve()):
+            table.reject(key, f"{path} holds the gateway's own files; name what the server needs of it")
+        elif not path.exists():
+            table.reject(key, f"{path} is not there; make it, or mend the path")
+    return paths
 
 
 def _is_user(name: str) -> bool:

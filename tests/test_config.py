@@ -391,6 +391,16 @@ burst = "many"
             "user",
         ),
         (
+            "[[upstreams]]\nname = 'a'\ntransport = 'stdio'\ncommand = ['x']\nsandbox = { read = ['.'] }",
+            "[[upstreams]] #1 sandbox read",
+            "holds the gateway's own files",
+        ),
+        (
+            "[[upstreams]]\nname = 'a'\ntransport = 'stdio'\ncommand = ['x']\nsandbox = { write = ['nowhere'] }",
+            "[[upstreams]] #1 sandbox write",
+            "is not there",
+        ),
+        (
             "[[services]]\nname = 'a'\nprefix = '/a'\nurl = 'http://x'",
             "[[services]] #1 prefix",
             "begin and end",

@@ -1,15 +1,17 @@
-"""What a child process inherits of its gateway's signals."""
+"""What a child process inherits of its gateway's signals, and what it is let at."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from gateway.config import SandboxSettings
-from gateway.mcp.sandbox import confined
+from gateway.mcp.sandbox import CANNOT_CONFINE, confined
 
 
 @pytest.mark.parametrize("ignored", ["INT", "QUIT", "HUP", "USR1"])
@@ -24,3 +26,51 @@ def test_a_command_ignores_no_signal_whatever_the_gateway_ignores(ignored: str) 
     assert not int(mask, 16) & 1 << (getattr(signal, f"SIG{ignored}") - 1)
     reserved = 0b11 << 31  # 32 and 33 are the C library's own, and nobody's to set
     assert not int(mask, 16) & ~reserved
+
+
+def _landlock() -> int:
+    """Its version; 0: this kernel has none."""
+    return max(ctypes.CDLL(None).syscall(444, None, 0, 1), 0)
+
+
+def _run(settings: SandboxSettings, *command: str) -> subprocess.CompletedProcess[str]:
+    words = confined(command, settings, ["PATH"], os.getpid())
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_a_confined_command_is_let_at_nothing_but_what_is_named(tmp_path: Path) -> None:
+    own, readable, writable = (tmp_path / name for name in ("own", "readable", "writable"))
+    for folder in (own, readable, writable):
+        folder.mkdir()
+        (folder / "file").write_text(f"of {folder.name}")
+    settings = SandboxSettings(read=(readable,), write=(writable,))
+    if not _landlock():
+        done = _run(settings, "true")
+        assert (done.returncode, "Landlock" in done.stderr) == (CANNOT_CONFINE, True)
+        return
+    assert _run(settings, "cat", f"{readable}/file").stdout == "of readable"
+    assert _run(settings, "cat", f"{writable}/file").stdout == "of writable"
+    assert _run(settings, "sh", "-c", f"echo new > {writable}/new && cat {writable}/new").stdout == "new\n"
+    assert _run(settings, "sh", "-c", "cat /etc/passwd > /dev/null").returncode == 0
+    for refused in (
+        ("cat", f"{own}/file"),
+        ("ls", str(own)),
+        ("sh", "-c", f"echo x > {own}/new"),
+        ("sh", "-c", f"echo x > {readable}/file"),
+        ("rm", f"{own}/file"),
+        ("sh", "-c", f"ln {own}/file {writable}/link"),
+        ("sh", "-c", f"ln -s {own}/file {writable}/soft; cat {writable}/soft"),
+        ("cat", f"/proc/{os.getpid()}/environ"),
+    ):
+        done = _run(settings, *refused)
+        assert done.returncode != 0, refused
+        assert "ermission denied" in done.stderr or "cross-device" in done.stderr, (refused, done.stderr)
+    assert (own / "file").read_text() == "of own"
+    assert (readable / "file").read_text() == "of readable"
+
+
+@pytest.mark.skipif(_landlock() < 6, reason="this kernel's Landlock (before Linux 6.12) knows no signals")
+def test_a_confined_command_cannot_signal_its_gateway(tmp_path: Path) -> None:
+    done = _run(SandboxSettings(read=()), "sh", "-c", f"kill -CONT {os.getpid()}")
+    assert done.returncode != 0
+    assert "not permitted" in done.stderr
