@@ -28,6 +28,7 @@ from gateway.audit_operations import compress_audit, follow_audit, prune_audit, 
 from gateway.certificate_operations import CERTIFICATE_OPERATIONS
 from gateway.config_shapes import did_you_mean
 from gateway.erasure_operations import ERASURE_OPERATIONS
+from gateway.identity.accounts import remember_password
 from gateway.invitation_operations import INVITATION_OPERATIONS
 from gateway.key_operations import KEY_OPERATIONS
 from gateway.mfa_operations import MFA_OPERATIONS
@@ -125,7 +126,11 @@ async def _set_password(admin: Administration, wanted: SetPassword, actor: str) 
     # Read again: hashing takes a while.
     client = admin.changeable_client(wanted.client_id)
     changed = msgspec.structs.replace(client, password_hash=password_hash, updated_at=admin.timestamp())
-    return await _change(admin, changed, "clients.set_password", actor)
+    await remember_password(admin.stores, client)
+    answer = await _change(admin, changed, "clients.set_password", actor)
+    tokens = admin.stores.tokens.of_client(client.client_id)
+    # What a password began ends with it; a token that a certificate alone was good for goes on.
+    return {**answer, "revoked": await _revoke(admin, (each for each in tokens if each.family_id))}
 
 
 async def _change_roles(admin: Administration, wanted: ChangeRoles, actor: str) -> Answer:

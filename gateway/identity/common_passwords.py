@@ -17,8 +17,6 @@ _SIGNS: Final = {
 _MOST_READINGS: Final = 64
 _WORDS: Final = frozenset(
     [
-        "aaaa",
-        "aaaaaa",
         "abc",
         "abcd",
         "abcde",

@@ -186,3 +186,15 @@ def test_over_a_certificate_a_session_is_bound_to_it(home: Home, served: Served,
 def test_health(served: Served, caller: Any) -> None:
     answer = caller(served).ask("GET", "/auth/health")
     assert (answer.status, answer.json) == (200, {"status": "ok"})
+
+
+def test_a_password_that_an_administrator_sets_ends_every_session(
+    home: Home, served: Served, caller: Any
+) -> None:
+    alice, tokens = sign_in(caller, served)
+    home.cli("clients", "set-password", "alice", "--password-stdin", stdin=f"{OTHER}\n")
+    assert alice.ask("GET", "/auth/me").status == 401
+    assert post(caller(served), "/auth/refresh", refresh_token=tokens["refresh_token"]).status == 400
+    again, _ = sign_in(caller, served, password=OTHER)
+    back = post(again, "/auth/change-password", current_password=OTHER, new_password=PASSWORD)
+    assert back.json["reason"] == "password_rejected", "one of the last five"
