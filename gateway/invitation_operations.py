@@ -43,10 +43,12 @@ class OneInvitation(Parameters, frozen=True, kw_only=True):
 
 
 async def _add(admin: Administration, wanted: AddInvitation, actor: str) -> Answer:
-    known = admin.roles()
+    admin.tenant(wanted.tenant_id)
     for role in wanted.roles:
-        if role not in known:
-            raise OperationError(f"there is no role {role[:80]!a} in the configuration")
+        grants = admin.role_book.grants(wanted.tenant_id, role)
+        if grants is None:
+            raise OperationError(f"there is no role {role[:80]!a}; `ostiary roles list` shows all")
+        admin.require_grants(grants, f"the role {role}")
     code = secrets.token_urlsafe(18)
     now = admin.now()
     record = InvitationRecord(
