@@ -68,7 +68,7 @@ STATUSES = {
         authentication_required invalid_credentials token_malformed token_expired token_not_yet_valid token_signature
         token_issuer token_audience token_type token_revoked token_unknown certificate_mismatch certificate_required
         certificate_expired certificate_revoked certificate_unmapped client_disabled client_unknown
-        unsupported_credentials certificate_untrusted mfa_required mfa_code_invalid mfa_session_invalid api_key_unknown api_key_expired
+        unsupported_credentials certificate_untrusted crl_expired mfa_required mfa_code_invalid mfa_session_invalid api_key_unknown api_key_expired
     """,
     403: "registration_closed permission_denied host_not_allowed origin_not_allowed tenant_mismatch",
     404: "not_found session_unknown api_key_not_found",
