@@ -1,12 +1,15 @@
 """The JSON files: what they look like, how they are read, and how their bytes are made without stopping the loop.
 
 Each has ``version``, ``journal`` (the generation from which on the journal is to be replayed over it) and one array with
-a record on each line.
+a record on each line. Last comes ``crc32`` of all that is before, so that a byte that went bad is never served; the audit
+has its chain instead. A file without it was written by an older version.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from types import GenericAlias
@@ -20,6 +23,9 @@ from persistence.records import ClientRecord, Kind, RecordT, StoreError, TokenRe
 
 VERSION: Final = 1
 _END: Final = b"]}\n"
+_CHECKSUM: Final = b',"crc32":"%08x"}\n'
+_CHECKSUM_SIZE: Final = len(_CHECKSUM % 0)
+_CHECKSUM_FORM: Final = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n\Z')
 
 SLICE: Final = 2000
 """Records encoded at a time (about half a millisecond) before others get their turn."""
@@ -87,6 +93,7 @@ def decode(data: bytes, shape: type[FileT], path: object) -> FileT:
     Raises:
         StoreError: It is not JSON, not of that shape, or of another version.
     """
+    data = _without_checksum(data, 0, path)
     try:
         found = msgspec.json.decode(data, type=shape)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -133,7 +140,7 @@ async def read_tokens(folder: Folder) -> tuple[int, list[TokenRecord]]:
     name = file_name(TOKENS)
     try:
         async with aclosing(folder.pieces(name)) as pieces:
-            return await _decode_by_lines(pieces)
+            return await _decode_by_lines(_checked(pieces, folder.path / name))
     except msgspec.MsgspecError:
         found = decode(await folder.read(name), TokensFile, folder.path / name)
         return found.journal, found.tokens
@@ -152,6 +159,40 @@ async def encode(head: dict[str, object], array: str, lines: Iterable[bytes]) ->
             before = b",\n"
         await asyncio.sleep(0)
     yield b"\n" + _END
+
+
+async def with_checksum(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """What ``encode`` gives, with the checksum at its end."""
+    checksum, held = 0, b""
+    async for piece in pieces:
+        checksum = zlib.crc32(held, checksum)
+        if held:
+            yield held
+        held = piece
+    held = held.removesuffix(b"}\n")
+    yield held + _CHECKSUM % zlib.crc32(held, checksum)
+
+
+async def _checked(pieces: AsyncIterator[bytes], path: object) -> AsyncIterator[bytes]:
+    """The bytes of a file, without the checksum. Raises StoreError at its end, where that is wrong."""
+    checksum, held = 0, b""
+    async for piece in pieces:
+        held += piece
+        ready, held = held[:-_CHECKSUM_SIZE], held[-_CHECKSUM_SIZE:]
+        checksum = zlib.crc32(ready, checksum)
+        yield ready
+    yield _without_checksum(held, checksum, path)
+
+
+def _without_checksum(data: bytes, before: int, path: object) -> bytes:
+    """The end of a file, or all of it, without its checksum. ``before``: that of what comes before ``data``."""
+    found = _CHECKSUM_FORM.search(data, max(0, len(data) - _CHECKSUM_SIZE))
+    if found is None:
+        return data
+    body = data[: found.start()]
+    if zlib.crc32(body, before) != int(found[1], 16):
+        raise StoreError(f"{path} is damaged (its checksum is wrong): {RESTORE}")
+    return body + b"}\n"
 
 
 def in_lines(records: Sequence[object]) -> Iterator[bytes]:

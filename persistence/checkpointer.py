@@ -18,7 +18,7 @@ from typing import Any, Final
 from persistence.audit_log import AuditLog
 from persistence.audit_segments import Segment
 from persistence.changes import AUDIT, CLIENTS, PARTS, TOKENS, Bases
-from persistence.checkpoint import encode, file_name, in_lines
+from persistence.checkpoint import encode, file_name, in_lines, with_checksum
 from persistence.clients import JsonClients
 from persistence.collection import JsonCollection
 from persistence.files import Folder
@@ -276,4 +276,5 @@ class Checkpointer:
 
     async def _replace(self, part: str, head: dict[str, object], lines: Iterable[bytes]) -> None:
         array = "entries" if part == AUDIT else part
-        await self._folder.replace(file_name(part), encode(head, array, lines))
+        pieces = encode(head, array, lines)
+        await self._folder.replace(file_name(part), pieces if part == AUDIT else with_checksum(pieces))

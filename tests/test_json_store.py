@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
+import re
 import shutil
 import stat
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from persistence import JsonStores, StoreError, frames, open_stores
 from persistence.changes import PARTS, Bases
-from persistence.files import System
+from persistence.files import Folder, System
 from persistence.records import (
+    KINDS,
     REVOKED_CERTIFICATES,
     AuditQuery,
     AuditStatus,
@@ -353,6 +358,41 @@ class TestDamage:
         journal.write_bytes(journal.read_bytes() + frames.frame(2, [payload]))
         with pytest.raises(StoreError, match=r"journal-000000002\.log holds what this version .* 'wishes'"):
             await opened(folder)
+
+    @given(data=st.data())
+    @settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    def test_a_byte_that_went_bad_is_never_served(self, folder, data):
+        """Every file of records: the start is refused, or what is served is what was written."""
+        path = folder / f"{data.draw(st.sampled_from([part for part in PARTS if part != 'audit']))}.json"
+        content = path.read_bytes()
+        at = data.draw(st.integers(0, len(content) - 1))
+        other = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[at]))
+        path.write_bytes(content[:at] + bytes([other]) + content[at + 1 :])
+        try:
+            asyncio.run(self.is_whole(folder))
+        except StoreError as error:
+            assert path.name in str(error) or "journal" in str(error)  # noqa: PT017 - or it is whole
+        finally:
+            path.write_bytes(content)
+
+    @staticmethod
+    async def is_whole(folder: Path) -> None:
+        """Reads alone, so that nothing is written."""
+        stores = await JsonStores.read_only(Folder(folder, system=System()))
+        assert list(stores.clients) == [client("a")]
+        assert list(stores.tokens) == [token("t1")]
+        assert [len(stores.collection(kind)) for kind in KINDS] == [0] * len(KINDS)
+
+    @pytest.mark.parametrize("name", ["clients", "tokens", "revoked_certificates"])
+    async def test_a_file_of_a_version_without_checksums_is_read(self, folder, name):
+        path = folder / f"{name}.json"
+        content = path.read_bytes()
+        older = re.sub(rb',"crc32":"[0-9a-f]{8}"', b"", content)
+        assert older != content
+        path.write_bytes(older)
+        async with store(folder) as stores:
+            assert list(stores.clients) == [client("a")]
+            assert list(stores.tokens) == [token("t1")]
 
     async def test_all_but_sealed_segments_missing(self, tmp_path):
         async with store(tmp_path / "s", segment_bytes=10) as stores:
