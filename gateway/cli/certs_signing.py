@@ -31,9 +31,9 @@ ca_option = click.option(
 @config_option
 @json_option
 def renew(file: Path, *, key: Path | None, days: int | None, config_file: Path, as_json: bool) -> None:
-    """Put a new certificate and key in the place of FILE and its key, with the same names.
+    """Renew the certificate in FILE and its key.
 
-    The old certificate stays good until it expires: revoke it, if its key may be in other hands.
+    The names stay the same. The old certificate stays good until it expires: revoke it, if its key may be in other hands.
     """
     issued = open_authority(config_file).renew(file, key or file.with_suffix(".key"), days=days, now=now())
     audit_issued(config_file, issued, issued.common_name, named_client(config_file, issued.path))
@@ -63,9 +63,9 @@ def sign(
     config_file: Path,
     as_json: bool,
 ) -> None:
-    """Sign the certificate request in CSR (PEM): the key stays with who made it.
+    """Sign the certificate request in CSR (PEM).
 
-    Its common name, alternative names and key are taken over; nothing else that it asks for is.
+    The key stays with who made it. Its common name, alternative names and key are taken over; nothing else that it asks for is.
     """
     with names_that_can_be_used():
         issued = open_authority(config_file, ca_folder).sign(
@@ -87,7 +87,10 @@ def sign(
 @config_option
 @json_option
 def crl(*, ca_folder: Path | None, config_file: Path, as_json: bool) -> None:
-    """Write the CRL anew, good for another 30 days; an empty one where there is none yet."""
+    """Write the CRL anew, for another 30 days.
+
+    An empty one where there is none yet.
+    """
     authority = open_authority(config_file, ca_folder)
     end = authority.renew_crl(now=now())
     if as_json:

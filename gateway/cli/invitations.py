@@ -12,7 +12,10 @@ from gateway.cli.session import config_option, json_option, perform
 
 @click.group()
 def invitations() -> None:
-    """Leave to make an account ([accounts] register = "invitation")."""
+    """Invitations to make an account.
+
+    They are needed with [accounts] register = "invitation".
+    """
 
 
 @invitations.command()

@@ -18,9 +18,9 @@ def mfa() -> None:
 @mfa.command(name="rotate-key")
 @config_option
 def rotate_key(config_file: Path) -> None:
-    """Seal the secrets of all second factors with a new key, and forget the old one.
+    """Seal all second factors with a new key.
 
-    Keep the old key file with backups that were made before: they are sealed with it.
+    The old one is forgotten. Keep the old key file with backups that were made before: they are sealed with it.
     """
     count = perform(config_file, "mfa.rotate_key")["sealed"]
     click.echo(f"{count} second factor{'' if count == 1 else 's'} sealed with a new key.")

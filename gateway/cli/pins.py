@@ -25,7 +25,10 @@ tool_argument = click.argument("tool", required=False)
 def approve(
     upstream: str | None, tool: str | None, digest: str | None, config_file: Path, *, as_json: bool
 ) -> None:
-    """Approve the definitions of UPSTREAM's tools (of its TOOL, of all upstreams) as they were seen last."""
+    """Approve tools' definitions as they were seen last.
+
+    Those of all upstreams, of UPSTREAM, or of its TOOL alone.
+    """
     if digest is not None and tool is None:
         raise click.UsageError("--digest is of one tool: name UPSTREAM and TOOL.")
     found = perform(config_file, "tools.approve", upstream=upstream, tool=tool, digest=digest)["tools"]
@@ -44,7 +47,10 @@ def approve(
 @config_option
 @json_option
 def diff(upstream: str | None, tool: str | None, config_file: Path, *, as_json: bool) -> None:
-    """Show what has changed since it was approved; 1 if anything has."""
+    """Show what has changed since it was approved.
+
+    Ends 1 if anything has.
+    """
     every = perform(config_file, "tools.list", upstream=upstream, tool=tool)["tools"]
     found = [each for each in every if each["status"] != "approved"]
     if as_json:
@@ -61,7 +67,7 @@ def diff(upstream: str | None, tool: str | None, config_file: Path, *, as_json: 
 @config_option
 @json_option
 def listed(upstream: str | None, config_file: Path, *, as_json: bool) -> None:
-    """List the tools that were seen, and whether their definitions are the approved ones."""
+    """List the tools that were seen, and what is approved."""
     found = perform(config_file, "tools.list", upstream=upstream, tool=None)["tools"]
     if as_json:
         print_json({"tools": found})

@@ -140,9 +140,9 @@ async def test_a_header_that_cannot_be_used_never_falls_back(world: World, field
     assert answer.body["error"] == "invalid_client"
 
 
-async def test_api_keys_are_refused(world: World) -> None:
+async def test_an_unknown_api_key_is_refused_whatever_comes_with_it(world: World) -> None:
     answer = await world.get(headers=[("X-API-Key", "k")], cert="alice")
-    assert answer.error == (401, "invalid_client", "unsupported_credentials")
+    assert answer.error == (401, "invalid_client", "api_key_unknown")
 
 
 async def test_two_credentials_of_any_kinds(world: World) -> None:

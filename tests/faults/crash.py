@@ -221,7 +221,12 @@ class Harness:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, "OSTIARY_SERVER_PORT": "0", "PYTHONPATH": str(ROOT)},
+                env={
+                    **os.environ,
+                    "OSTIARY_SERVER_PORT": "0",
+                    "OSTIARY_TOKENS_ACCESS_TTL": "30d",
+                    "PYTHONPATH": str(ROOT),
+                },
             )
         line = process.stdout.readline() if process.stdout is not None else ""
         self.slowest_start = max(self.slowest_start, time.monotonic() - started)
