@@ -282,8 +282,7 @@ class Sessions:
         self._count[session.counted] -= 1
         if self._count[session.counted] == 0:
             del self._count[session.counted]
-        if session.outbox.reader is not None:
-            session.outbox.reader.cancel()
+        session.outbox.close()
         self._keys[session.key] -= 1
         if self._keys[session.key] == 0:
             del self._keys[session.key]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,41 @@ def test_an_idle_connection_is_closed(home: Any, connect: Any) -> None:
     assert read_all(secured).startswith(b"HTTP/1.1 200 ")
 
 
+def test_an_answer_left_unread_is_cut_off(
+    home: Any, start_script: Callable[..., Any], caller: Any, wait_until: Any
+) -> None:
+    mirror = start_script("tests/servers/mirror.py")
+    home.configure(
+        f'[[services]]\nname = "mirror"\nprefix = "/mirror/"\nurl = "{mirror.url}"\n',
+        settings={"limits": {"send_timeout": "1s"}},
+    )
+    served = home.serve()
+    root = home.folder / "clients" / "root"
+    assert len(caller(served, root).ask("GET", "/mirror/large").body) == 5_000_000  # who reads has it all
+
+    def sockets() -> int:
+        found = 0
+        for each in Path(f"/proc/{served.process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                found += each.readlink().name.startswith("socket:")
+        return found
+
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.settimeout(20)
+        before = sockets()
+        plain.connect(("localhost", served.port))
+        with home.tls(root).wrap_socket(plain, server_hostname="localhost") as secured:
+            assert sockets() > before
+            secured.sendall(b"GET /mirror/large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            wait_until(lambda: sockets() <= before)
+            received = 0
+            with suppress(OSError):
+                while piece := secured.recv(65536):
+                    received += len(piece)
+    assert received < 5_000_000
+
+
 def test_a_handshake_that_does_not_end_is_seen(home: Any, refused: Any) -> None:
     home.configure("", settings={"limits": {"handshake_timeout": "1s"}})
     served = home.serve()
@@ -113,10 +148,17 @@ def test_a_handshake_that_does_not_end_is_seen(home: Any, refused: Any) -> None:
     assert refused(served, "tls_refused", "handshake_timeout")["status"] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ("connections_per_address", "too_many_connections_of_one_address"),
+        ("connections", "too_many_connections"),
+    ],
+)
 def test_one_connection_too_many_is_closed_and_its_place_comes_back(
-    home: Any, connect: Any, refused: Any, wait_until: Any
+    home: Any, connect: Any, refused: Any, wait_until: Any, limit: str, reason: str
 ) -> None:
-    home.configure("", settings={"limits": {"connections_per_address": 3}})
+    home.configure("", settings={"limits": {limit: 3}})
     served = home.serve()
     opened = [connect(served) for _ in range(3)]
     with pytest.raises(OSError):
@@ -132,7 +174,7 @@ def test_one_connection_too_many_is_closed_and_its_place_comes_back(
         return True
 
     wait_until(comes_in)
-    assert refused(served, "tls_refused", "too_many_connections_of_one_address")
+    assert refused(served, "tls_refused", reason)
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
@@ -235,6 +277,13 @@ def test_pages_of_a_configured_origin_may_read_and_no_others(home: Any, caller: 
     same = one.ask("GET", "/health/live", None, {"Origin": "https://localhost"})
     assert same.status == 200
     assert "access-control-allow-origin" not in same.headers
+
+
+def test_another_name_than_the_gateways_is_refused_with_a_challenge(home: Any, caller: Any) -> None:
+    answer = caller(home.serve()).ask("GET", "/audit", None, {"Host": "evil.example"})
+    assert (answer.status, answer.json["reason"]) == (403, "host_not_allowed")
+    assert answer.headers["www-authenticate"].startswith("Bearer ")
+    assert "resource_metadata=" in answer.headers["www-authenticate"]
 
 
 def test_whoever_has_a_certificate_does_not_pay_for_others_behind_the_address(home: Any, caller: Any) -> None:

@@ -67,6 +67,12 @@ def _client(home: Any, name: str) -> Path:
     return Path(home.folder / "clients" / name)
 
 
+def _with_upstream(served: Any, caller: Any, wait_until: Any, name: str) -> None:
+    """Wait until the upstream answers."""
+    nobody = caller(served)
+    wait_until(lambda: f"upstream:{name}" not in nobody.ask("GET", "/health/ready").body.decode(), seconds=30)
+
+
 def _in_background(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     outcome: list[Any] = []
 
@@ -125,6 +131,7 @@ def test_a_damaged_store_is_not_taken_for_a_new_one(door: Any) -> None:
 
 def test_a_stop_lets_calls_finish_and_leaves_nothing_behind(door: Any, caller: Any, wait_until: Any) -> None:
     served = door.serve()
+    _with_upstream(served, caller, wait_until, "near")
     alice = caller(served, _client(door, "alice"))
     assert "result" in alice.call("near_echo", {"text": "x"})
     children = wait_until(lambda: _children(served.process.pid))
@@ -145,6 +152,7 @@ def test_a_stop_lets_calls_finish_and_leaves_nothing_behind(door: Any, caller: A
 
 def test_a_crash_leaves_no_child_behind(door: Any, caller: Any, wait_until: Any) -> None:
     served = door.serve()
+    _with_upstream(served, caller, wait_until, "near")
     assert "result" in caller(served, _client(door, "alice")).call("near_echo", {"text": "x"})
     children = wait_until(lambda: _children(served.process.pid))
     served.kill()
@@ -189,8 +197,12 @@ def test_an_open_stream_does_not_hold_up_the_stop(door: Any, caller: Any) -> Non
     alice = caller(served, _client(door, "alice"))
     alice.token = alice.ask("GET", "/auth/token").json["access_token"]
     session = alice.rpc("initialize", {"protocolVersion": "2025-11-25"}).headers["mcp-session-id"]
-    with _open_stream(door, served, _client(door, "alice"), session, alice.token):
+    with _open_stream(door, served, _client(door, "alice"), session, alice.token) as stream:
         assert served.stop() == 0  # which waits for less than the drain time
+        received = b""
+        while piece := stream.recv(4096):
+            received += piece
+    assert received.endswith(b"0\r\n\r\n")  # the stream came to its end, it did not break off
 
 
 def test_a_reload_takes_new_certificates_and_keeps_the_old_when_they_are_broken(
@@ -212,7 +224,7 @@ def test_a_reload_takes_new_certificates_and_keeps_the_old_when_they_are_broken(
     second = serial()
     (door.folder / "certs" / "server.pem").write_text("broken")
     os.kill(served.process.pid, signal.SIGHUP)
-    wait_until(lambda: "reload failed" in served.log.read_text())
+    wait_until(lambda: "the old TLS state stays in force" in served.log.read_text())
     assert serial() == second
     assert caller(served).ask("GET", "/health/live").status == 200
 
