@@ -61,7 +61,7 @@ class CertificateField(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
-    """What a verified client certificate says. Times are seconds since the epoch."""
+    """What a client certificate says. Times are seconds since the epoch."""
 
     fingerprint: str
     """``x5t#S256`` of RFC 8705 section 3.1: SHA-256 of the DER, base64url, unpadded."""
@@ -79,6 +79,8 @@ class PeerIdentity:
     der: bytes = field(default=b"", repr=False, compare=False)
     sent_with: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
     """The certificates that the client sent along, in DER: on the way to a CA, perhaps."""
+    handed_over: bool = False
+    """Whether a TLS terminator in front says so: no handshake here has verified it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +104,18 @@ def thumbprint(der: bytes) -> str:
     return urlsafe_b64encode(hashlib.sha256(der).digest()).rstrip(b"=").decode("ascii")
 
 
-def parse_peer(der: bytes, sent_with: Sequence[bytes] = ()) -> PeerIdentity:
-    """Read a certificate. The chain and the dates are not checked here: the TLS handshake does that.
+def parse_peer(der: bytes, sent_with: Sequence[bytes] = (), *, handed_over: bool = False) -> PeerIdentity:
+    """Read a certificate. The chain and the dates are not checked here: the TLS handshake or ``Trust`` does that.
 
-    ``sent_with``: the certificates that came along.
+    ``sent_with``: the certificates that came along. ``handed_over``: as PeerIdentity says.
 
     Raises CertificateError for what is not exactly one well-formed certificate, an unreadable or a repeated
     extension included.
     """
     try:
-        return _peer_identity(x509.load_der_x509_certificate(der), der, tuple(sent_with))
+        return _peer_identity(
+            x509.load_der_x509_certificate(der), der, tuple(sent_with), handed_over=handed_over
+        )
     except MALFORMED as error:
         raise CertificateError(f"the certificate is malformed ({error}); issue a new one") from error
 
@@ -142,7 +146,9 @@ def named_by(
     return None
 
 
-def _peer_identity(certificate: x509.Certificate, der: bytes, sent_with: tuple[bytes, ...]) -> PeerIdentity:
+def _peer_identity(
+    certificate: x509.Certificate, der: bytes, sent_with: tuple[bytes, ...], *, handed_over: bool
+) -> PeerIdentity:
     names = _alternative_names(certificate)
     common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return PeerIdentity(
@@ -158,6 +164,7 @@ def _peer_identity(certificate: x509.Certificate, der: bytes, sent_with: tuple[b
         not_after=certificate.not_valid_after_utc.timestamp(),
         der=der,
         sent_with=sent_with,
+        handed_over=handed_over,
     )
 
 

@@ -8,6 +8,8 @@ same is asked again of the certificate itself, by values that were read and chec
 - Nothing on that way has expired or is on the CRL of its issuer.
 - No CRL is past its nextUpdate, unless an expired one is only to be warned of.
 
+A certificate that was handed over by a TLS terminator went through no handshake here: ``certs.path`` checks the rest of it.
+
 ``Trust`` is a value: new files make a new one, which is swapped in whole.
 """
 
@@ -26,6 +28,7 @@ from certs import pem
 from certs.contexts import ExpiredCrl, TlsFiles
 from certs.description import is_ca, is_issued_by
 from certs.identity import MALFORMED, PeerIdentity, thumbprint
+from certs.path import Paths
 
 _LONGEST_CHAIN: Final = 8
 """Certificates from a client's to a CA; what comes along beyond that is not looked at."""
@@ -73,6 +76,7 @@ class Trust:
         """``rule_authorities``: the ``x5t#S256`` of the CAs in each file that an identity rule names."""
         self._authorities = tuple(authorities)
         self._anchors = frozenset(map(_thumbprint, self._authorities))
+        self._paths = Paths(self._authorities)
         self._lists = {
             crl.issuer.public_bytes(): _RevocationList(
                 frozenset(entry.serial_number for entry in crl),
@@ -119,11 +123,20 @@ class Trust:
         if peer.not_after <= now:
             return Judgement(Distrust.EXPIRED, _NEVER)
         try:
-            return self._judge(
-                x509.load_der_x509_certificate(peer.der), tuple(map(_loaded, peer.sent_with)), now
-            )
+            certificate, sent_with = _loaded(peer.der), tuple(map(_loaded, peer.sent_with))
+            if peer.handed_over and not self._would_pass(certificate, sent_with, now):
+                return Judgement(Distrust.UNTRUSTED, self._paths.next_start(certificate, sent_with, now))
+            return self._judge(certificate, sent_with, now)
         except MALFORMED:
             return Judgement(Distrust.UNTRUSTED, _NEVER)
+
+    def _would_pass(
+        self, certificate: x509.Certificate, sent_with: Sequence[x509.Certificate], now: float
+    ) -> bool:
+        """Whether a handshake would have let it in: what of that the judgement of every certificate leaves out."""
+        if self._lists and self.next_update > now and self._list_of(certificate) is None:
+            return False  # as in the handshake: where there are CRLs, its issuer must have one
+        return self._paths.lead_to(certificate, sent_with[:_LONGEST_CHAIN], now)
 
     def _judge(
         self, certificate: x509.Certificate, sent_with: Sequence[x509.Certificate], now: float
@@ -156,8 +169,12 @@ class Trust:
         return Judgement(None, min(ends), frozenset(found))
 
     def _is_revoked(self, certificate: x509.Certificate) -> bool:
-        listed = self._lists.get(certificate.issuer.public_bytes())
+        listed = self._list_of(certificate)
         return listed is not None and certificate.serial_number in listed.serials
+
+    def _list_of(self, certificate: x509.Certificate) -> _RevocationList | None:
+        """The CRL of its issuer."""
+        return self._lists.get(certificate.issuer.public_bytes())
 
 
 def _loaded(der: bytes) -> x509.Certificate:

@@ -36,6 +36,7 @@ from gateway.api.wellknown import WellKnown
 from gateway.audit import Audit
 from gateway.authn import Authenticator
 from gateway.checks import start_problems
+from gateway.client_cert import Terminators
 from gateway.config import Config, ConfigError, LimitSettings, ServiceSettings
 from gateway.config_reader import read_config
 from gateway.connection import Connection
@@ -257,6 +258,11 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             problems=problems,
             readings=Readings(allowed_hosts(config), cors),
             cors=cors,
+            terminators=Terminators(
+                config.server.trusted_terminators,
+                authenticator.may_hand_over,
+                required=config.tls.client_certificates == "required",
+            ),
             tls_refused=tls_refused,
             monotonic=time.monotonic,
         )

@@ -25,7 +25,7 @@ from gateway.identity.clients import is_enabled, refusal_of
 from gateway.identity.roles import Roles
 from gateway.identity.tokens import Tokens, VerifiedToken
 from gateway.identity.whereabouts import Suspect, Whereabouts
-from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Permissions, Proof, Reason
+from gateway.model import ANONYMOUS, HAND_OVER, ClientContext, Deny, Inbound, Permissions, Proof, Reason
 from gateway.remembered import Remembered
 from persistence.records import ClientRecord, ClientStore, TokenKind
 
@@ -96,8 +96,18 @@ class Authenticator:
             if isinstance(result, Deny) and result.client_id is None and certified is not None:
                 return replace(result, client_id=certified.client_id)  # the certificate says who it was
             return result
-        if peer is None or certified is None:
-            return ANONYMOUS
+        return ANONYMOUS if peer is None or certified is None else self._by_peer(peer, certified)
+
+    def may_hand_over(self, peer: PeerIdentity) -> bool:
+        """Whether the certificate is a TLS terminator's that may speak for others."""
+        certified = self.certified(peer)
+        return (
+            isinstance(certified, ClientRecord)
+            and HAND_OVER in self._by_peer(peer, certified).permissions.grants
+        )
+
+    def _by_peer(self, peer: PeerIdentity, certified: ClientRecord) -> ClientContext:
+        """The context of a caller that shows nothing but its certificate."""
         known = self._by_certificate.get(peer.fingerprint)
         if known is not None and known[0] is certified:
             return known[1]

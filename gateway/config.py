@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
 
@@ -87,6 +88,8 @@ class ServerSettings:
     public_url: str = "https://localhost:8443"
     drain: float = 30.0
     trusted_hosts: tuple[str, ...] = ()
+    trusted_terminators: tuple[IPv4Network | IPv6Network, ...] = ()
+    """From where TLS terminators connect that may hand over their callers' certificates."""
 
 
 @dataclass(frozen=True, slots=True)

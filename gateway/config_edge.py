@@ -1,8 +1,9 @@
-"""Reads what the edge goes by: ``[limits]`` and ``[cors]``."""
+"""Reads what the edge goes by: ``[limits]``, ``[cors]``, and networks."""
 
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
 
 from gateway.config import CorsSettings, LimitSettings
@@ -57,3 +58,18 @@ def read_cors(root: Table) -> CorsSettings:
     )
     table.close()
     return settings
+
+
+def read_networks(table: Table, key: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Addresses and networks (RFC 4632): what stands for everybody is none."""
+    networks = []
+    for text in table.texts(key):
+        try:
+            network = ip_network(text)
+        except ValueError:
+            table.reject(key, 'must hold addresses and networks; write "10.0.0.5" or "10.1.0.0/16"')
+            continue
+        if network.prefixlen == 0:
+            table.reject(key, f"{text} is everybody; name the addresses")
+        networks.append(network)
+    return tuple(networks)

@@ -38,7 +38,7 @@ from gateway.config import (
     TokenSettings,
 )
 from gateway.config_backends import read_services, read_upstreams
-from gateway.config_edge import read_cors, read_limits
+from gateway.config_edge import read_cors, read_limits, read_networks
 from gateway.config_secret import read_keys
 from gateway.config_shapes import (
     NAME,
@@ -106,7 +106,7 @@ def _read(file: Path, environment: Mapping[str, str], *, secrets: bool, variable
     config = Config(
         file=document.file,
         server=server,
-        tls=_tls(root),
+        tls=_tls(root, server),
         tokens=tokens,
         storage=_storage(root),
         audit=_audit(root),
@@ -168,12 +168,13 @@ def _server(root: Table) -> ServerSettings:
         public_url=table.url("public_url", default.public_url, ("https",), origin=True),
         drain=table.seconds("drain", default.drain, "0s", "1h"),
         trusted_hosts=tuple(name.strip("[]").lower() for name in trusted),
+        trusted_terminators=read_networks(table, "trusted_terminators"),
     )
     table.close()
     return settings
 
 
-def _tls(root: Table) -> TlsSettings:
+def _tls(root: Table, server: ServerSettings) -> TlsSettings:
     table = _section(root, "tls")
     for key in ("certificate", "private_key"):
         if not table.has(key):
@@ -190,6 +191,9 @@ def _tls(root: Table) -> TlsSettings:
     ):
         remedy = 'name the CA\'s PEM file, or write client_certificates = "none"'
         table.reject("client_ca", f'is missing, but client_certificates is "{client_certificates}"; {remedy}')
+    if server.trusted_terminators and client_certificates is ClientCertificates.NONE:
+        remedy = 'write "optional" or "required", or take out [server] trusted_terminators'
+        table.reject("client_certificates", f'is "none", but terminators prove themselves by one; {remedy}')
     settings = TlsSettings(
         certificate=table.path("certificate") or table.document.folder,
         private_key=table.path("private_key") or table.document.folder,

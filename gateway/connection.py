@@ -115,13 +115,6 @@ class Connection(RequestHandler):
         if self.on_lost is not None:
             self.on_lost()
 
-    def certificate(self) -> bytes | None:
-        """The client certificate in DER, asked of the TLS layer rather than kept for every connection."""
-        transport = self.transport
-        secured = None if transport is None else transport.get_extra_info("ssl_object")
-        der: bytes | None = None if secured is None else secured.getpeercert(binary_form=True)
-        return der
-
     def data_received(self, data: bytes) -> None:
         """Something has come."""
         request = self._current_request
@@ -202,9 +195,3 @@ class Connection(RequestHandler):
         self._send_due = None
         if isinstance(self.transport, asyncio.Transport):
             self.transport.abort()
-
-
-def peer_certificate(request: GatewayRequest) -> bytes | None:
-    """The caller's certificate in DER, where the handshake verified one."""
-    connection = request.protocol
-    return connection.certificate() if isinstance(connection, Connection) else None

@@ -22,6 +22,7 @@ from gateway.admission import Admission
 from gateway.ambiguity import Readings
 from gateway.audit import Audit
 from gateway.authn import UNMAPPED
+from gateway.client_cert import Terminators
 from gateway.connection import Connection
 from gateway.cors import Cors
 from gateway.listener import TlsRefused
@@ -65,6 +66,7 @@ class Edge:
         problems: Problems,
         readings: Readings,
         cors: Cors,
+        terminators: Terminators,
         tls_refused: TlsRefused,
         monotonic: Callable[[], float],
     ) -> None:
@@ -76,6 +78,7 @@ class Edge:
         self._problems = problems
         self._readings = readings
         self._cors = cors
+        self._terminators = terminators
         self._monotonic = monotonic
         self._process = secrets.token_hex(8)
         self._requests = itertools.count(1)
@@ -89,6 +92,7 @@ class Edge:
         context = ANONYMOUS
         try:
             self._let_in(request)
+            inbound = self._terminators.looked_through(inbound, request.headers)
             preflight = self._cors.preflight(request) if request.page_origin is not None else None
             if preflight is not None:
                 return preflight
@@ -154,7 +158,7 @@ class Edge:
 
     def _refusal(self, request: GatewayRequest, inbound: Inbound, deny: Deny) -> web.StreamResponse:
         response = self._problems.response(deny, inbound.request_id)
-        lasting = inbound.peer is not None and deny.reason in _LASTING
+        lasting = inbound.peer is not None and not inbound.peer.handed_over and deny.reason in _LASTING
         if lasting or deny.reason is Reason.AMBIGUOUS_REQUEST or not request.content.is_eof():
             response.force_close()  # what follows on this connection is not worth reading
         return response

@@ -153,6 +153,8 @@ class Permissions:
         return "*:*" in self.grants
 
 
+HAND_OVER: Final = f"{PLATFORM}:hand_over"
+"""What a TLS terminator must be granted by name, for no wildcard means it: it can be anybody."""
 NO_PERMISSIONS: Final = Permissions(frozenset())
 ADMINISTRATION: Final = ("*:*",)
 """What is needed where no rule says otherwise."""
@@ -196,7 +198,7 @@ class Inbound:
     address: str
     user_agent: str | None
     peer: PeerIdentity | None
-    """The verified client certificate of the connection, if any."""
+    """The caller's certificate, of the connection or from a trusted terminator, if any."""
     authorization: tuple[str, ...]
     """Every ``Authorization`` field value, as received."""
     api_keys: tuple[str, ...]

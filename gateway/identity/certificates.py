@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from certs.identity import IdentityRule, PeerIdentity, named_by
+from certs.identity import IdentityRule, PeerIdentity, named_by, thumbprint
 from certs.trust import Distrust, Judgement, Trust
 from gateway.model import Deny, Reason
 from gateway.remembered import Remembered
@@ -83,17 +83,21 @@ class Certificates:
         now = self._now()
         if peer.not_after <= now:
             return _DISTRUSTED[Distrust.EXPIRED]
-        known = self._known.get(peer.fingerprint)
+        key = _evidence(peer) if peer.handed_over else peer.fingerprint
+        known = self._known.get(key)
         if known is None or known.until <= now:
             known = self._judge(peer, now)
-            self._known.put(peer.fingerprint, known)
+            self._known.put(key, known)
         if self._revoked is not None and len(self._revoked) and self._is_revoked(self._revoked, peer):
             return _REVOKED
         return known.named
 
     def _judge(self, peer: PeerIdentity, now: float) -> _Known:
         trust = self._trust
-        judgement = Judgement(None, _FOR_EVER) if trust is None else trust.judge(peer, now)
+        if trust is not None:
+            judgement = trust.judge(peer, now)
+        else:
+            judgement = Judgement(Distrust.UNTRUSTED if peer.handed_over else None, _FOR_EVER)
         if judgement.distrust is not None:
             return _Known(judgement.until, _DISTRUSTED[judgement.distrust])
         found = named_by(
@@ -105,6 +109,11 @@ class Certificates:
     def _is_revoked(revoked: Collection[RevokedCertificate], peer: PeerIdentity) -> bool:
         by_number = revoked.where("serial_number", serial_text(peer.serial))
         return bool(by_number or revoked.where("fingerprint", peer.fingerprint))
+
+
+def _evidence(peer: PeerIdentity) -> str:
+    """What a certificate that was handed over is judged by: what came along decides, too."""
+    return f"handed over {peer.fingerprint} {thumbprint(b''.join(peer.sent_with))}"
 
 
 def serial_text(serial: int) -> str:

@@ -8,15 +8,14 @@ has its intent in the audit before it is forwarded.
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 from aiohttp import hdrs, web
 
 from gateway.audit import Audit, Pending
+from gateway.client_cert import CLIENT_CERT, client_cert
 from gateway.config import ServiceSettings
-from gateway.connection import peer_certificate
 from gateway.description import Description, described
 from gateway.edge import BROKEN_BODY, GatewayRequest, Route, late_body
 from gateway.model import ADMINISTRATION, ClientContext, Deny, Inbound, Reason, Refused
@@ -121,7 +120,7 @@ class ServiceProxy:
                 answer = await self._client.send(
                     inbound.method,
                     request.raw_path,
-                    _request_headers(request, inbound) + self._told(request, inbound),
+                    _request_headers(request, inbound) + self._told(inbound),
                     body,
                 )
         except TimeoutError:
@@ -141,12 +140,11 @@ class ServiceProxy:
         finally:
             answer.close()
 
-    def _told(self, request: GatewayRequest, inbound: Inbound) -> list[tuple[str, str]]:
+    def _told(self, inbound: Inbound) -> list[tuple[str, str]]:
         """The caller's certificate, for a service that wants it (RFC 9440 section 2.2)."""
-        certificate = (
-            peer_certificate(request) if self._settings.client_cert and inbound.peer is not None else None
-        )
-        return [] if certificate is None else [("Client-Cert", f":{b64encode(certificate).decode()}:")]
+        if not self._settings.client_cert or inbound.peer is None:
+            return []
+        return [(CLIENT_CERT, client_cert(inbound.peer))]
 
     async def _bring_back(
         self, request: GatewayRequest, answer: Response, pending: Pending | None
