@@ -193,5 +193,5 @@ class Connection(RequestHandler):
 
     def _abort(self) -> None:
         self._send_due = None
-        if isinstance(self.transport, asyncio.Transport):
+        if self.transport is not None:  # of uvloop, too, whose class is no asyncio.Transport
             self.transport.abort()
