@@ -216,6 +216,8 @@ class HttpUpstream:
     max_concurrency: int = 64
     sessions: Sessions = Sessions.CLIENT
     credentials: UpstreamCredentials = UpstreamCredentials()
+    client_cert: bool = False
+    """Whether it is told the client's certificate (RFC 9440)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from gateway.config import (
     HttpUpstream,
     SandboxSettings,
     ServiceSettings,
+    Sessions,
     StdioUpstream,
     UpstreamSettings,
 )
@@ -62,14 +63,19 @@ def _http_upstream(table: Table, name: str, algorithm: Algorithm, *, secrets: bo
         table.reject("url", "is missing; write http://HOST:PORT/mcp")
     default = HttpUpstream(name, "")
     url = table.url("url", "")
+    sessions, client_cert = table.choice("sessions", default.sessions), table.flag("client_cert")
+    if client_cert and sessions is Sessions.SHARED:
+        remedy = 'write sessions = "client", or take out client_cert'
+        table.reject("client_cert", f"would mix the clients' certificates in one session; {remedy}")
     return HttpUpstream(
         name=name,
         url=url,
         prefix=_tool_prefix(table),
         timeout=table.seconds("timeout", default.timeout, "1s", "1d"),
         max_concurrency=table.integer("max_concurrency", default.max_concurrency, 1, 100_000),
-        sessions=table.choice("sessions", default.sessions),
+        sessions=sessions,
         credentials=read_credentials(table, url, algorithm, wanted=secrets),
+        client_cert=client_cert,
     )
 
 

@@ -89,7 +89,13 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
     held = HeldCalls()
     stack.push_async_callback(held.close)
     rounds = InputRounds(RequestStates(state_key(config.tokens.secret), now=shared.now), held)
-    forwarder = Forwarder(catalogue, shared.watch, shared.audit, rounds)
+    forwarder = Forwarder(
+        catalogue,
+        shared.watch,
+        shared.audit,
+        rounds,
+        certified=[u.name for u in config.upstreams if isinstance(u, HttpUpstream) and u.client_cert],
+    )
     announcements = Announcements(catalogue, sessions, lists, listeners, current=shared.current)
     access = Access(catalogue, shared.audit, shared.problems, config.mcp.denied)
     subscriptions = Subscriptions(

@@ -6,7 +6,7 @@ The intent is durable before anything is sent; the outcome is in the journal's h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from functools import partial
 from typing import Final
 
@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.audit import Audit, Pending
+from gateway.client_cert import CLIENT_CERT, client_cert
 from gateway.mcp.catalogue import Catalogue, Entry, Kind
 from gateway.mcp.eras import (
     Era,
@@ -53,7 +54,7 @@ from gateway.mcp.replies import code_of, error_reply, for_legacy, for_modern, st
 from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Session, owner_of
 from gateway.mcp.streams import EventStream, Watch
-from gateway.mcp.upstream import CancelledByCaller, Exchange, SessionKey, UpstreamError
+from gateway.mcp.upstream import CancelledByCaller, Exchange, Fields, SessionKey, UpstreamError
 from gateway.mcp.upstream_call import UpstreamCall, digest_of, fields_of, for_modern_upstream
 from gateway.model import Deny, Reason
 from gateway.problems import json_rpc_error
@@ -92,7 +93,17 @@ class Running:
 class Forwarder:
     """Asks upstreams for clients."""
 
-    def __init__(self, catalogue: Catalogue, watch: Watch, audit: Audit, rounds: InputRounds) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        watch: Watch,
+        audit: Audit,
+        rounds: InputRounds,
+        *,
+        certified: Collection[str] = (),
+    ) -> None:
+        """``certified``: the upstreams that are told the client's certificate."""
+        self._certified = frozenset(certified)
         self._catalogue = catalogue
         self._rounds = rounds
         self._watch = watch
@@ -144,6 +155,13 @@ class Forwarder:
             stream.stop_recording()
             if session is not None:
                 session.in_flight.pop(message_id, None)
+
+    def _told(self, request: RequestContext, call: UpstreamCall) -> Fields:
+        """The client's certificate, for an upstream that wants it; the anonymous share a session, so none of theirs."""
+        peer = request.inbound.peer
+        if peer is None or request.client.anonymous or call.entry.upstream not in self._certified:
+            return ()
+        return ((CLIENT_CERT, client_cert(peer)),)
 
     async def tell_level(self, key: SessionKey, name: str, level: str | None) -> None:
         """Pass a log level on to an upstream that knows of levels."""
@@ -214,7 +232,7 @@ class Forwarder:
             if request.metadata is not None:
                 await self.tell_level(key, name, request.metadata.log_level)
             params = as_legacy_request(call.params) if request.modern else call.params
-            context = upstream.request(key, request.message.method, params)
+            context = upstream.request(key, request.message.method, params, self._told(request, call))
             exchange = await context.__aenter__()
         kept = False
         try:
@@ -254,7 +272,11 @@ class Forwarder:
             upstream.watch(call.entry.original)
         if request.message.method in {"resources/subscribe", "resources/unsubscribe"}:
             return Reply(None, result=msgspec.Raw(b"{}"))
-        key, method, fields = request.key_for(Era.MODERN), request.message.method, fields_of(call)
+        key, method, fields = (
+            request.key_for(Era.MODERN),
+            request.message.method,
+            (*fields_of(call), *self._told(request, call)),
+        )
         params = for_modern_upstream(request, call)
         for _round in range(MAX_ROUNDS):
             async with upstream.request(key, method, params, fields) as exchange:

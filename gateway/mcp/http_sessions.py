@@ -108,7 +108,8 @@ class HttpSession:
     def headers_for(self, ticket: Ticket) -> EncodedHeaders:
         """The head of that request."""
         if not self.modern:
-            return self.post_headers
+            more = ticket.fields
+            return encode_headers([*_POST_FIELDS, *self.fields, *more]) if more else self.post_headers
         standard = request_headers(self.info.protocol_version, ticket.method, ticket.params)
         return encode_headers([*_POST_FIELDS, *standard, *ticket.fields])
 

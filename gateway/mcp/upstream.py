@@ -114,7 +114,7 @@ class Upstream(Protocol):
     ) -> AbstractAsyncContextManager[Exchange]:
         """Send a request, in the era of ``key``; leaving the context early abandons it (and cancels it upstream).
 
-        ``fields``: what a modern request has in its headers beside what each of them has.
+        ``fields``: what it has in its headers, where the transport has any, beside what each of them has.
         Entering waits for a place within ``max_concurrency`` and sends; raises UpstreamError.
         """
 

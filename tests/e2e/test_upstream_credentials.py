@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import ssl
 import subprocess
@@ -223,3 +224,52 @@ def test_what_is_wrong_is_told_at_the_start(home: Any, url: str, lines: tuple[st
     done = home.cli("check", check=False)
     assert done.returncode == 1
     assert remedy in done.stdout + done.stderr
+
+
+def _handed_on(home: Any, name: str) -> str:
+    der = ssl.PEM_cert_to_DER_cert((home.folder / "clients" / name / f"{name}.pem").read_text())
+    return f":{base64.b64encode(der).decode()}:"
+
+
+def test_an_upstream_that_wants_it_is_told_the_callers_certificate(
+    home: Any, guarded: Any, caller: Any
+) -> None:
+    _behind(home, guarded.url, "client_cert = true")
+    home.client("bob", "--role", "user")
+    served = home.serve()
+    for name in ("alice", "bob"):
+        one = caller(served, home.folder / "clients" / name)
+        assert _let_in(one.call("g_echo"))
+        calls = _state(guarded.url)["headers"]
+        assert calls[-1]["client-cert"] == _handed_on(home, name)
+    hostile = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "g_echo"}})
+    fields = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    alice = caller(served, home.folder / "clients" / "alice")
+    answer = alice.ask("POST", "/mcp", hostile, {**fields, "Client-Cert": _handed_on(home, "bob")})
+    assert answer.status == 200
+    headers = _state(guarded.url)["headers"]
+    assert headers[-1]["client-cert"] == _handed_on(home, "alice")
+    assert {each.get("client-cert") for each in headers} == {
+        None,  # what the gateway asked by itself
+        _handed_on(home, "alice"),
+        _handed_on(home, "bob"),
+    }
+
+
+def test_a_caller_without_a_certificate_has_none_to_be_told(home: Any, guarded: Any, caller: Any) -> None:
+    _behind(home, guarded.url, "client_cert = true")
+    home.config.write_text(
+        home.config.read_text().replace('permissions = ["guarded:use"]', 'access = "public"')
+    )
+    served = home.serve()
+    assert _let_in(caller(served).call("g_echo"))
+    home.cli("certs", "issue", "stranger", "--out", str(home.folder / "clients" / "stranger"))
+    assert _let_in(caller(served, home.folder / "clients" / "stranger").call("g_echo"))
+    assert all("client-cert" not in each for each in _state(guarded.url)["headers"])
+
+
+def test_no_session_is_shared_where_certificates_are_told(home: Any, guarded: Any) -> None:
+    _behind(home, guarded.url, "client_cert = true", 'sessions = "shared"')
+    done = home.cli("check", check=False)
+    assert done.returncode != 0
+    assert "client_cert" in done.stdout + done.stderr
