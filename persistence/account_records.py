@@ -27,19 +27,6 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     last_used_at: str
 
 
-class AttemptsRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What was got wrong in a row, by whoever it was, and until when that locks."""
-
-    attempts_id: str
-    """What is counted (a name, its codes, an address), as a digest: what people type is not always a name."""
-    client_id: str | None = None
-    """Where the name is a client's."""
-    count: int
-    last_at: float
-    """Seconds since the epoch, as is ``locked_until``."""
-    locked_until: float = 0.0
-
-
 class PasswordHistory(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The hashes of a client's earlier passwords, newest first."""
 

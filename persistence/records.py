@@ -18,7 +18,6 @@ from msgspec import UNSET, UnsetType
 
 from persistence.account_records import (
     ApiKeyRecord,
-    AttemptsRecord,
     InvitationRecord,
     MfaSession,
     PasswordHistory,
@@ -184,7 +183,6 @@ TOMBSTONES: Final = Kind("tombstones", Tombstone, "tombstone_id")
 TOMBSTONE_KEYS: Final = Kind("tombstone_keys", TombstoneKey, "key_id")
 
 SESSIONS: Final = Kind("sessions", SessionRecord, "session_id", ("client_id",))
-ATTEMPTS: Final = Kind("login_attempts", AttemptsRecord, "attempts_id", ("client_id",))
 PASSWORD_HISTORIES: Final = Kind("password_history", PasswordHistory, "client_id")
 PROFILES: Final = Kind("profiles", ProfileRecord, "client_id")
 INVITATIONS: Final = Kind("invitations", InvitationRecord, "invitation_id", ("code_hash", "client_id"))
@@ -200,7 +198,6 @@ KINDS: Final[tuple[Kind[Any], ...]] = (
     TOMBSTONES,
     TOMBSTONE_KEYS,
     SESSIONS,
-    ATTEMPTS,
     PASSWORD_HISTORIES,
     PROFILES,
     INVITATIONS,

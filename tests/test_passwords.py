@@ -252,6 +252,17 @@ async def test_too_many_wrong_ones_lock_the_name_for_half_a_minute(world: World)
     assert isinstance(await world.verify("alice", GOOD), ClientRecord)
 
 
+async def test_a_lock_out_of_somebody_is_told_in_the_log(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("alice", "perhaps-a-password"):
+        for _ in range(3):
+            await world.verify(name, "wrong")
+    told = [record.getMessage() for record in caplog.records if record.name == "ostiary.auth"]
+    assert len(told) == 1
+    assert "client alice" in told[0]
+
+
 async def test_unknown_names_are_locked_just_the_same(world: World) -> None:
     for name in ("alice", "nobody"):
         answers = [await world.verify(name, "wrong") for _ in range(4)]

@@ -16,6 +16,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from gateway.limits import TokenBuckets, network_of
 from gateway.model import Deny, Reason, Refused
 from gateway.remembered import Remembered
 from persistence.records import ClientRecord, ClientStore
+
+log = logging.getLogger("ostiary.auth")
 
 ROUNDS: Final = 12
 """bcrypt's cost: 2**12 rounds."""
@@ -180,17 +183,20 @@ class Lockouts:
         wrong = self._wrong.get(name)
         return 0.0 if wrong is None else max(0.0, wrong.locked_until - now)
 
-    def count(self, name: str, now: float) -> None:
-        """One more wrong password for ``name``."""
+    def count(self, name: str, now: float) -> float:
+        """One more wrong password for ``name``; for how many seconds that locks it."""
         wrong = self._wrong.get(name)
         if wrong is None or now - wrong.last > _FORGET_SECONDS:
             wrong = _Wrong()
         wrong.count += 1
         wrong.last = now
+        seconds = 0.0
         if wrong.count >= self._after:
             doublings = min(wrong.count - self._after, 16)
-            wrong.locked_until = now + min(_LOCK_SECONDS * 2**doublings, _MAX_LOCK_SECONDS)
+            seconds = min(_LOCK_SECONDS * 2**doublings, _MAX_LOCK_SECONDS)
+            wrong.locked_until = now + seconds
         self._wrong.put(name, wrong)
+        return seconds
 
     def forget(self, name: str, now: float) -> bool:
         """Begin anew with ``name``; whether it was locked."""
@@ -253,13 +259,23 @@ class Passwords:
             return _too_many("Too many wrong passwords for this name", locked, name)
         client = clients.get(name)
         if proven is None or client is None or not is_enabled(client) or client.password_hash != proven:
-            self._lockouts.count(name, now)
+            self._count(name, client, now)
             return Deny(Reason.INVALID_CREDENTIALS, _WRONG, client_id=name)
         if client.require_certificate and not certified:
-            self._lockouts.count(name, now)
+            self._count(name, client, now)
             return Deny(Reason.CERTIFICATE_REQUIRED, _WRONG, client_id=name)
         self._lockouts.forget(name, now)
         return client
+
+    def _count(self, name: str, client: ClientRecord | None, now: float) -> None:
+        """A wrong password; an alarm where it locks somebody. (A name that nobody has could be a password.)"""
+        seconds = self._lockouts.count(name, now)
+        if seconds and client is not None:
+            log.warning(
+                "too many wrong passwords for client %s: locked for %.0f s; `ostiary clients unlock` ends it",
+                client.client_id,
+                seconds,
+            )
 
     async def _matches(self, readings: Sequence[str], stored: str | None) -> bool:
         for reading in readings:
