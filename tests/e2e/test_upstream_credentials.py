@@ -231,9 +231,11 @@ def _handed_on(home: Any, name: str) -> str:
     return f":{base64.b64encode(der).decode()}:"
 
 
+@pytest.mark.parametrize("era", ["", "--modern"])
 def test_an_upstream_that_wants_it_is_told_the_callers_certificate(
-    home: Any, guarded: Any, caller: Any
+    home: Any, start_script: Callable[..., Any], caller: Any, era: str
 ) -> None:
+    guarded = start_script("tests/servers/guarded.py", *([era] if era else []))
     _behind(home, guarded.url, "client_cert = true")
     home.client("bob", "--role", "user")
     served = home.serve()
@@ -241,6 +243,7 @@ def test_an_upstream_that_wants_it_is_told_the_callers_certificate(
         one = caller(served, home.folder / "clients" / name)
         assert _let_in(one.call("g_echo"))
         calls = _state(guarded.url)["headers"]
+        assert (calls[-1]["mcp-protocol-version"] == "2026-07-28") is bool(era)
         assert calls[-1]["client-cert"] == _handed_on(home, name)
     hostile = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "g_echo"}})
     fields = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}

@@ -1,4 +1,4 @@
-"""An MCP server (2025-11-25) that lets in who has the right credential, its token endpoint, and what it has seen.
+"""An MCP server (2025-11-25; with ``--modern`` 2026-07-28 alone) that lets in who has the right credential, its token endpoint, and what it has seen.
 
 ``guarded.py [CERTIFICATE KEY CLIENT_CA]``: over TLS, for those with a certificate of that CA, where they are given.
 """
@@ -30,8 +30,11 @@ async def mcp(request: web.Request) -> web.StreamResponse:
     if wanted["token"] is not None and request.headers.get("Authorization") != f"Bearer {wanted['token']}":
         return web.Response(status=401)
     message = await request.json()
-    if request.headers.get("MCP-Protocol-Version") == "2026-07-28":
+    modern = "--modern" in sys.argv
+    if modern != (request.headers.get("MCP-Protocol-Version") == "2026-07-28"):
         return web.Response(status=400)
+    if modern:
+        return _modern(message)
     match message.get("method"):
         case "initialize":
             server = {"name": "guarded", "version": "1"}
@@ -50,6 +53,17 @@ async def mcp(request: web.Request) -> web.StreamResponse:
             return _result(message, content=[{"type": "text", "text": "let in"}])
         case _:
             return web.Response(status=202)
+
+
+def _modern(message: Any) -> web.Response:
+    fresh = {"resultType": "complete", "ttlMs": 60_000, "cacheScope": "public"}
+    match message.get("method"):
+        case "server/discover":
+            return _result(message, **fresh, supportedVersions=["2026-07-28"], capabilities={"tools": {}})
+        case "tools/list":
+            return _result(message, **fresh, tools=[{"name": "echo", "inputSchema": {"type": "object"}}])
+        case _:
+            return _result(message, resultType="complete", content=[{"type": "text", "text": "let in"}])
 
 
 async def _stream(request: web.Request) -> web.StreamResponse:
