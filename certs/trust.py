@@ -77,13 +77,9 @@ class Trust:
         self._authorities = tuple(authorities)
         self._anchors = frozenset(map(_thumbprint, self._authorities))
         self._paths = Paths(self._authorities)
-        self._lists = {
-            crl.issuer.public_bytes(): _RevocationList(
-                frozenset(entry.serial_number for entry in crl),
-                _NEVER if crl.next_update_utc is None else crl.next_update_utc.timestamp(),
-            )
-            for crl in revocation_lists
-        }
+        self._lists: dict[bytes, _RevocationList] = {}
+        for crl in revocation_lists:
+            self._add(crl)
         self._rule_authorities = dict(rule_authorities or {})
         self._expired_crl = expired_crl
 
@@ -100,6 +96,15 @@ class Trust:
                 path: frozenset(map(_thumbprint, pem.read_certificates(path))) for path in files.rule_cas
             },
             expired_crl=expired_crl,
+        )
+
+    def _add(self, crl: x509.CertificateRevocationList) -> None:
+        """Two CRLs of one name count together: what either lists is revoked, and the first to end ends both."""
+        issuer = crl.issuer.public_bytes()
+        before = self._lists.get(issuer, _RevocationList(frozenset(), _NEVER))
+        end = _NEVER if crl.next_update_utc is None else crl.next_update_utc.timestamp()
+        self._lists[issuer] = _RevocationList(
+            before.serials | {entry.serial_number for entry in crl}, min(before.next_update, end)
         )
 
     @property

@@ -1,7 +1,8 @@
 """The control socket: how commands reach the server that owns the store.
 
 ``control.sock`` in the store's folder, mode 0600; the peer must be the owner of this process or root, which the kernel
-vouches for (SO_PEERCRED). One JSON object a line, ``{"operation": …, "parameters": {…}}``, is answered by one line,
+vouches for (SO_PEERCRED), and its first line must be what ``control.key`` (0600, made anew at each start) holds: a child
+process that is confined runs as the same user and may connect to any socket, but cannot read that file. One JSON object a line, ``{"operation": …, "parameters": {…}}``, is answered by one line,
 ``{"result": …}`` or ``{"error": "…"}``. Whatever comes in, the server goes on.
 
 Unix socket paths end at 107 bytes, so both sides go through a descriptor of the folder.
@@ -12,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hmac
 import logging
 import os
 import pwd
+import secrets
 import socket
 import stat
 import struct
@@ -30,6 +33,7 @@ from persistence.records import StoreError
 log = logging.getLogger("ostiary.admin")
 
 SOCKET_NAME: Final = "control.sock"
+KEY_NAME: Final = "control.key"
 MAX_REQUEST_BYTES: Final = 64 << 10
 MAX_ANSWER_BYTES: Final = 16 << 20
 MAX_CONNECTIONS: Final = 16
@@ -68,6 +72,7 @@ class ControlServer:
         self._server: asyncio.Server | None = None
         self._descriptor = -1
         self._inode = -1
+        self._key = secrets.token_urlsafe(32).encode()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -76,6 +81,7 @@ class ControlServer:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._remove_stale()
+            self._write_key()
             os.fchmod(listener.fileno(), 0o600)  # before bind: the file is never wider, whatever the umask
             listener.bind(f"/proc/self/fd/{self._descriptor}/{SOCKET_NAME}")
             self._inode = os.stat(SOCKET_NAME, dir_fd=self._descriptor).st_ino
@@ -100,7 +106,17 @@ class ControlServer:
         with contextlib.suppress(FileNotFoundError):
             if os.stat(SOCKET_NAME, dir_fd=self._descriptor).st_ino == self._inode:
                 os.unlink(SOCKET_NAME, dir_fd=self._descriptor)
+                os.unlink(KEY_NAME, dir_fd=self._descriptor)
         os.close(self._descriptor)
+
+    def _write_key(self) -> None:
+        """Nobody has connected yet. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(KEY_NAME, dir_fd=self._descriptor)
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(KEY_NAME, flags, 0o600, dir_fd=self._descriptor)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(self._key)
 
     def _remove_stale(self) -> None:
         """What a server that was killed left behind; anything but a socket stays, and bind fails on it."""
@@ -134,15 +150,16 @@ class ControlServer:
         if len(self._tasks) > MAX_CONNECTIONS:
             await _send(writer, _Answer(error="too many commands at once; try again"))
             return
-        while True:
-            async with asyncio.timeout(IDLE_SECONDS):
-                try:
-                    line = await reader.readuntil(b"\n")
-                except asyncio.IncompleteReadError:
-                    return
-                except asyncio.LimitOverrunError:
-                    await _send(writer, _Answer(error=f"a request has at most {MAX_REQUEST_BYTES} bytes"))
-                    return
+        key = await _line(reader, writer)
+        if key is None:
+            return
+        if not hmac.compare_digest(key.rstrip(b"\n"), self._key):
+            log.warning("somebody without the key was refused at the control socket")
+            await _send(
+                writer, _Answer(error=f"the first line must be what {KEY_NAME} beside the socket holds")
+            )
+            return
+        while (line := await _line(reader, writer)) is not None:
             await _send(writer, await self._answer(line, user_name(uid)))
 
     async def _answer(self, line: bytes, actor: str) -> _Answer:
@@ -172,6 +189,7 @@ async def ask(folder: Path, operation: str, parameters: object) -> dict[str, Any
         raise OperationError("that is too much for one command; give it less at a time")
     with _through_descriptor(folder) as path:
         try:
+            key = Path(path).with_name(KEY_NAME).read_bytes()
             reader, writer = await asyncio.open_unix_connection(path, limit=MAX_ANSWER_BYTES)
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:
@@ -179,7 +197,7 @@ async def ask(folder: Path, operation: str, parameters: object) -> dict[str, Any
             raise
     try:
         async with asyncio.timeout(ANSWER_SECONDS + IDLE_SECONDS):
-            writer.write(line)
+            writer.write(key + b"\n" + line)
             await writer.drain()
             answer = msgspec.json.decode(await reader.readuntil(b"\n"), type=_Answer)
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, msgspec.DecodeError) as error:
@@ -191,6 +209,18 @@ async def ask(folder: Path, operation: str, parameters: object) -> dict[str, Any
     if answer.error is not None:
         raise OperationError(answer.error)
     return answer.result or {}
+
+
+async def _line(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes | None:
+    """The next line; None: there is none, or it is too long, which the peer was told. Raises TimeoutError."""
+    async with asyncio.timeout(IDLE_SECONDS):
+        try:
+            return await reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError:
+            return None
+        except asyncio.LimitOverrunError:
+            await _send(writer, _Answer(error=f"a request has at most {MAX_REQUEST_BYTES} bytes"))
+            return None
 
 
 def user_name(uid: int) -> str:

@@ -21,7 +21,7 @@ from persistence.journal import journal_generation
 from persistence.records import StoreError
 
 AUDIT_FOLDER: Final = "audit"
-_NOT_OF_THE_STATE: Final = frozenset({LOCK, "control.sock"})
+_NOT_OF_THE_STATE: Final = frozenset({LOCK, "control.sock", "control.key"})
 _ATTEMPTS: Final = 50
 
 

@@ -63,7 +63,7 @@ def raw(folder: Path, send: bytes) -> bytes:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(20)
             connection.connect(f"/proc/self/fd/{descriptor}/control.sock")
-            connection.sendall(send)
+            connection.sendall((folder / "control.key").read_bytes() + b"\n" + send)
             connection.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: connection.recv(65536), b""))
     finally:
@@ -79,6 +79,38 @@ async def test_an_operation_is_performed_for_the_user_whom_the_kernel_names(
 ) -> None:
     answer = await ask(folder, "clients.show", {"client_id": "bob"})
     assert answer == {"operation": "clients.show", "parameters": {"client_id": "bob"}, "actor": ME}
+
+
+@pytest.mark.parametrize("key", [b"", b"wrong", b'{"operation": "a"}'])
+async def test_without_the_key_nothing_is_done(server: ControlServer, folder: Path, key: bytes) -> None:
+    """Who runs as the same user, but cannot read the store's folder, such as a confined child."""
+
+    def try_it() -> bytes:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(20)
+                connection.connect(f"/proc/self/fd/{descriptor}/control.sock")
+                connection.sendall(key + b'\n{"operation": "a"}\n')
+                return b"".join(iter(lambda: connection.recv(65536), b""))
+        finally:
+            os.close(descriptor)
+
+    (answer,) = [json.loads(line) for line in (await asyncio.to_thread(try_it)).splitlines()]
+    assert "control.key" in answer["error"]
+
+
+async def test_the_key_is_the_owners_alone_and_another_each_time(folder: Path) -> None:
+    keys = set()
+    for _ in range(2):
+        server = ControlServer(folder, perform)
+        await server.start()
+        assert stat.S_IMODE((folder / "control.key").stat().st_mode) == 0o600
+        keys.add((folder / "control.key").read_bytes())
+        await server.close()
+        assert not (folder / "control.key").exists()
+    assert len(keys) == 2
+    assert all(len(key) >= 43 for key in keys)
 
 
 async def test_one_connection_carries_many_requests(server: ControlServer, folder: Path) -> None:

@@ -48,6 +48,7 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
 _OF_FILES: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 _READING: Final = _EXECUTE | _READ_FILE | _READ_DIR
+_NO_ABSTRACT_SOCKETS: Final = 1
 _NO_SIGNALS: Final = 1 << 1
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -127,7 +128,7 @@ def _keep_to(read: list[str], write: list[str]) -> None:
     """Let this process, and what it becomes, at these paths alone. Raises OSError where the kernel has no Landlock."""
     abi = _landlock(_CREATE_RULESET, None, 0, _ABI_QUERY)
     everything = (1 << 13) - 1 | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0)
-    attr = _RulesetAttr(files=everything, scoped=_NO_SIGNALS)
+    attr = _RulesetAttr(files=everything, scoped=_NO_SIGNALS | _NO_ABSTRACT_SOCKETS)
     size = ctypes.sizeof(attr) if abi >= 6 else ctypes.sizeof(ctypes.c_uint64)
     ruleset = _landlock(_CREATE_RULESET, ctypes.byref(attr), size, 0)
     for path in (*SYSTEM_FOLDERS, *PROCESS_FILES):
