@@ -69,6 +69,13 @@ def test_a_confined_command_is_let_at_nothing_but_what_is_named(tmp_path: Path) 
     assert (readable / "file").read_text() == "of readable"
 
 
+@pytest.mark.skipif(not _landlock(), reason="this kernel has no Landlock")
+def test_a_confined_command_has_the_harmless_devices_alone() -> None:
+    script = "echo x > /dev/null && head -c 1 /dev/urandom > /dev/null && ! ls /dev && ! cat /dev/ptmx"
+    done = _run(SandboxSettings(read=()), "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(_landlock() < 6, reason="this kernel's Landlock (before Linux 6.12) knows no signals")
 def test_a_confined_command_cannot_signal_its_gateway(tmp_path: Path) -> None:
     done = _run(SandboxSettings(read=()), "sh", "-c", f"kill -CONT {os.getpid()}")

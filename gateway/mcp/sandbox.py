@@ -39,7 +39,8 @@ PROCESS_FILES: Final = (
     *("/proc/meminfo", "/proc/stat", "/proc/uptime", "/proc/version"),
 )
 """Not all of /proc: there root sees the environment of other processes, the gateway's among them."""
-DEVICES: Final = "/dev"
+DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+"""Not all of /dev: there root has the disks."""
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _ABI_QUERY: Final = 1
@@ -133,7 +134,8 @@ def _keep_to(read: list[str], write: list[str]) -> None:
     ruleset = _landlock(_CREATE_RULESET, ctypes.byref(attr), size, 0)
     for path in (*SYSTEM_FOLDERS, *PROCESS_FILES):
         _open_up(ruleset, path, _READING, required=False)
-    _open_up(ruleset, DEVICES, _READ_FILE | _WRITE_FILE | _READ_DIR, required=False)
+    for path in DEVICES:
+        _open_up(ruleset, path, _READ_FILE | _WRITE_FILE, required=False)
     for path in read:
         _open_up(ruleset, path, _READING)
     for path in write:
