@@ -52,7 +52,7 @@ from gateway.mcp.messages import (
 )
 from gateway.mcp.replies import code_of, error_reply, for_legacy, for_modern, status_of
 from gateway.mcp.request import RequestContext
-from gateway.mcp.sessions import Session, owner_of
+from gateway.mcp.sessions import Session
 from gateway.mcp.streams import EventStream, Watch
 from gateway.mcp.upstream import CancelledByCaller, Exchange, Fields, SessionKey, UpstreamError
 from gateway.mcp.upstream_call import UpstreamCall, digest_of, fields_of, for_modern_upstream
@@ -252,7 +252,7 @@ class Forwarder:
                     return error_reply(MISSING_CAPABILITY, MISSES, {"requiredCapabilities": {missing: {}}})
                 if isinstance(received, Request) and rounds.can_hold(request, received):
                     asking = HeldCall(
-                        owner_of(request.client), key, context, exchange, received.id, question_of(received)
+                        request.counted, key, context, exchange, received.id, question_of(received)
                     )
                     kept = True
                     return rounds.hold(request, call.entry, call.params, asking)

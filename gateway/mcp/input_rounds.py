@@ -70,7 +70,7 @@ class InputRounds:
     def can_hold(self, request: RequestContext, question: Request) -> bool:
         """Whether a legacy upstream's request can be put to the modern client, and its call held open meanwhile."""
         asks = request.modern and question.method in NEEDS
-        return asks and self._held.room_for(owner_of(request.client))
+        return asks and self._held.room_for(request.counted)
 
     def hold(self, request: RequestContext, entry: Entry, params: Params, call: HeldCall) -> Reply:
         """Hold the call; the result that tells the client what is asked."""

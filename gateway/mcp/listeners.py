@@ -9,13 +9,15 @@ from typing import Any, Final
 from gateway.mcp.eras import SUBSCRIPTION_ID
 from gateway.mcp.listing import Kind
 from gateway.mcp.messages import Params, RequestId, encode_notification
-from gateway.mcp.sessions import Outbox, Owner, owner_of
+from gateway.mcp.sessions import NOBODY, Outbox, Owner
 from gateway.mcp.upstream import SessionKey
 from gateway.model import ClientContext
 
 MAX_LISTENERS: Final = 10_000
 MAX_LISTENERS_OF_ONE: Final = 64
-"""Of one client; all anonymous callers together are one."""
+"""Of one client, or of one network where the callers are anonymous."""
+MAX_LISTENERS_ANONYMOUS: Final = 5_000
+"""Of all anonymous callers together."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +30,8 @@ class Listener:
     """Whose sessions it uses at upstreams of the legacy era."""
     only: str | None
     context: ClientContext
+    counted: Owner
+    """With whose subscriptions it is counted."""
     subscribed: set[tuple[str, str]] = field(default_factory=set)
     """Resources whose changes it wants to hear of: (upstream, URI)."""
     listed: dict[Kind, int] = field(default_factory=dict)
@@ -52,10 +56,12 @@ class Listeners:
     def __iter__(self) -> Iterator[Listener]:
         return iter(tuple(self._open))
 
-    def room_for(self, owner: Owner) -> bool:
-        """Whether that client may open one more."""
-        own = sum(1 for listener in self._open if owner_of(listener.context) == owner)
-        return len(self._open) < MAX_LISTENERS and own < MAX_LISTENERS_OF_ONE
+    def room_for(self, counted: Owner) -> bool:
+        """Whether who is so counted may open one more."""
+        opened = [listener.counted for listener in self._open]
+        if counted[0] == NOBODY and sum(each[0] == NOBODY for each in opened) >= MAX_LISTENERS_ANONYMOUS:
+            return False
+        return len(opened) < MAX_LISTENERS and opened.count(counted) < MAX_LISTENERS_OF_ONE
 
     def add(self, listener: Listener) -> None:
         """It hears from now on."""

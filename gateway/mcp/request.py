@@ -12,7 +12,7 @@ from gateway.edge import GatewayRequest
 from gateway.mcp.eras import MODERN, Dialect, Era, own_result
 from gateway.mcp.messages import Request, encode_error, encode_result
 from gateway.mcp.negotiation import Metadata
-from gateway.mcp.sessions import Session, canonical, owner_of
+from gateway.mcp.sessions import Owner, Session, canonical, counted_as, owner_of
 from gateway.mcp.upstream import SessionKey
 from gateway.model import ClientContext, Inbound
 from gateway.reply import JsonReply
@@ -52,6 +52,11 @@ class RequestContext(msgspec.Struct, frozen=True, eq=False):
         if self.metadata is not None and self.metadata.capabilities and not self.client.anonymous:
             return SessionKey(owner_of(self.client), canonical(self.metadata.capabilities))
         return _key_of(*owner_of(self.client))
+
+    @property
+    def counted(self) -> Owner:
+        """With whom the caller is counted where there is a limit for each."""
+        return counted_as(self.client, self.inbound.address)
 
     def key_for(self, era: Era) -> SessionKey:
         """The same, at an upstream that is asked in that era."""

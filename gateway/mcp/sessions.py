@@ -44,6 +44,15 @@ def owner_of(context: ClientContext) -> Owner:
     return (context.tenant_id, context.client_id)
 
 
+NOBODY: Final = ""
+"""In the place of the tenant where anonymous callers are counted by network."""
+
+
+def counted_as(context: ClientContext, address: str) -> Owner:
+    """With whom a caller from ``address`` is counted: itself, or the anonymous callers of its network."""
+    return (NOBODY, network_of(address)) if context.anonymous else owner_of(context)
+
+
 _CAPABILITIES: Final[dict[str, Any]] = {
     "roots": {"listChanged": bool},
     "sampling": {"context": {}, "tools": {}},
@@ -246,7 +255,7 @@ class Sessions:
         ``capabilities``: as the client said them in ``initialize``.
         """
         owner = owner_of(context)
-        counted = ("", network_of(address)) if context.anonymous else owner
+        counted = counted_as(context, address)
         self._make_room(counted, anonymous=context.anonymous)
         key = SessionKey(owner) if context.anonymous else SessionKey(owner, canonical(capabilities))
         session = Session(

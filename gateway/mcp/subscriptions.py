@@ -19,7 +19,7 @@ from gateway.mcp.listing import Kind
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import INVALID_PARAMS, INVALID_REQUEST, Reply, encode_notification, encode_result
 from gateway.mcp.request import RequestContext
-from gateway.mcp.sessions import Session, Sessions, owner_of
+from gateway.mcp.sessions import Session, Sessions
 from gateway.mcp.streams import EventStream, Watch, pour
 from gateway.mcp.target import Target
 from gateway.mcp.upstream import UpstreamError
@@ -64,9 +64,9 @@ class Subscriptions:
             return request.error(INVALID_PARAMS, "notifications must be an object.")
         if not request.accepts_stream:
             raise Refused(Deny(Reason.NOT_ACCEPTABLE, "Accept must name text/event-stream."))
-        if not self._listeners.room_for(owner_of(request.client)):
+        if not self._listeners.room_for(request.counted):
             return request.error(INVALID_REQUEST, "You have too many subscriptions open: close some.")
-        listener = Listener(request.message.id, request.key, request.only, request.client)
+        listener = Listener(request.message.id, request.key, request.only, request.client, request.counted)
         stream = EventStream(request.http)
         guard = self._watch.guard(
             request.http, request.client, request.inbound.peer, cancelled_by_disconnection=True
