@@ -130,12 +130,21 @@ async def _export(admin: Administration, wanted: ExportClient, actor: str) -> An
     )
     await admin.stores.audit.append(entry)
     held = {
-        kind.name: [_shown(record) for record in records_of(admin, kind, client.client_id)] for kind in KINDS
+        kind.name: [
+            _shown(record)
+            for record in records_of(admin, kind, client.client_id)
+            if getattr(record, "tenant_id", client.tenant_id) == client.tenant_id
+        ]
+        for kind in KINDS
     }
     return {
         "exported_at": admin.timestamp(),
         "client": _shown(client),
-        "tokens": [_shown(token) for token in admin.stores.tokens.of_client(client.client_id)],
+        "tokens": [
+            _shown(token)
+            for token in admin.stores.tokens.of_client(client.client_id)
+            if token.tenant_id == client.tenant_id
+        ],
         **{name: records for name, records in held.items() if records},
         **await _entries(admin, client, None),
     }

@@ -195,13 +195,11 @@ async def _unlock_client(admin: Administration, wanted: OneClient, actor: str) -
 
 
 async def _list_tokens(admin: Administration, wanted: ListTokens, _actor: str) -> Answer:
-    tokens: Iterable[TokenRecord] = admin.stores.tokens
-    if wanted.client_id is not None:
-        tokens = admin.stores.tokens.of_client(wanted.client_id)
-        if not tokens:
-            admin.known_client(wanted.client_id)
-    seen = (token for token in tokens if admin.sees(token.tenant_id))
-    start = max(0, wanted.cursor)
+    store, start = admin.stores.tokens, wanted.cursor
+    tokens: Iterable[TokenRecord] = store if wanted.client_id is None else store.of_client(wanted.client_id)
+    seen = [token for token in tokens if admin.sees(token.tenant_id)]
+    if wanted.client_id is not None and not seen:
+        admin.known_client(wanted.client_id)  # another tenant's is as unknown as one that is not there
     page = list(islice(seen, start, start + wanted.limit + 1))
     more = len(page) > wanted.limit
     listed = [msgspec.to_builtins(token) for token in page[: wanted.limit]]

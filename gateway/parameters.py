@@ -18,11 +18,15 @@ from persistence.records import DEFAULT_TENANT, AuditStatus
 
 MAX_PAGE: Final = 1000
 """How many entries a page has at most."""
+_MAX_CURSOR: Final = 2**53
+"""More than there ever are, and exact in every JSON reader (RFC 8259 section 6)."""
 NO_CERTIFICATE: Final = "none"
 """As a certificate id: no certificate is accepted."""
 
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/+-]{0,127}")
 """No ``:``, with which a name ends in Basic authentication (RFC 7617 section 2)."""
+_ERASED: Final = re.compile(r"erased(-[0-9]+)?", re.IGNORECASE)
+"""As a client's name: what tokens and audit entries of erased clients are under."""
 _SERIAL_NUMBER: Final = re.compile(r"[0-9a-f]{1,40}")
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _CERTIFICATE_ID: Final = re.compile(r'(?:(?!["\\,*])[!-~]){1,128}')
@@ -54,6 +58,8 @@ class AddClient(Parameters, frozen=True, kw_only=True):
             )
         if self.client_id == NO_CERTIFICATE:
             raise ValueError(f'"{NO_CERTIFICATE}" stands for no certificate; choose another name')
+        if _ERASED.fullmatch(self.client_id):
+            raise ValueError(f'"{self.client_id}" stands for erased clients; choose another name')
         if not NAME.fullmatch(self.tenant_id):
             raise ValueError('a tenant\'s name has 1 to 64 lower-case letters, digits, "_" and "-"')
         check_roles(self.roles)
@@ -139,6 +145,8 @@ class ListTokens(Parameters, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
+        if not 0 <= self.cursor <= _MAX_CURSOR:
+            raise ValueError("the cursor is not one of this list; leave it out to begin anew")
 
 
 class OneToken(Parameters, frozen=True, kw_only=True):

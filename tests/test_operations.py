@@ -434,3 +434,30 @@ async def test_random_parameters_are_performed_or_refused(
     except OperationError as error:
         answer = {"error": str(error)}
     msgspec.json.encode(answer)
+
+
+@pytest.mark.parametrize("name", ["erased", "erased-7", "Erased"])
+async def test_what_stands_for_erased_clients_is_nobodys_name(admin: Administration, name: str) -> None:
+    with pytest.raises(ParameterError, match="stands for erased clients; choose another name"):
+        await do(admin, "clients.add", client_id=name)
+    assert admin.stores.clients.get(name) is None
+
+
+async def test_an_export_holds_no_other_tenants_tokens(admin: Administration) -> None:
+    """Not even of a client of before that has the name of the erased."""
+    await do(admin, "tenants.add", tenant_id="acme")
+    await do(admin, "clients.add", client_id="bob", tenant_id="acme")
+    bob = admin.stores.clients.get("bob")
+    assert bob is not None
+    await admin.stores.clients.put(msgspec.structs.replace(bob, client_id="erased", certificate="other"))
+    await admin.stores.tokens.put(token("theirs", "erased"), token("ours", "erased", tenant_id="acme"))
+    held = await do(admin, "clients.export", client_id="erased")
+    assert [each["token_id"] for each in held["tokens"]] == ["ours"]
+
+
+@pytest.mark.parametrize("cursor", [-1, 2**53 + 1, 10**30])
+async def test_a_cursor_beyond_all_bounds_is_refused(admin: Administration, cursor: int) -> None:
+    with pytest.raises(ParameterError, match=r"leave it out to begin anew|wrong parameters"):
+        await perform(admin, "tokens.list", {"cursor": cursor}, "alice")
+    with pytest.raises(ParameterError):
+        await perform(admin, "tokens.list", {"cursor": cursor, "client_id": "nobody"}, "alice")

@@ -87,3 +87,16 @@ def test_wrong_words_are_found_before_anything_is_done(home: Any, file: Path) ->
     file.write_text(f'{SEED}\n[[clients]]\nname = "a b"\n')
     assert home.cli("seed", str(file), check=False).returncode == 1
     assert "acme" not in home.cli("tenants", "list").stdout
+
+
+def test_a_setting_that_the_file_does_not_name_stays(home: Any, file: Path) -> None:
+    home.cli("seed", str(file))
+    home.cli("tenants", "set", "acme", "--mfa-required")
+    assert _outcomes(home, file) == (0, {"unchanged"})
+    file.write_text(SEED.replace("Acme Ltd", "Acme plc"))
+    assert _outcomes(home, file) == (1, {"unchanged", "changed"})
+    tenant = home.json("tenants", "show", "acme")["tenant"]
+    assert (tenant["name"], tenant["settings"]["mfa_required"]) == ("Acme plc", True)
+    file.write_text(SEED.replace('name = "Acme Ltd"', "mfa_required = false"))
+    assert _outcomes(home, file) == (1, {"unchanged", "changed"})
+    assert home.json("tenants", "show", "acme")["tenant"]["settings"]["mfa_required"] is False

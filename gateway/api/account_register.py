@@ -76,17 +76,17 @@ class RegisterEndpoint:
             raise Refused(Deny(Reason.BAD_REQUEST, f"The name cannot be used: {error}.")) from None
 
         async def recorded(client: ClientRecord) -> None:
-            await self._audit.record(
-                self._audit.entry(
-                    "admin_change",
-                    AuditStatus.OK,
-                    inbound,
-                    client_id=client.client_id,
-                    method="clients.register",
-                    target=client.client_id,
-                    duration_ms=self._audit.since(inbound),
-                )
+            entry = self._audit.entry(
+                "admin_change",
+                AuditStatus.OK,
+                inbound,
+                client_id=client.client_id,
+                method="clients.register",
+                target=client.client_id,
+                duration_ms=self._audit.since(inbound),
             )
+            # The client is not stored yet, so the entry cannot know its tenant.
+            await self._audit.record(msgspec.structs.replace(entry, tenant_id=client.tenant_id))
 
         application = Application(wanted.username, wanted.password, wanted.email, wanted.invitation)
         made = await self._registration.register(application, inbound.address, recorded)

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, unquote
@@ -256,9 +256,8 @@ class AdminApi:
         self, request: GatewayRequest, inbound: Inbound, context: ClientContext
     ) -> web.StreamResponse:
         admin = self._for(context, inbound, "clients")
-        wanted = {"client_id": _id(inbound, "exports")}
-        query = dict(parse_qsl(request.raw_path.partition("?")[2]))
-        return _json(await _perform(admin, "clients.export", wanted | query))
+        query = _query(request.raw_path.partition("?")[2], ("cursor",))
+        return _json(await _perform(admin, "clients.export", query | {"client_id": _id(inbound, "exports")}))
 
     def _for(self, context: ClientContext, inbound: Inbound, noun: str) -> Administration:
         """The administration, on behalf of the caller. Raises Refused."""
@@ -297,15 +296,22 @@ def _sentence(error: OperationError) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
+def _query(query: str, known: Sequence[str]) -> dict[str, str]:
+    """The parameters of a query, each of them once. Raises Refused."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise Refused(Deny(Reason.BAD_REQUEST, "The query string cannot be read.")) from None
+    given = dict(pairs)
+    if len(given) != len(pairs) or given.keys() - set(known):
+        raise Refused(Deny(Reason.BAD_REQUEST, f"The query has {', '.join(known)}, each once, and no more."))
+    return given
+
+
 def _page(query: str, resource: Resource) -> _Object:
     """The query of a list, as the operation's parameters. Raises Refused."""
     kind = resource.list_query or Page
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = given.keys() - set(kind.__struct_fields__)
-    if unknown:
-        raise Refused(
-            Deny(Reason.BAD_REQUEST, f"The query has {', '.join(kind.__struct_fields__)}, no more.")
-        )
+    given = _query(query, kind.__struct_fields__)
     try:
         wanted: _Object = msgspec.to_builtins(msgspec.convert(given, kind, strict=False))
     except msgspec.ValidationError as error:

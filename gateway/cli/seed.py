@@ -29,7 +29,8 @@ class SeedTenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     tenant: str
     name: str | None = None
-    mfa_required: bool = False
+    mfa_required: bool | None = None
+    """None: as it is; off in a new one."""
 
 
 class SeedRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,10 +145,11 @@ def _tenant(config_file: Path, wanted: SeedTenant) -> tuple[str, str, str]:
     present = next((each for each in found if each["tenant_id"] == wanted.tenant), None)
     said: dict[str, object] = {"name": wanted.name, "mfa_required": wanted.mfa_required}
     if present is None:
+        said["mfa_required"] = bool(wanted.mfa_required)
         perform(config_file, "tenants.add", tenant_id=wanted.tenant, **said)
         return "tenant", wanted.tenant, "added"
     same_name = wanted.name in {None, present["name"]}
-    if same_name and present["settings"]["mfa_required"] == wanted.mfa_required:
+    if same_name and wanted.mfa_required in {None, present["settings"]["mfa_required"]}:
         return "tenant", wanted.tenant, "unchanged"
     perform(config_file, "tenants.set", tenant_id=wanted.tenant, **said)
     return "tenant", wanted.tenant, "changed"

@@ -82,3 +82,14 @@ def test_an_invitation_is_good_once(home: Home, caller: Any) -> None:
     other = home.json("invitations", "add")
     home.cli("invitations", "revoke", other["invitation"]["invitation_id"])
     assert register(caller, served, "late", invitation=other["code"]).status == 403
+
+
+def test_a_registration_is_an_entry_of_its_tenant(home: Home, caller: Any) -> None:
+    served = serve(home, "invitation")
+    home.cli("tenants", "add", "acme")
+    code = home.json("invitations", "add", "--tenant", "acme")["code"]
+    refused = register(caller, served, "erased-7", invitation=code)
+    assert (refused.status, refused.json["reason"]) == (400, "bad_request")
+    assert register(caller, served, invitation=code).json["tenant_id"] == "acme"
+    entries = home.json("audit", "query", "--event", "admin_change", "--client", "zoe")["entries"]
+    assert {(each["method"], each["tenant_id"]) for each in entries} == {("clients.register", "acme")}

@@ -324,3 +324,33 @@ def test_an_invitation_is_to_a_tenant_that_is_there_with_roles_that_are_there(ho
         refused = home.cli("invitations", "add", *words, check=False)
         assert refused.returncode == 1
         assert told in refused.stderr
+
+
+def test_what_another_tenant_has_is_as_unknown_as_what_nobody_has(home: Any, caller: Any) -> None:
+    served = home.serve()
+    _token(caller, served, "blue-joe")
+    boss = caller(served, token=_token(caller, served, "red-boss"))
+    theirs = boss.ask("GET", "/admin/api/tokens?client_id=blue-joe")
+    nobodys = boss.ask("GET", "/admin/api/tokens?client_id=blue-jim")
+    assert theirs.status == nobodys.status == 404
+    assert theirs.json["reason"] == nobodys.json["reason"]
+    assert "blue" not in theirs.json["detail"]
+    assert boss.ask("GET", "/admin/api/tokens?client_id=red-joe").json["tokens"] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "exports/red-joe?client_id=red-boss",
+        "exports/red-joe?cursor=a&cursor=b",
+        "exports/red-joe?cursor=%ff",
+        "clients?limit=1&limit=2",
+        "clients?tenant_id=blue",
+        "tokens?cursor=" + "9" * 30,
+    ],
+)
+def test_a_query_that_is_not_one_is_refused(home: Any, caller: Any, path: str) -> None:
+    boss = caller(served := home.serve(), token=_token(caller, served, "red-boss"))
+    answer = boss.ask("GET", f"/admin/api/{path}")
+    assert (answer.status, answer.json["reason"]) == (400, "bad_request"), answer
+    assert boss.ask("GET", "/admin/api/exports/red-joe").json["client"]["client_id"] == "red-joe"
