@@ -146,6 +146,7 @@ class Authenticator:
             scope=scope,
             auth_time=self._now() if token is None else float(token.auth_time),
             token_id=None if token is None else token.token_id,
+            api_key_id=None if token is None else token.api_key_id,
             certificate_thumbprint=None if peer is None else peer.fingerprint,
             proofs=_PROOFS[proof, proof if peer is None else Proof.CERTIFICATE],
         )
@@ -239,6 +240,9 @@ class Authenticator:
         if isinstance(verified, Deny):
             return verified
         token, client = verified
+        if token.api_key_id is not None and not self._api_keys.is_current(token.api_key_id):
+            detail = "The API key that the token was had with is over: use a new one."
+            return Deny(Reason.TOKEN_REVOKED, detail, client_id=client.client_id)
         peer = inbound.peer
         disagreement = _disagreement(token.thumbprint, client, peer, certified)
         if disagreement is not None:

@@ -77,6 +77,8 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Space-separated, as in RFC 6749 section 3.3; empty: all that the client may do."""
     certificate_thumbprint: str | None = None
     """``x5t#S256`` of the certificate that the token is bound to (RFC 8705 section 3.1)."""
+    api_key_id: str | None = None
+    """The API key that the token was had with: it may do no more, and lives no longer."""
 
 
 class RevokedCertificate(msgspec.Struct, frozen=True, kw_only=True, gc=False):

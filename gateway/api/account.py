@@ -1,6 +1,7 @@
 """One's own account: signing in and out, who one is, the password, and one's sessions.
 
-An API key may do none of this: it stands for the client at work, not for whoever owns the account.
+An API key may do none of this, nor may a token that was had with one, nor a token that was narrowed: they stand for the
+client at work, not for whoever owns the account.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from gateway.description import Description, described
 from gateway.edge import GatewayRequest, Route, read_body
 from gateway.identity.accounts import Accounts
 from gateway.identity.sessions import Sessions
-from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
+from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.strict_json import StrictJsonError, parse_object
 from persistence.account_records import SessionRecord
 from persistence.records import AuditStatus, ClientRecord, TokenRecord
@@ -120,7 +121,7 @@ class AccountEndpoint:
         self, _request: GatewayRequest, inbound: Inbound, context: ClientContext
     ) -> web.Response:
         """``POST /auth/logout``: ends the session that the token is of, or the token where there is none."""
-        client_id = owner(context)
+        client_id = owner(context, any_scope=True)
         token = self._token(context)
         session = self._current(token)
         await self._record("logout", inbound, context, target=client_id)
@@ -145,7 +146,7 @@ class AccountEndpoint:
     @described(Description("Who the caller is.", {200: dict[str, Any]}))
     async def me(self, _request: GatewayRequest, _inbound: Inbound, context: ClientContext) -> web.Response:
         """``GET /auth/me``"""
-        client = self._accounts.client(owner(context, api_key=True))
+        client = self._accounts.client(signed_in(context))
         return web.json_response(
             {
                 "client_id": client.client_id,
@@ -270,15 +271,27 @@ def json_answer(answer: object, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, content_type="application/json", headers=NO_STORE)
 
 
-def owner(context: ClientContext, *, api_key: bool = False) -> str:
-    """The client whose account it is. Raises Refused for nobody, and for an API key unless it may be one."""
+def signed_in(context: ClientContext) -> str:
+    """The client that it is, however it was proven. Raises Refused for nobody."""
     if context.client_id is None:
         detail = "Sign in first: POST /auth/login."
         raise Refused(Deny(Reason.AUTHENTICATION_REQUIRED, detail))
-    if not api_key and Proof.API_KEY in context.proofs.values():
-        detail = "An API key is not for the account itself: sign in, or use the certificate."
-        raise Refused(Deny(Reason.PERMISSION_DENIED, detail, client_id=context.client_id))
     return context.client_id
+
+
+def owner(context: ClientContext, *, scope: str = "", any_scope: bool = False) -> str:
+    """The client whose account it is. Raises Refused for nobody, and for whoever is not its owner.
+
+    That is an API key, and a token that was narrowed, unless it was to exactly ``scope`` or may be to anything.
+    """
+    client_id = signed_in(context)
+    if context.api_key_id is not None:
+        detail = "An API key is not for the account itself: sign in, or use the certificate."
+        raise Refused(Deny(Reason.PERMISSION_DENIED, detail, client_id=client_id))
+    if not any_scope and context.scope not in {"", scope}:
+        detail = "A token that was narrowed is not for the account itself: sign in without a scope."
+        raise Refused(Deny(Reason.PERMISSION_DENIED, detail, client_id=client_id))
+    return client_id
 
 
 async def json_body(request: GatewayRequest, shape: type[B]) -> B:

@@ -11,7 +11,7 @@ import segno
 from aiohttp import web
 
 from gateway.api.account import Text, json_answer, json_body, owner
-from gateway.api.issuing import Issuing, TokenAnswer
+from gateway.api.issuing import ENROLMENT_SCOPE, Issuing, TokenAnswer
 from gateway.api.oauth import NO_STORE
 from gateway.audit import Audit
 from gateway.description import Description, described
@@ -145,7 +145,7 @@ class MfaEndpoint:
         self, _request: GatewayRequest, _inbound: Inbound, context: ClientContext
     ) -> web.Response:
         """``POST /auth/mfa/enrol``"""
-        client = self._accounts.client(owner(context))
+        client = self._accounts.client(owner(context, scope=ENROLMENT_SCOPE))
         try:
             secret = await self._factors.enrol(client)
         except SealingError as error:
@@ -167,7 +167,7 @@ class MfaEndpoint:
         self, request: GatewayRequest, inbound: Inbound, context: ClientContext
     ) -> web.Response:
         """``POST /auth/mfa/confirm``"""
-        client_id = owner(context)
+        client_id = owner(context, scope=ENROLMENT_SCOPE)
         wanted = await json_body(request, MfaCode)
         try:
             codes = await self._factors.confirm(client_id, wanted.code)

@@ -122,6 +122,7 @@ class Issuing:
             )
         now = self.now()
         grant = self.grant(client, scope, inbound.peer, int(now), key.key_id)
+        grant = replace(grant, api_key_id=key.key_id)
         if key.exp is not None:
             grant = replace(grant, lifetime=max(1.0, min(self.tokens.access_ttl, key.exp - now)))
         issued = await self.tokens.issue(grant, with_refresh=False)

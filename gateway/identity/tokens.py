@@ -83,6 +83,8 @@ class VerifiedToken:
     thumbprint: str | None
     """``x5t#S256``. Access token: good only with that certificate. Refresh token: it was issued with one."""
     family_id: str | None
+    api_key_id: str | None
+    """The API key that it was had with."""
     digest: bytes
     """SHA-256 of the token."""
 
@@ -99,6 +101,7 @@ class Grant:
     auth_time: int
     thumbprint: str | None = None
     family_id: str | None = None
+    api_key_id: str | None = None
     refresh_scope: str | None = None
     """What the refresh token is narrowed to, where it is not ``scope``."""
     lifetime: float | None = None
@@ -208,6 +211,7 @@ class Tokens:
             family_id=family_id,
             scope=grant.scope if is_access or grant.refresh_scope is None else grant.refresh_scope,
             certificate_thumbprint=grant.thumbprint,
+            api_key_id=grant.api_key_id,
         )
         return self._keyring.sign(TYPES[kind], claims), record
 
@@ -313,6 +317,7 @@ class Tokens:
             auth_time=claims.auth_time,
             thumbprint=record.certificate_thumbprint if claims.cnf is None else claims.cnf.x5t_s256,
             family_id=record.family_id,
+            api_key_id=record.api_key_id,
             digest=digest,
         )
         self._remembered.put(digest, verified)

@@ -39,6 +39,18 @@ def use(caller: Caller, key: str, path: str = "/auth/me", method: str = "GET") -
     return caller.ask(method, path, None, {"X-API-Key": key})
 
 
+def token_for(nobody: Caller, key: str) -> str:
+    answer = nobody.ask(
+        "POST",
+        "/auth/token",
+        "grant_type=client_credentials",
+        {"X-API-Key": key, "Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert answer.status == 200, answer
+    token: str = answer.json["access_token"]
+    return token
+
+
 def test_a_key_stands_for_its_client(
     home: Home, served: Served, alice: Caller, caller: Any, wait_until: Callable[..., Any]
 ) -> None:
@@ -207,3 +219,44 @@ def test_what_is_done_with_keys_is_audited(home: Home, alice: Caller) -> None:
     alice.ask("DELETE", f"/auth/api-keys/{made['key_id']}")
     entries = home.json("audit", "query", "--event", "admin_change")["entries"]
     assert {"api_keys.add", "api_keys.remove"} <= {entry["method"] for entry in entries}
+
+
+def test_a_token_for_a_key_does_not_see_to_the_account_either(
+    served: Served, alice: Caller, caller: Any
+) -> None:
+    for scopes in ([], ["files:read"]):
+        made = make(alice, scopes=scopes).json
+        token = caller(served, token=token_for(caller(served), made["api_key"]))
+        assert token.ask("GET", "/auth/me").status == 200
+        for method, path in (
+            ("POST", "/auth/api-keys"),
+            ("GET", "/auth/api-keys"),
+            ("POST", f"/auth/api-keys/{made['key_id']}/rotate"),
+            ("DELETE", f"/auth/api-keys/{made['key_id']}"),
+            ("DELETE", "/auth/sessions"),
+            ("POST", "/auth/change-password"),
+            ("POST", "/auth/mfa/enrol"),
+        ):
+            answer = token.ask(method, path, "{}", JSON)
+            assert (answer.status, answer.json["reason"]) == (403, "permission_denied"), path
+
+
+def test_a_narrowed_token_does_not_see_to_the_account(
+    home: Home, served: Served, alice: Caller, caller: Any
+) -> None:
+    unscoped = make(alice).json
+    token = alice.form("/auth/token", scope="files:read").json["access_token"]
+    narrowed = caller(served, home.folder / "clients" / "alice", token)
+    assert narrowed.ask("GET", "/auth/me").json["permissions"] == ["files:read"]
+    for method, path in (
+        ("POST", f"/auth/api-keys/{unscoped['key_id']}/rotate"),
+        ("DELETE", f"/auth/api-keys/{unscoped['key_id']}"),
+        ("POST", "/auth/api-keys"),
+        ("GET", "/auth/sessions"),
+        ("POST", "/auth/change-password"),
+        ("POST", "/auth/mfa/enrol"),
+    ):
+        answer = narrowed.ask(method, path, "{}", JSON)
+        assert (answer.status, answer.json["reason"]) == (403, "permission_denied"), path
+    assert len(alice.ask("GET", "/auth/api-keys").json["api_keys"]) == 1
+    assert narrowed.ask("POST", "/auth/logout").status == 204

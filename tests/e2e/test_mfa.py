@@ -216,6 +216,17 @@ def test_a_role_may_demand_it(home: Home, served: Served, caller: Any) -> None:
     assert "refresh_token" not in first
     bob = caller(served, token=first["access_token"])
     assert bob.ask("GET", "/auth/me").json["permissions"] == []
+    for method, path in (
+        ("GET", "/auth/sessions"),
+        ("DELETE", "/auth/sessions"),
+        ("GET", "/auth/api-keys"),
+        ("POST", "/auth/api-keys"),
+        ("POST", "/auth/api-keys/any/rotate"),
+        ("POST", "/auth/change-password"),
+        ("POST", "/auth/mfa/disable"),
+    ):
+        refused = bob.ask(method, path, "{}", {"Content-Type": "application/json"})
+        assert (refused.status, refused.json["reason"]) == (403, "permission_denied"), path
     secret = post(bob, "/auth/mfa/enrol").json["secret"]
     assert post(bob, "/auth/mfa/confirm", code=code(secret, ahead=-1)).status == 200
     token = login(caller(served), "bob").json["mfa_session_token"]
