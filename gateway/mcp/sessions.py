@@ -21,7 +21,7 @@ import msgspec
 from gateway.limits import network_of
 from gateway.mcp.listing import Kind
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
-from gateway.mcp.recordings import Recordings
+from gateway.mcp.recordings import Recordings, Shelf
 from gateway.mcp.upstream import GATEWAY, SessionKey
 from gateway.model import ANONYMOUS, ClientContext, Deny, Reason
 
@@ -181,6 +181,7 @@ class Session:
     last_used: float
     counted: Owner
     """With whose sessions it is counted."""
+    recordings: Recordings
     log_level: str | None = None
     used: set[str] = field(default_factory=set)
     """The upstreams that it has called."""
@@ -193,7 +194,6 @@ class Session:
     listed: dict[Kind, int] = field(default_factory=dict)
     """A hash of each list that the client was last given."""
     outbox: Outbox = field(default_factory=Outbox)
-    recordings: Recordings = field(default_factory=Recordings)
 
     @property
     def primes_streams(self) -> bool:
@@ -235,6 +235,7 @@ class Sessions:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._count: dict[Owner, int] = {}
         self._keys: dict[SessionKey, int] = {}
+        self._shelf = Shelf()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -266,6 +267,7 @@ class Sessions:
             context=context,
             last_used=self._monotonic(),
             counted=counted,
+            recordings=Recordings(counted, self._shelf),
         )
         self._sessions[session.id] = session
         self._count[counted] = self._count.get(counted, 0) + 1
@@ -292,11 +294,17 @@ class Sessions:
         if self._count[session.counted] == 0:
             del self._count[session.counted]
         session.outbox.close()
+        session.recordings.end()
         self._keys[session.key] -= 1
         if self._keys[session.key] == 0:
             del self._keys[session.key]
             self._on_departure(session.key)
         self._on_end(session)
+
+    @property
+    def recorded(self) -> int:
+        """Bytes that are kept of what was sent on their streams."""
+        return self._shelf.size
 
     def shares(self, upstream: str) -> bool:
         """Whether all callers have one session at that upstream."""
