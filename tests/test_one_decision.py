@@ -37,7 +37,7 @@ from gateway.mcp.own_answers import OwnAnswers
 from gateway.mcp.request_state import RequestStates
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import Watch
-from gateway.mcp.subscriptions import Subscriptions
+from gateway.mcp.subscriptions import MAX_RESOURCES, Subscriptions
 from gateway.mcp.upstream import Fields, ServerInfo, SessionKey
 from gateway.model import ANONYMOUS, ClientContext, Inbound, Permissions
 from gateway.problems import Problems
@@ -134,7 +134,8 @@ class World:
         audit = Audit(Paper(), OnAuditFailure.REFUSE, now=lambda: 0.0, monotonic=lambda: 0.0)  # type: ignore[arg-type]
         problems, watch = Problems("https://localhost"), Watch(lambda _context, _peer: True)
         self.audit, self.listeners = audit, Listeners()
-        sessions, lists = Sessions(monotonic=lambda: 0.0), Lists(catalogue)
+        self.sessions = sessions = Sessions(monotonic=lambda: 0.0)
+        lists = Lists(catalogue)
         rounds = InputRounds(RequestStates(bytes(32), now=lambda: 0.0), HeldCalls())
         forwarder = Forwarder(catalogue, watch, audit, rounds)
         access = Access(catalogue, audit, problems, Denied.HIDE)
@@ -159,11 +160,21 @@ class World:
             settings=McpSettings(anonymous=Anonymous.PUBLIC, denied=Denied.HIDE),
         )
 
-    async def ask(self, era: Era, path: str, client: ClientContext, method: str, params: Params) -> Any:
+    async def ask(
+        self,
+        era: Era,
+        path: str,
+        client: ClientContext,
+        method: str,
+        params: Params,
+        session: str | None = None,
+    ) -> Any:
         """The message that answers, and what upstreams were asked for."""
         for upstream in self.upstreams:
             upstream.reached.clear()
         headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+        if session is not None:
+            headers["Mcp-Session-Id"] = session
         if era is Era.MODERN:
             params = {**params, "_meta": META}
             headers |= {"MCP-Protocol-Version": VERSION, "Mcp-Method": method}
@@ -302,3 +313,30 @@ async def _reachable(world: World, path: str, client: ClientContext, era: Era, u
     completed, _ = await world.ask(era, path, client, "completion/complete", reference)
     assert ("result" in completed) == bool(reached), uri
     return bool(reached)
+
+
+async def test_a_session_subscribes_to_so_many_resources_and_no_more() -> None:
+    offers = {"tools": [], "prompts": [], "resources": [], "resourceTemplates": ["d://{id}"]}
+    world = World([(Offering("a", frozenset({Era.LEGACY}), offers), "")], Rules())
+    client = ClientContext(client_id="c", permissions=Permissions(frozenset({"*:*"})))
+    session = world.sessions.open(client, None, "2025-11-25", {})
+
+    async def ask(method: str, number: int) -> tuple[Any, Any]:
+        answer = await world.ask(Era.LEGACY, "/mcp", client, method, {"uri": f"d://{number}"}, session.id)
+        return answer[0], answer[1]
+
+    try:
+        for number in range(MAX_RESOURCES):
+            assert "result" in (await ask("resources/subscribe", number))[0]
+        refused, reached = await ask("resources/subscribe", MAX_RESOURCES)
+        assert refused["error"] == {
+            "code": -32600,
+            "message": "You have subscribed to too many resources: leave some.",
+        }
+        assert reached == []
+        assert "result" in (await ask("resources/subscribe", 0))[0]  # it is subscribed to that one already
+        assert "result" in (await ask("resources/unsubscribe", 0))[0]
+        assert "result" in (await ask("resources/subscribe", MAX_RESOURCES))[0]
+        assert len(session.subscribed) == MAX_RESOURCES
+    finally:
+        await world.catalogue.close()

@@ -23,6 +23,7 @@ from gateway.mcp.catalogue import Catalogue, Entry
 from gateway.mcp.eras import LEGACY, LISTEN, MODERN
 from gateway.mcp.forwarding import Forwarder
 from gateway.mcp.messages import (
+    INVALID_REQUEST,
     METHOD_NOT_FOUND,
     Message,
     Notification,
@@ -39,7 +40,7 @@ from gateway.mcp.recordings import Recording
 from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Session, Sessions
 from gateway.mcp.streams import EventStream, Watch, pour
-from gateway.mcp.subscriptions import Subscriptions
+from gateway.mcp.subscriptions import MAX_RESOURCES, Subscriptions
 from gateway.mcp.target import COMPLETE, METHODS, target_of
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import Problems
@@ -250,23 +251,28 @@ class McpEndpoint:
         if entry.mirrored and request.modern:
             arguments = message.params.get("arguments")
             check_arguments(request.http.headers, entry.mirrored, arguments, message.id)
-        if self._subscribe(request, entry):
-            return request.result({})
+        answer = self._subscribe(request, entry)
+        if answer is not None:
+            return answer
         params = target.params_for(message.params, entry.original)
         return await self._forwarder.run(request, entry, params, target.event)
 
-    def _subscribe(self, request: RequestContext, entry: Entry) -> bool:
-        """Remember who wants to hear of what; whether an unsubscription must not reach the upstream.
+    def _subscribe(self, request: RequestContext, entry: Entry) -> web.Response | None:
+        """Remember who wants to hear of what; the answer where the request must not reach the upstream.
 
         Sessions may share an upstream session: the last of them to leave a resource is the one that ends it.
         """
         session, method = request.session, request.message.method
         if session is None or method not in {"resources/subscribe", "resources/unsubscribe"}:
-            return False
+            return None
         resource = (entry.upstream, entry.original)
         if method == "resources/subscribe":
+            if resource not in session.subscribed and len(session.subscribed) >= MAX_RESOURCES:
+                return request.error(
+                    INVALID_REQUEST, "You have subscribed to too many resources: leave some."
+                )
             session.subscribed.add(resource)
-            return False
+            return None
         session.subscribed.discard(resource)
         self._subscriptions.unsubscribed(resource)
-        return self._subscriptions.wanted(resource, session)
+        return request.result({}) if self._subscriptions.wanted(resource, session) else None

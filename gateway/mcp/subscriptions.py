@@ -27,7 +27,7 @@ from gateway.model import Deny, Reason, Refused
 from persistence.records import AuditStatus
 
 MAX_RESOURCES: Final = 256
-"""Resources of one subscription."""
+"""Resources of one subscription, or of one legacy session."""
 _FILTERS: Final = {
     "toolsListChanged": (Kind.TOOL,),
     "promptsListChanged": (Kind.PROMPT,),
