@@ -331,3 +331,37 @@ async def test_a_name_that_two_upstreams_have_is_the_first_ones_and_is_warned_of
         entry = catalogue.find(kind, name, None)
         assert entry is not None
         assert entry.upstream == "one"
+
+
+async def test_a_tool_with_two_definitions_is_left_out_before_it_is_asked_whether_it_is_admitted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    upstream = Scripted("u", [])
+    upstream.raw = encode(
+        {
+            "tools": [
+                {"name": "twin", "description": "harmless"},
+                {"name": "same", "description": "one"},
+                {"name": "twin", "description": "not so"},
+                {"name": "same", "description": "one"},
+            ]
+        }
+    )
+    asked: list[str] = []
+
+    def admits(_upstream: str, definition: Any) -> bool:
+        asked.append(definition["name"])
+        return True
+
+    catalogue = Catalogue([(upstream, "", 5.0)], Rules(), monotonic=Clock(), admits=admits)
+    upstream_info = ServerInfo("2025-11-25", {"tools": {}})
+
+    async def describe() -> ServerInfo:
+        return upstream_info
+
+    upstream.describe = describe  # type: ignore[method-assign]
+    await catalogue.refresh(None)
+    assert [entry.name for entry in catalogue.entries(Kind.TOOL, None)] == ["same"]
+    assert asked == ["same"]
+    assert "upstream u lists the tool 'twin' with two definitions: it is left out" in caplog.messages
+    await catalogue.close()

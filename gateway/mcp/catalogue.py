@@ -333,12 +333,22 @@ class Catalogue:
             entries[kind] = {}
             if listing.capability not in info.capabilities:
                 continue
-            for definition in await list_all(source.upstream, info.era, kind, listing):
+            listed = await list_all(source.upstream, info.era, kind, listing)
+            doubled = _doubled(listed) if kind is Kind.TOOL else frozenset()
+            for name in sorted(doubled):
+                log.warning(
+                    "upstream %s lists the tool %r with two definitions: it is left out",
+                    source.upstream.name,
+                    name,
+                )
+            for definition in listed:
                 entry = self._entry(kind, listing, source, definition)
                 if entry is None or entry.original in entries[kind]:
                     log.warning(
                         "upstream %s lists a %s that is malformed or twice", source.upstream.name, kind
                     )
+                    continue
+                if entry.original in doubled:
                     continue
                 if kind is Kind.TOOL and not self._admits(source.upstream.name, definition):
                     continue
@@ -375,6 +385,19 @@ class Catalogue:
             template=parse_template(original) if kind is Kind.TEMPLATE else None,
             mirrored=mirrored,
         )
+
+
+def _doubled(definitions: list[object]) -> frozenset[str]:
+    """The names that have more than one definition: which of them is meant, nobody can say, or approve."""
+    first: dict[str, bytes] = {}
+    doubled: set[str] = set()
+    for definition in definitions:
+        name = definition.get("name") if isinstance(definition, dict) else None
+        if isinstance(name, str):
+            text = encode(definition)
+            if first.setdefault(name, text) != text:
+                doubled.add(name)
+    return frozenset(doubled)
 
 
 def decide(entry: Entry, context: ClientContext) -> Decision:

@@ -22,6 +22,8 @@ from persistence.records import AuditEntry, AuditStatus, Collection, StoreError,
 log = logging.getLogger("ostiary.mcp")
 
 EVENT: Final = "tool_changed"
+MAX_PINS: Final = 4096
+"""Tools of one upstream whose definitions are kept; others are held back."""
 
 
 def canonical(definition: dict[str, Any]) -> str:
@@ -47,6 +49,10 @@ class Pins:
         self._now = now
         self._told: dict[str, str] = {}
         """Of which definition of a tool it was told that it is not the approved one."""
+        self._kept: dict[str, set[str]] = {}
+        """By upstream: the tools whose definitions are kept, or are on their way to the disk."""
+        self._full: set[str] = set()
+        """The upstreams of which it was told that they list too many tools."""
 
     def admits(self, upstream: str, definition: dict[str, Any]) -> bool:
         """Whether the tool may be listed and called as it is defined now."""
@@ -55,6 +61,8 @@ class Pins:
         tool, text = str(definition["name"]), canonical(definition)
         pin_id = f"{upstream}/{tool}"
         pin = self._pins.get(pin_id)
+        if pin is None and not self._has_room(upstream, tool):
+            return False
         if pin is None or pin.seen != text:
             self._remember(pin, pin_id, upstream, tool, text)
         if pin is not None and pin.approved_digest == digest(text):
@@ -64,6 +72,23 @@ class Pins:
             self._told[pin_id] = text
             self._tell(upstream, tool, known=pin is not None and pin.approved is not None)
         return self._mode is not Pinning.HOLD
+
+    def _has_room(self, upstream: str, tool: str) -> bool:
+        """Whether that one of its tools can be kept, too. Those that it lists no more count."""
+        kept = self._kept.get(upstream)
+        if kept is None:
+            kept = self._kept[upstream] = {pin.tool for pin in self._pins.where("upstream", upstream)}
+        if tool in kept or len(kept) < MAX_PINS:
+            kept.add(tool)
+            return True
+        if upstream not in self._full:
+            self._full.add(upstream)
+            log.warning(
+                "upstream %s has listed more than %d tools by different names: those that are new are held back",
+                upstream,
+                MAX_PINS,
+            )
+        return False
 
     def _remember(self, pin: ToolPin | None, pin_id: str, upstream: str, tool: str, text: str) -> None:
         seen_at = rfc3339(self._now())
