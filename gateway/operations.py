@@ -128,9 +128,13 @@ async def _set_password(admin: Administration, wanted: SetPassword, actor: str) 
     changed = msgspec.structs.replace(client, password_hash=password_hash, updated_at=admin.timestamp())
     await remember_password(admin.stores, client)
     answer = await _change(admin, changed, "clients.set_password", actor)
+    return {**answer, "revoked": await _revoke_for_password(admin, client)}
+
+
+async def _revoke_for_password(admin: Administration, client: ClientRecord) -> int:
+    """End what the old password may have begun: all tokens but those of API keys; how many were live."""
     tokens = admin.stores.tokens.of_client(client.client_id)
-    # What a password began ends with it; a token that a certificate alone was good for goes on.
-    return {**answer, "revoked": await _revoke(admin, (each for each in tokens if each.family_id))}
+    return await _revoke(admin, [each for each in tokens if each.api_key_id is None])
 
 
 async def _change_roles(admin: Administration, wanted: ChangeRoles, actor: str) -> Answer:
@@ -182,8 +186,11 @@ async def _change_client(admin: Administration, wanted: ChangeClient, actor: str
     )
     for operation in operations:
         await admin.stores.audit.append(_entry(admin, actor, changed, operation))
+    if password_hash is not None:
+        await remember_password(admin.stores, client)
     await admin.stores.clients.put(changed)
-    return {"client": _client(changed)}
+    revoked = {} if password_hash is None else {"revoked": await _revoke_for_password(admin, client)}
+    return {"client": _client(changed), **revoked}
 
 
 async def _unlock_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:

@@ -19,6 +19,7 @@ from gateway.operations import OPERATIONS, check_parameters, perform
 from gateway.parameters import AddClient, SetPassword
 from persistence import open_stores
 from persistence.records import (
+    PASSWORD_HISTORIES,
     AuditEntry,
     AuditQuery,
     AuditStatus,
@@ -400,6 +401,28 @@ async def test_changes_at_once_do_not_undo_each_other(admin: Administration) -> 
     assert len(client["permissions"]) == 21
     assert client["disabled_at"] is not None
     assert client["has_password"]
+
+
+@pytest.mark.parametrize("operation", ["clients.set_password", "clients.change"])
+async def test_a_new_password_ends_what_the_old_one_began_and_the_old_one_is_remembered(
+    admin: Administration, operation: str
+) -> None:
+    await do(admin, "clients.add", client_id="bob", password="Correct-horse-1")
+    await do(admin, "clients.add", client_id="carl")
+    await admin.stores.tokens.put(
+        token("of a session", family_id="f"),
+        token("of a session, to refresh", family_id="f", kind=TokenKind.REFRESH),
+        token("by Basic"),
+        token("of a key", family_id="k", api_key_id="k"),
+        token("of carl", "carl"),
+    )
+    answer = await do(admin, operation, client_id="bob", password="Battery-staple-22")
+    assert answer["revoked"] == 3
+    live = [each.token_id for each in admin.stores.tokens if each.revoked_at is None]
+    assert sorted(live) == ["of a key", "of carl"]
+    history = admin.stores.collection(PASSWORD_HISTORIES).get("bob")
+    assert history is not None
+    assert history.hashes == ("hash of 15 characters",)
 
 
 def test_no_repr_shows_a_password() -> None:

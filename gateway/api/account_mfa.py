@@ -19,10 +19,11 @@ from gateway.edge import GatewayRequest, Route
 from gateway.identity.accounts import Accounts
 from gateway.identity.clients import refusal_of
 from gateway.identity.sealing import SealingError
-from gateway.identity.second_factors import SecondFactors
+from gateway.identity.second_factors import SecondFactors, session_over
 from gateway.identity.totp import base32, otpauth_uri
 from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
-from persistence.records import AuditStatus
+from persistence.account_records import MfaSession
+from persistence.records import AuditStatus, ClientRecord
 
 log = logging.getLogger("ostiary.auth")
 
@@ -117,22 +118,26 @@ class MfaEndpoint:
         wanted = await json_body(request, MfaLogin)
         session = self._factors.session(wanted.mfa_session_token)
         if session is None:
-            raise Refused(_over(None))
-        client = self._accounts.client(session.client_id)
-        refusal = refusal_of(client, client.client_id)
-        if refusal is not None or not self._factors.is_of(session, client):
-            raise Refused(_over(client.client_id))
+            raise Refused(session_over(None))
+        client = self._begun(session)
         self._door.require_same_client(inbound, client, session.certificate_thumbprint)
         self._door.limit(client.client_id, inbound)
         try:
-            wrong = await self._factors.verify(client.client_id, wanted.code)
+            wrong = await self._factors.finish(session, wanted.code)
         except SealingError as error:
             raise Refused(_unavailable(error)) from None
         if wrong is not None:
             raise Refused(wrong)
-        await self._factors.end(session)
+        client = self._begun(session)  # again: the code took a while
         scope = self._issuing.scope(client, session.scope)
         return await self._issuing.issue(inbound, client, Proof.PASSWORD, scope, session=session.with_refresh)
+
+    def _begun(self, session: MfaSession) -> ClientRecord:
+        """The client, if its password is still the one that the first step proved. Raises Refused."""
+        client = self._accounts.client(session.client_id)
+        if refusal_of(client, client.client_id) is not None or not self._factors.is_of(session, client):
+            raise Refused(session_over(client.client_id))
+        return client
 
     @described(
         Description(
@@ -217,11 +222,6 @@ def qr_svg(text: str) -> str:
     out = io.BytesIO()
     segno.make(text, error="m", micro=False).save(out, kind="svg", scale=_QR_SCALE, xmldecl=False)
     return out.getvalue().decode().strip()
-
-
-def _over(client_id: str | None) -> Deny:
-    detail = "The sign-in is over, or was never begun: sign in again."
-    return Deny(Reason.MFA_SESSION_INVALID, detail, client_id=client_id)
 
 
 def _unavailable(error: SealingError) -> Deny:

@@ -135,22 +135,25 @@ class SecondFactors:
     async def verify(self, client_id: str, code: str) -> Deny | None:
         """Use up a code of the app, or a recovery code; None: it was good. Raises SealingError, StoreError."""
         async with self._turn(client_id):
-            factor = self._factors.get(client_id)
-            if factor is None or factor.confirmed_at is None:
-                return _wrong(client_id)
-            if _is_totp(code):
-                step = self._step(factor, code)
-                if isinstance(step, Deny):
-                    return step
-                factor = msgspec.structs.replace(factor, last_step=step)
-            else:
-                left = await self._without(factor, code)
-                if isinstance(left, Deny):
-                    return left
-                factor = msgspec.structs.replace(factor, recovery_hashes=left)
-            await self._factors.put(factor)
-            self._lockouts.forget(client_id, self._now())
-            return None
+            return await self._use_up(client_id, code)
+
+    async def _use_up(self, client_id: str, code: str) -> Deny | None:
+        factor = self._factors.get(client_id)
+        if factor is None or factor.confirmed_at is None:
+            return _wrong(client_id)
+        if _is_totp(code):
+            step = self._step(factor, code)
+            if isinstance(step, Deny):
+                return step
+            factor = msgspec.structs.replace(factor, last_step=step)
+        else:
+            left = await self._without(factor, code)
+            if isinstance(left, Deny):
+                return left
+            factor = msgspec.structs.replace(factor, recovery_hashes=left)
+        await self._factors.put(factor)
+        self._lockouts.forget(client_id, self._now())
+        return None
 
     async def remove(self, client_id: str) -> bool:
         """Take the second factor away; whether there was one. Raises StoreError."""
@@ -211,9 +214,18 @@ class SecondFactors:
         """Whether the password that the first step proved is still the client's."""
         return secrets.compare_digest(session.password_digest, _digest(client.password_hash or ""))
 
-    async def end(self, session: MfaSession) -> None:
-        """The token is good no more. Raises StoreError."""
-        await self._sessions.remove(session.token_hash)
+    async def finish(self, session: MfaSession, code: str) -> Deny | None:
+        """The second step: with a good code the token is good no more. Raises SealingError, StoreError.
+
+        One at a time: of two good codes that come side by side, the second one finds no session.
+        """
+        async with self._turn(session.client_id):
+            if self._sessions.get(session.token_hash) is None:
+                return session_over(session.client_id)
+            wrong = await self._use_up(session.client_id, code)
+            if wrong is None:
+                await self._sessions.remove(session.token_hash)
+            return wrong
 
     async def purge(self) -> None:
         """Forget what was begun and not gone on with. Raises StoreError."""
@@ -286,6 +298,12 @@ def _digest(text: str) -> str:
 
 def _wrong(client_id: str) -> Deny:
     return Deny(Reason.MFA_CODE_INVALID, "The code is wrong, or was used before.", client_id=client_id)
+
+
+def session_over(client_id: str | None) -> Deny:
+    """There is nothing that a second step could follow."""
+    detail = "The sign-in is over, or was never begun: sign in again."
+    return Deny(Reason.MFA_SESSION_INVALID, detail, client_id=client_id)
 
 
 def _too_many(wait: float, client_id: str) -> Deny:

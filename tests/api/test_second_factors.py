@@ -81,3 +81,22 @@ async def test_what_was_begun_is_over_after_five_minutes(world: World) -> None:
     world.clock.now += 1
     assert world.factors.session(token) is None
     await world.factors.purge()
+
+
+async def test_a_session_token_is_good_once_side_by_side(world: World) -> None:
+    secret, codes = await _enrolled(world)
+    alice = world.stores.clients.get("alice")
+    assert alice is not None
+    session = world.factors.session(await world.factors.begin(alice, "", None, with_refresh=True))
+    assert session is not None
+    wrong = await world.factors.finish(session, "000000")
+    assert wrong is not None, "a wrong code does not end it"
+    assert wrong.reason is Reason.MFA_CODE_INVALID
+    good = (_code(world, secret), _code(world, secret, 1), codes[0])
+    found = await asyncio.gather(*(world.factors.finish(session, code) for code in good))
+    assert [None if deny is None else deny.reason for deny in found] == [
+        None,
+        Reason.MFA_SESSION_INVALID,
+        Reason.MFA_SESSION_INVALID,
+    ]
+    assert await _reason(world, codes[0]) is None, "what came too late used nothing up"
