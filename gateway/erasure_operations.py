@@ -21,7 +21,6 @@ from gateway.identity.tombstones import CERTIFICATE, NAME
 from gateway.parameters import OneClient, Parameters
 from persistence.records import (
     KINDS,
-    AuditEntry,
     AuditQuery,
     ClientRecord,
     Collection,
@@ -173,20 +172,15 @@ def _shown(record: msgspec.Struct) -> Answer:
 
 async def _entries(admin: Administration, client: ClientRecord, cursor: str | None) -> Answer:
     """A page of what the audit has of the client, newest first: where it acted, or was acted upon."""
-    found: list[AuditEntry] = []
-    while len(found) < _PAGE:
-        try:
-            page = await admin.stores.audit.query(AuditQuery(limit=_PAGE, cursor=cursor))
-        except ValueError:
-            raise ParameterError("the cursor is not one of this audit; leave it out to begin anew") from None
-        found += [each for each in page.entries if client.client_id in {each.client_id, each.target}]
-        cursor = page.next_cursor
-        if cursor is None:
-            break
-    return {"audit": [msgspec.to_builtins(each) for each in found], "next_cursor": cursor}
+    wanted = AuditQuery(about=client.client_id, limit=_PAGE, cursor=cursor)
+    try:
+        page = await admin.stores.audit.query(wanted)
+    except ValueError:
+        raise ParameterError("the cursor is not one of this audit; leave it out to begin anew") from None
+    return {"audit": [msgspec.to_builtins(each) for each in page.entries], "next_cursor": page.next_cursor}
 
 
 ERASURE_OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
-    "clients.export": Operation(ExportClient, _export),
+    "clients.export": Operation(ExportClient, _export, changes=False),
     "clients.erase": Operation(OneClient, _erase),
 }

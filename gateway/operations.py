@@ -59,6 +59,8 @@ from persistence.records import (
     TokenRecord,
 )
 
+_MAX_TARGET: Final = 4096
+
 
 async def _add_client(admin: Administration, wanted: AddClient, actor: str) -> Answer:
     name = wanted.client_id
@@ -319,9 +321,13 @@ async def _change(admin: Administration, record: ClientRecord, operation: str, a
 
 
 def _entry(admin: Administration, actor: str, client: ClientRecord, operation: str) -> AuditEntry:
-    """Who did what to which client, now."""
+    """Who did what to which client, now; where it was given something, with all that it has then."""
+    target = client.client_id
+    granted = " ".join((*client.roles, *client.permissions))
+    if operation == "clients.roles" or (operation == "clients.add" and granted):
+        target = f"{target}: {granted or 'none'}"[:_MAX_TARGET]
     return admin.entry(
-        actor, operation, client_id=client.client_id, tenant_id=client.tenant_id, target=client.client_id
+        actor, operation, client_id=client.client_id, tenant_id=client.tenant_id, target=target
     )
 
 

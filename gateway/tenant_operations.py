@@ -12,7 +12,7 @@ from gateway.administration import Administration, Answer, ForbiddenError, Opera
 from gateway.config_shapes import NAME
 from gateway.identity.tombstones import TENANT
 from gateway.parameters import MAX_PAGE, Parameters, check_limit
-from persistence.records import DEFAULT_TENANT, TenantRecord, TenantSettings
+from persistence.records import DEFAULT_TENANT, INVITATIONS, AuditEntry, TenantRecord, TenantSettings
 
 PLATFORM_TENANTS: Final = "platform:tenants"
 MAX_NAME: Final = 200
@@ -33,7 +33,7 @@ class AddTenant(Parameters, frozen=True, kw_only=True):
 
 
 class ChangeTenant(Parameters, frozen=True, kw_only=True):
-    """What is None stays."""
+    """What is None stays. Each change is an entry of its own."""
 
     tenant_id: str
     name: str | None = None
@@ -113,12 +113,23 @@ async def _set(admin: Administration, wanted: ChangeTenant, actor: str) -> Answe
     )
     if changed == record:
         return {"tenant": _tenant(record)}
-    if disabled_at != record.disabled_at:
-        operation = "tenants.enable" if disabled_at is None else "tenants.disable"
-    else:
-        operation = "tenants.set"
+    for operation, said in _differences(record, changed):
+        await admin.stores.audit.append(_entry(admin, actor, record, operation, said))
     changed = msgspec.structs.replace(changed, updated_at=admin.timestamp())
-    return await _put(admin, changed, operation, actor)
+    await admin.tenants.records.put(changed)
+    return {"tenant": _tenant(changed)}
+
+
+def _differences(record: TenantRecord, changed: TenantRecord) -> list[tuple[str, str]]:
+    """What is otherwise: each as an operation, and what the entry says of it."""
+    found = []
+    if changed.name != record.name:
+        found.append(("tenants.set", f"name={changed.name}"))
+    if changed.settings.mfa_required != record.settings.mfa_required:
+        found.append(("tenants.set", f"mfa_required={str(changed.settings.mfa_required).lower()}"))
+    if changed.disabled_at != record.disabled_at:
+        found.append(("tenants.enable" if changed.disabled_at is None else "tenants.disable", ""))
+    return found
 
 
 async def _remove(admin: Administration, wanted: OneTenant, actor: str) -> Answer:
@@ -134,6 +145,14 @@ async def _remove(admin: Administration, wanted: OneTenant, actor: str) -> Answe
     if clients or roles:
         raise OperationError(
             f"{record.tenant_id} still has {clients} clients and {len(roles)} roles; erase and remove them first"
+        )
+    invited = sum(
+        each.tenant_id == record.tenant_id and each.used_at is None and each.exp > admin.now()
+        for each in admin.stores.collection(INVITATIONS)
+    )
+    if invited:
+        raise OperationError(
+            f"{invited} open invitations are to {record.tenant_id}; `ostiary invitations revoke` ends them"
         )
     await admin.stores.audit.append(_entry(admin, actor, record, "tenants.remove"))
     await admin.tombstones.bury(
@@ -159,8 +178,11 @@ async def _put(admin: Administration, record: TenantRecord, operation: str, acto
     return {"tenant": _tenant(record)}
 
 
-def _entry(admin: Administration, actor: str, record: TenantRecord, operation: str) -> Any:
-    return admin.entry(actor, operation, tenant_id=record.tenant_id, target=record.tenant_id)
+def _entry(
+    admin: Administration, actor: str, record: TenantRecord, operation: str, said: str = ""
+) -> AuditEntry:
+    target = f"{record.tenant_id}: {said}" if said else record.tenant_id
+    return admin.entry(actor, operation, tenant_id=record.tenant_id, target=target)
 
 
 def _tenant(record: TenantRecord) -> Answer:

@@ -28,9 +28,16 @@ def of_client(client_id: str) -> Taken:
     def taken(entry: AuditEntry) -> Sequence[str]:
         if entry.client_id == client_id:
             return OWN
-        return ("target",) if entry.target == client_id else ()
+        return ("target",) if is_target(entry, client_id) else ()
 
     return taken
+
+
+def is_target(entry: AuditEntry, client_id: str) -> bool:
+    """Whether the client was acted upon: ``NAME``, or ``NAME: what it was given``. (No name has a ``:``.)"""
+    return entry.target is not None and (
+        entry.target == client_id or entry.target.startswith(f"{client_id}: ")
+    )
 
 
 def find(lines: Sequence[bytes], taken: Taken) -> dict[int, list[str]]:

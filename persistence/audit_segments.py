@@ -21,6 +21,7 @@ import msgspec
 
 from persistence.audit_chain import line_hash, read_line
 from persistence.audit_checkpoint import SegmentRecord
+from persistence.audit_erasure import is_target
 from persistence.changes import IntentBegun
 from persistence.checkpoint import SLICE
 from persistence.records import AuditEntry, AuditQuery
@@ -188,6 +189,10 @@ class EntryFilter:
         # A quote inside a JSON string is escaped, so lines without these bytes need not be decoded.
         self._needles = [_needles(name, value) for name, value in wanted.items() if value is not None]
         self._wanted = [(name, value) for name, value in wanted.items() if value is not None]
+        self._about = query.about
+        if query.about is not None:
+            name = msgspec.json.encode(query.about)
+            self._needles.append((b'"client_id":%b' % name, b'"target":%b' % name[:-1]))
         self._since = None if query.since is None else instant(query.since)
         self._until = None if query.until is None else instant(query.until)
 
@@ -200,6 +205,8 @@ class EntryFilter:
         if entry.client_id is None:
             entry = _under_pseudonym(line, entry)
         if any(getattr(entry, name) != value for name, value in self._wanted):
+            return None
+        if self._about is not None and self._about != entry.client_id and not is_target(entry, self._about):
             return None
         return entry if self.overlaps(entry.timestamp, entry.timestamp) else None
 

@@ -275,6 +275,8 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which audit entries are wanted; None matches all. ``since`` is inclusive, ``until`` exclusive (RFC 3339)."""
 
     client_id: str | None = None
+    about: str | None = None
+    """The client that acted, or was acted upon."""
     status: str | None = None
     event: str | None = None
     tool_name: str | None = None

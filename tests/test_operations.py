@@ -115,7 +115,7 @@ async def test_every_change_is_one_entry_with_its_actor(admin: Administration) -
         ("admin_change", "clients.disable", "bob"),
         ("admin_change", "clients.enable", "bob"),
         ("admin_change", "clients.set_password", "bob"),
-        ("admin_change", "clients.roles", "bob"),
+        ("admin_change", "clients.roles", "bob: analyst"),
         ("token_revoked", "tokens.revoke", "t1"),
     ]
     for entry in entries:
@@ -484,3 +484,60 @@ async def test_a_cursor_beyond_all_bounds_is_refused(admin: Administration, curs
         await perform(admin, "tokens.list", {"cursor": cursor}, "alice")
     with pytest.raises(ParameterError):
         await perform(admin, "tokens.list", {"cursor": cursor, "client_id": "nobody"}, "alice")
+
+
+async def test_the_audit_says_what_was_changed(admin: Administration) -> None:
+    await do(admin, "tenants.add", tenant_id="acme", mfa_required=True)
+    await do(admin, "tenants.set", tenant_id="acme", name="Acme", mfa_required=False, disabled=True)
+    await do(admin, "tenants.set", tenant_id="acme", disabled=False)
+    await do(admin, "clients.add", client_id="bob", roles=["analyst"], permissions=["a:b"])
+    await do(admin, "clients.change", client_id="bob", roles=["admin"], disabled=True)
+    await do(admin, "clients.roles", client_id="bob", roles=[], permissions=[])
+    assert [(entry.method, entry.target) for entry in await audit_of(admin)] == [
+        ("tenants.add", "acme"),
+        ("tenants.set", "acme: name=Acme"),
+        ("tenants.set", "acme: mfa_required=false"),
+        ("tenants.disable", "acme"),
+        ("tenants.enable", "acme"),
+        ("clients.add", "bob: analyst a:b"),
+        ("clients.roles", "bob: admin a:b"),
+        ("clients.disable", "bob"),
+        ("clients.roles", "bob: none"),
+    ]
+
+
+async def test_an_export_has_the_clients_entries_alone_and_waits_for_no_change(admin: Administration) -> None:
+    for name in ("bob", "bobby"):
+        await do(admin, "clients.add", client_id=name, roles=["analyst"])
+    entry = AuditEntry(timestamp=rfc3339(NOW), event="admin_change", status=AuditStatus.OK, client_id="root")
+    for target in ("bob", "bob: analyst", "bobby", "bobby: analyst", "no bob: x"):
+        await admin.stores.audit.append(msgspec.structs.replace(entry, target=target))
+    async with admin.turn:
+        held = await asyncio.wait_for(do(admin, "clients.export", client_id="bob"), 30)
+    assert [(each["client_id"], each["target"]) for each in held["audit"]] == [
+        ("bob", "bob"),
+        ("root", "bob: analyst"),
+        ("root", "bob"),
+        ("bob", "bob: analyst"),
+    ]
+    assert held["next_cursor"] is None
+
+
+async def test_a_tenant_with_open_invitations_is_not_removed(admin: Administration) -> None:
+    await do(admin, "tenants.add", tenant_id="acme")
+    made = await do(admin, "invitations.add", tenant_id="acme")
+    with pytest.raises(OperationError, match="1 open invitations are to acme"):
+        await do(admin, "tenants.remove", tenant_id="acme")
+    await do(admin, "invitations.revoke", invitation_id=made["invitation"]["invitation_id"])
+    assert await do(admin, "tenants.remove", tenant_id="acme") == {"tenant_id": "acme"}
+
+
+async def test_what_others_did_to_an_erased_client_names_it_no_more(
+    stores: Stores, admin: Administration, tmp_path: Path
+) -> None:
+    await do(admin, "clients.add", client_id="bobby-tables", certificate="none", roles=["analyst"])
+    entry = AuditEntry(timestamp=rfc3339(NOW), event="admin_change", status=AuditStatus.OK, client_id="root")
+    await admin.stores.audit.append(msgspec.structs.replace(entry, target="bobby-tables: analyst"))
+    await do(admin, "clients.erase", client_id="bobby-tables")
+    await stores.close()
+    assert b"bobby-tables" not in await asyncio.to_thread(everything_in, tmp_path)

@@ -20,9 +20,10 @@ import msgspec
 from gateway.clock import rfc3339
 from gateway.config import Register
 from gateway.identity.clients import Passwords
+from gateway.identity.tenants import Tenants
 from gateway.model import Deny, Reason
 from persistence.account_records import InvitationRecord
-from persistence.records import DEFAULT_TENANT, INVITATIONS, ClientRecord, ClientStore, Stores
+from persistence.records import DEFAULT_TENANT, INVITATIONS, TENANTS, ClientRecord, ClientStore, Stores
 
 _EMAIL: Final = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,189}")
 
@@ -56,6 +57,7 @@ class Registration:
         self._clients = stores.clients
         self._known = known
         self._invitations = stores.collection(INVITATIONS)
+        self._tenants = Tenants(stores.collection(TENANTS))
         self._passwords = passwords
         self._mode = mode
         self._turn = turn
@@ -115,9 +117,10 @@ class Registration:
         return client
 
     def _invitation(self, code: str) -> InvitationRecord | None:
-        """The invitation of that code, if it is good now."""
+        """The invitation of that code, if it is good now, and so is its tenant."""
         found = self._invitations.where("code_hash", code_digest(code))
-        good = (each for each in found if each.used_at is None and each.exp > self._now())
+        now, enabled = self._now(), self._tenants.is_enabled
+        good = (e for e in found if e.used_at is None and e.exp > now and enabled(e.tenant_id))
         return next(good, None)
 
 

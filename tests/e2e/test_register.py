@@ -93,3 +93,14 @@ def test_a_registration_is_an_entry_of_its_tenant(home: Home, caller: Any) -> No
     assert register(caller, served, invitation=code).json["tenant_id"] == "acme"
     entries = home.json("audit", "query", "--event", "admin_change", "--client", "zoe")["entries"]
     assert {(each["method"], each["tenant_id"]) for each in entries} == {("clients.register", "acme")}
+
+
+def test_an_invitation_to_a_tenant_that_is_disabled_is_not_good(home: Home, caller: Any) -> None:
+    served = serve(home, "invitation")
+    home.cli("tenants", "add", "acme")
+    code = home.json("invitations", "add", "--tenant", "acme")["code"]
+    home.cli("tenants", "disable", "acme")
+    refused = register(caller, served, invitation=code)
+    assert (refused.status, refused.json["reason"]) == (403, "registration_closed")
+    home.cli("tenants", "enable", "acme")
+    assert register(caller, served, invitation=code).status == 201
