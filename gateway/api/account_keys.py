@@ -17,7 +17,7 @@ from gateway.config_shapes import parse_duration
 from gateway.description import Description, described
 from gateway.edge import GatewayRequest, Route
 from gateway.identity.accounts import Accounts
-from gateway.identity.api_keys import MAX_KEYS, ApiKeys
+from gateway.identity.api_keys import ApiKeys, unknown_key
 from gateway.identity.roles import requested_scope
 from gateway.identity.tokens import Tokens
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
@@ -30,6 +30,7 @@ DEFAULT_LIFETIME: Final = 90 * 86400.0
 """Seconds, where none is asked for."""
 MAX_LIFETIME: Final = 3660 * 86400.0
 DEFAULT_OVERLAP: Final = 86400.0
+MAX_OVERLAP: Final = 30 * 86400.0
 
 _Duration = Annotated[int, Meta(ge=1, le=int(MAX_LIFETIME))] | Annotated[str, Meta(max_length=16)] | None
 _Permission = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -47,7 +48,7 @@ class RotateApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """``overlap``: how long the old key is good beside the new one."""
 
     expires_in: _Duration = None
-    overlap: Annotated[int, Meta(ge=0, le=int(MAX_LIFETIME))] | Annotated[str, Meta(max_length=16)] | None = (
+    overlap: Annotated[int, Meta(ge=0, le=int(MAX_OVERLAP))] | Annotated[str, Meta(max_length=16)] | None = (
         None
     )
 
@@ -130,21 +131,23 @@ class ApiKeyEndpoint:
         scope = requested_scope(" ".join(wanted.scopes), context.permissions)
         if isinstance(scope, Deny):
             raise Refused(scope)
-        if len(self._keys.of_client(client_id)) >= MAX_KEYS:
-            raise Refused(
-                Deny(Reason.CONFLICT, f"A client has {MAX_KEYS} API keys at most: remove one first.")
-            )
         scopes = tuple((scope or context.scope).split())
         client = self._accounts.client(client_id)
-        await self._record(inbound, context, "api_keys.add", wanted.name)
-        return _shown(*await self._keys.make(client, wanted.name, scopes, lifetime))
+
+        async def recorded() -> None:
+            await self._record(inbound, context, "api_keys.add", wanted.name)
+
+        made = await self._keys.make(client, wanted.name, scopes, lifetime, recorded)
+        if isinstance(made, Deny):
+            raise Refused(made)
+        return _shown(*made)
 
     @described(
         Description(
             "Makes a key in place of this one, which is good for a while longer.",
             {201: ApiKeyShown},
             body=RotateApiKey,
-            refusals=(404,),
+            refusals=(404, 409),
             template="{key_id}/rotate",
         )
     )
@@ -154,15 +157,24 @@ class ApiKeyEndpoint:
         rest = inbound.path.removeprefix(PATH)
         old = self._known(client_id, rest.removesuffix(_ROTATE)) if rest.endswith(_ROTATE) else None
         if old is None:
-            raise Refused(_unknown())
+            raise Refused(unknown_key(client_id))
         if not context.permissions.cover(old.scopes):
             raise Refused(Deny(Reason.INVALID_SCOPE, "The key has scopes that this token does not have."))
         wanted = await json_body(request, RotateApiKey)
         lifetime = _seconds(wanted.expires_in, DEFAULT_LIFETIME)
-        overlap = _seconds(wanted.overlap, DEFAULT_OVERLAP)
-        await self._record(inbound, context, "api_keys.rotate", old.key_id)
+        overlap = _seconds(wanted.overlap, DEFAULT_OVERLAP, MAX_OVERLAP)
+        key_id = old.key_id
+
+        async def recorded() -> None:
+            await self._record(inbound, context, "api_keys.rotate", key_id)
+
         client = self._accounts.client(client_id)
-        return _shown(*await self._keys.rotate(client, old, lifetime=lifetime, overlap=overlap))
+        made = await self._keys.rotate(client, key_id, lifetime=lifetime, overlap=overlap, recorded=recorded)
+        if isinstance(made, Deny):
+            raise Refused(made)
+        if not self._keys.is_current(key_id):
+            await self._tokens.end(*self._tokens.of_family(key_id))
+        return _shown(*made)
 
     @described(
         Description(
@@ -185,7 +197,7 @@ class ApiKeyEndpoint:
     def _known(self, client_id: str, key_id: str) -> ApiKeyRecord:
         key = self._keys.get(client_id, key_id)
         if key is None:
-            raise Refused(_unknown())
+            raise Refused(unknown_key(client_id))
         return key
 
     async def _record(self, inbound: Inbound, context: ClientContext, method: str, target: str) -> None:
@@ -202,17 +214,14 @@ class ApiKeyEndpoint:
         )
 
 
-def _seconds(wanted: Any, default: float) -> float:
+def _seconds(wanted: Any, default: float, at_most: float = MAX_LIFETIME) -> float:
     if wanted is None:
         return default
     seconds = parse_duration(wanted) if isinstance(wanted, str) else float(wanted)
-    if seconds is None or seconds > MAX_LIFETIME:
-        raise Refused(Deny(Reason.BAD_REQUEST, 'A duration is seconds, or text such as "30d".'))
+    if seconds is None or seconds > at_most:
+        detail = f'A duration is seconds, or text such as "30d": here {at_most / 86400:.0f} days at most.'
+        raise Refused(Deny(Reason.BAD_REQUEST, detail))
     return seconds
-
-
-def _unknown() -> Deny:
-    return Deny(Reason.API_KEY_NOT_FOUND, "There is no such API key: GET /auth/api-keys lists yours.")
 
 
 def _expiry(key: ApiKeyRecord) -> str | None:

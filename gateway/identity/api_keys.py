@@ -7,10 +7,11 @@ asked for.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -40,6 +41,8 @@ class ApiKeys:
         self._clients = clients
         self._now = now
         self._noted: Remembered[str, float] = Remembered(_MAX_NOTED)
+        self._turn = asyncio.Lock()
+        """Held while keys are made, rotated or removed: what was looked at before is so still."""
         self._changing: set[str] = set()
         """Keys of which a change is on its way to the disk: a use that is noted now would undo it."""
 
@@ -78,34 +81,76 @@ class ApiKeys:
         return key if key is not None and key.client_id == client_id else None
 
     async def make(
-        self, client: ClientRecord, name: str, scopes: tuple[str, ...], lifetime: float
-    ) -> tuple[str, ApiKeyRecord]:
-        """A new key and its record. ``lifetime``: seconds. Raises StoreError."""
-        text, record = self._new(client, name, scopes, int(self._now() + lifetime))
-        await self._store.put(record)
-        return text, record
+        self,
+        client: ClientRecord,
+        name: str,
+        scopes: tuple[str, ...],
+        lifetime: float,
+        recorded: Callable[[], Awaitable[None]],
+    ) -> tuple[str, ApiKeyRecord] | Deny:
+        """A new key and its record. ``lifetime``: seconds. Raises StoreError.
+
+        ``recorded`` is called once it is sure that it will be done, before it is.
+        """
+        async with self._turn:
+            if len(self.of_client(client.client_id)) >= MAX_KEYS:
+                return _too_many(client.client_id)
+            await recorded()
+            text, record = self._new(client, name, scopes, int(self._now() + lifetime))
+            await self._store.put(record)
+            return text, record
 
     async def rotate(
-        self, client: ClientRecord, old: ApiKeyRecord, *, lifetime: float, overlap: float
-    ) -> tuple[str, ApiKeyRecord]:
-        """A key in place of ``old``, which is good for ``overlap`` seconds more at most. Raises StoreError."""
-        now = self._now()
-        text, record = self._new(client, old.name, old.scopes, int(now + lifetime))
-        ends = int(now + overlap) if old.exp is None else min(old.exp, int(now + overlap))
-        self._changing.add(old.key_id)
-        try:
-            await self._store.put(record, msgspec.structs.replace(old, exp=ends, successor_id=record.key_id))
-        finally:
-            self._changing.discard(old.key_id)
-        return text, record
+        self,
+        client: ClientRecord,
+        key_id: str,
+        *,
+        lifetime: float,
+        overlap: float,
+        recorded: Callable[[], Awaitable[None]],
+    ) -> tuple[str, ApiKeyRecord] | Deny:
+        """A key in place of that one, which is good for ``overlap`` seconds more at most. Raises StoreError.
+
+        ``recorded``: as in ``make``. Expired keys, and ones whose successor lives, are not rotated.
+        """
+        async with self._turn:
+            refusal = self._unrotatable(client.client_id, key_id, overlap)
+            if refusal is not None:
+                return refusal
+            await recorded()
+            self._changing.add(key_id)
+            try:
+                old, now = self.get(client.client_id, key_id), self._now()
+                if old is None:
+                    return unknown_key(client.client_id)
+                text, record = self._new(client, old.name, old.scopes, int(now + lifetime))
+                ends = int(now + overlap) if old.exp is None else min(old.exp, int(now + overlap))
+                ended = msgspec.structs.replace(old, exp=ends, successor_id=record.key_id)
+                await self._store.put(record, ended)
+            finally:
+                self._changing.discard(key_id)
+            return text, record
+
+    def _unrotatable(self, client_id: str, key_id: str, overlap: float) -> Deny | None:
+        """Why that key cannot be rotated, if it cannot."""
+        old = self.get(client_id, key_id)
+        if old is None or not self.is_current(key_id):
+            return unknown_key(client_id)
+        if old.successor_id is not None and self.is_current(old.successor_id):
+            detail = "The key was rotated already: rotate the key that came of it."
+            return Deny(Reason.CONFLICT, detail, client_id=client_id)
+        # With an overlap there is one key more.
+        full = len(self.of_client(client_id)) >= MAX_KEYS
+        return _too_many(client_id) if full and overlap > 0 else None
 
     async def remove(self, key: ApiKeyRecord) -> None:
         """End a key. Raises StoreError."""
-        self._changing.add(key.key_id)
-        try:
-            await self._store.remove(key.key_id)
-        finally:
-            self._changing.discard(key.key_id)
+        async with self._turn:
+            self._changing.add(key.key_id)
+            try:
+                await self._store.remove(key.key_id)
+            finally:
+                self._changing.discard(key.key_id)
 
     async def purge(self, at_most: int) -> None:
         """Forget keys that have expired. Raises StoreError."""
@@ -141,6 +186,17 @@ class ApiKeys:
             self._store.put_soon(msgspec.structs.replace(key, last_used_at=rfc3339(now)))
         except StoreError:
             return  # whoever writes on behalf of the request says so
+
+
+def unknown_key(client_id: str) -> Deny:
+    """The client has no such key that is good now."""
+    detail = "There is no such API key: GET /auth/api-keys lists yours."
+    return Deny(Reason.API_KEY_NOT_FOUND, detail, client_id=client_id)
+
+
+def _too_many(client_id: str) -> Deny:
+    detail = f"A client has {MAX_KEYS} API keys at most: remove one first."
+    return Deny(Reason.CONFLICT, detail, client_id=client_id)
 
 
 def _digest(text: str) -> str:

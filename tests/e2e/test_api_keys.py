@@ -260,3 +260,50 @@ def test_a_narrowed_token_does_not_see_to_the_account(
         assert (answer.status, answer.json["reason"]) == (403, "permission_denied"), path
     assert len(alice.ask("GET", "/auth/api-keys").json["api_keys"]) == 1
     assert narrowed.ask("POST", "/auth/logout").status == 204
+
+
+def rotate(owner: Caller, key_id: str, **body: Any) -> Answer:
+    return owner.ask("POST", f"/auth/api-keys/{key_id}/rotate", json.dumps(body), JSON)
+
+
+def test_rotation_without_an_overlap_ends_the_old_keys_tokens(
+    served: Served, alice: Caller, caller: Any
+) -> None:
+    old = make(alice).json
+    with_old = caller(served, token=token_for(caller(served), old["api_key"]))
+    assert with_old.ask("GET", "/auth/me").status == 200
+    new = rotate(alice, old["key_id"], overlap=0).json
+    assert with_old.ask("GET", "/auth/me").json["reason"] == "token_revoked"
+    with_new = caller(served, token=token_for(caller(served), new["api_key"]))
+    assert with_new.ask("GET", "/auth/me").status == 200
+    gone = rotate(alice, old["key_id"])
+    assert (gone.status, gone.json["reason"]) == (404, "api_key_not_found")
+
+
+def test_a_token_ends_when_its_key_does_after_an_overlap(
+    served: Served, alice: Caller, caller: Any, wait_until: Callable[..., Any]
+) -> None:
+    old = make(alice).json
+    with_old = caller(served, token=token_for(caller(served), old["api_key"]))
+    assert rotate(alice, old["key_id"], overlap=2).status == 201
+    answer = wait_until(lambda: (found := with_old.ask("GET", "/auth/me")).status == 401 and found)
+    assert answer.json["reason"] == "token_revoked"
+
+
+def test_a_key_is_rotated_once_and_its_overlap_is_short(alice: Caller) -> None:
+    old = make(alice).json
+    for overlap in (31 * 86400, "31d"):
+        refused = rotate(alice, old["key_id"], overlap=overlap)
+        assert (refused.status, refused.json["reason"]) == (400, "bad_request")
+    new = rotate(alice, old["key_id"], overlap="30d").json
+    again = rotate(alice, old["key_id"])
+    assert (again.status, again.json["reason"]) == (409, "conflict")
+    assert rotate(alice, new["key_id"]).status == 201
+
+
+def test_rotation_does_not_go_round_the_limit(alice: Caller) -> None:
+    keys = [make(alice).json["key_id"] for _ in range(64)]
+    for answer in (make(alice), rotate(alice, keys[0])):
+        assert (answer.status, answer.json["reason"]) == (409, "conflict")
+    assert rotate(alice, keys[0], overlap=0).status == 201, "one goes, one comes"
+    assert len(alice.ask("GET", "/auth/api-keys").json["api_keys"]) == 64
