@@ -113,7 +113,11 @@ def test_init_makes_all_that_a_gateway_needs_with_private_modes(tmp_path: Path) 
         True,
     )
     (entry,) = shown(ostiary("audit", "query", "--json", *config))["entries"]
-    assert (entry["event"], entry["target"], bool(entry["actor"])) == ("admin_change", "chief", True)
+    assert (entry["event"], entry["target"], bool(entry["actor"])) == (
+        "admin_change",
+        "chief: admin platform:*",
+        True,
+    )
 
 
 def test_init_does_not_print_a_password_that_it_was_given(tmp_path: Path) -> None:
@@ -353,9 +357,12 @@ def test_the_audit_is_queried_and_its_tail_shown(run: Run) -> None:
     first = run("audit", "query", "--limit", "1")
     assert "clients.add bob by" in first.stdout
     cursor = first.stderr.split("--cursor ")[1].strip()
-    assert "clients.add admin by" in run("audit", "query", "--limit", "1", "--cursor", cursor).stdout
+    assert (
+        "clients.add admin: admin platform:* by"
+        in run("audit", "query", "--limit", "1", "--cursor", cursor).stdout
+    )
     lines = run("audit", "tail", "--json").stdout.splitlines()
-    assert [json.loads(line)["target"] for line in lines] == ["admin", "bob"]
+    assert [json.loads(line)["target"] for line in lines] == ["admin: admin platform:*", "bob"]
     (line,) = run("audit", "tail", "-n", "1").stdout.splitlines()
     assert "bob" in line
 
