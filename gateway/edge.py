@@ -159,7 +159,8 @@ class Edge:
     def _refusal(self, request: GatewayRequest, inbound: Inbound, deny: Deny) -> web.StreamResponse:
         response = self._problems.response(deny, inbound.request_id)
         lasting = inbound.peer is not None and not inbound.peer.handed_over and deny.reason in _LASTING
-        if lasting or deny.reason is Reason.AMBIGUOUS_REQUEST or not request.content.is_eof():
+        unread = not request.content.is_eof() or request.content.exception() is not None
+        if lasting or unread or deny.reason is Reason.AMBIGUOUS_REQUEST:
             response.force_close()  # what follows on this connection is not worth reading
         return response
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import socket
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Caller, Home
-from tests.e2e.corpus import CORPUS, request
+from tests.e2e.corpus import CHUNKED, CORPUS, SERVICE, SMUGGLED, request
 
 CONFIG = """
 [[upstreams]]
@@ -44,8 +45,8 @@ class Door:
         self.served = home.serve()
         self._recorder = recorder
 
-    def answer(self, sent: bytes) -> bytes:
-        """All that comes back until the gateway closes the connection or says no more."""
+    def answer(self, *sent: bytes) -> bytes:
+        """All that comes back until the gateway closes the connection or says no more. Pieces come one after the other."""
         context = self.home.tls(self.home.folder / "clients" / "root")
         received = b""
         with (
@@ -53,7 +54,9 @@ class Door:
             context.wrap_socket(plain, server_hostname="localhost") as secured,
         ):
             with contextlib.suppress(OSError):  # it may be refused while it is still being sent
-                secured.sendall(sent)
+                for piece in sent:
+                    secured.sendall(piece)
+                    time.sleep(0.2 if len(sent) > 1 else 0)
             while not whole(received):
                 try:
                     piece = secured.recv(65536)
@@ -123,3 +126,13 @@ def test_it_is_refused_in_our_form_and_nothing_of_it_is_forwarded(door: Door, na
     seen = [each for each in door.recorded() if mark in each]
     assert all(f"{mark}good" in each for each in seen), seen
     assert len(seen) == 2
+
+
+def test_what_follows_a_refused_body_in_the_same_breath_is_not_read(door: Door) -> None:
+    """The bytes that bring too much framing bring the body's end and another request, too."""
+    chunk = f"1;x={'a' * 1000}\r\na\r\n"
+    head = SERVICE.replace("{}", "breath") + CHUNKED + "\r\n"
+    last = chunk * 6 + "0\r\n\r\n" + SMUGGLED.replace("{}", "breath")
+    received = door.answer((head + chunk * 62).encode(), last.encode())
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert not [each for each in door.recorded() if "breathsmuggled" in each]
