@@ -2,7 +2,7 @@
 
 The way of a request, in one direction:
 
-    TLS handshake   listener.TlsListener: the certificate becomes a PeerIdentity, or the handshake is refused and audited
+    TLS handshake   tls.listener.TlsListener: the certificate becomes a PeerIdentity, or the handshake is refused and audited
       → edge        the one outer handler: request → Inbound; what a next hop might misread is refused
         → admission   throttle → authenticate → authorize → limit: one ClientContext, or a Deny
           → handler     mcp.endpoint | services.http | the gateway's own api

@@ -21,9 +21,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
-from gateway.administration import Administration
 from gateway.admission import Admission
-from gateway.ambiguity import Readings
 from gateway.api.account_rooms import AccountRooms, open_accounts, open_factors
 from gateway.api.admin import AdminApi
 from gateway.api.audit import AuditApi
@@ -36,13 +34,12 @@ from gateway.api.wellknown import WellKnown
 from gateway.audit import Audit
 from gateway.authn import Authenticator
 from gateway.checks import start_problems
-from gateway.client_cert import Terminators
-from gateway.config import Config, ConfigError, LimitSettings, ServiceSettings
-from gateway.config_reader import read_config
-from gateway.connection import Connection
-from gateway.control import ControlServer
-from gateway.cors import Cors
-from gateway.edge import Edge, GatewayRequest, Handler, Route, Routes
+from gateway.config.reader import read_config
+from gateway.config.values import Config, ConfigError, LimitSettings, ServiceSettings
+from gateway.edge.ambiguity import Readings
+from gateway.edge.client_cert import Terminators
+from gateway.edge.cors import Cors
+from gateway.edge.handler import Edge, GatewayRequest, Handler, Route, Routes
 from gateway.identity import sessions as signed_in
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.certificates import Certificates
@@ -52,23 +49,26 @@ from gateway.identity.roles import Roles
 from gateway.identity.tenants import known_clients
 from gateway.identity.tokens import Tokens
 from gateway.limits import TokenBuckets
-from gateway.listener import ConnectionFactory, TlsListener
 from gateway.mcp.assembly import Shared, open_mcp
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.pinning import Pins
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import WATCH_SECONDS, Watch
-from gateway.operations import perform as perform_operation
-from gateway.outbound import HttpClient
+from gateway.operations.administration import Administration
+from gateway.operations.control import ControlServer
+from gateway.operations.table import perform as perform_operation
+from gateway.outbound.client import HttpClient
 from gateway.problems import Problems
 from gateway.reloading import Reloading
 from gateway.server import Gateway
 from gateway.services.http import ServiceProxy
 from gateway.suspicion import alarm
 from gateway.telemetry.logs import start_logging
-from gateway.tls_files import TlsReload, TlsState
-from gateway.tls_files import load as load_tls
-from gateway.tls_refusals import TlsRefusals
+from gateway.tls.connection import Connection
+from gateway.tls.files import TlsReload, TlsState
+from gateway.tls.files import load as load_tls
+from gateway.tls.listener import ConnectionFactory, TlsListener
+from gateway.tls.refusals import TlsRefusals
 from persistence import open_stores
 from persistence.records import API_KEYS, REVOKED_CERTIFICATES, ROLES, SESSIONS, TOOL_PINS, Stores
 

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.clock import rfc3339
-from gateway.config import OnAuditFailure, Redaction
+from gateway.config.values import OnAuditFailure, Redaction
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import ANSWERS
 from persistence.records import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.config import AccessRule
+from gateway.config.values import AccessRule
 from gateway.model import ADMINISTRATION, ALLOW, ClientContext, Decision, Deny, Reason
 
 PUBLIC: tuple[str, ...] = ()

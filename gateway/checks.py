@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from certs.contexts import expiring, problems
-from gateway.config import Config, ConfigError, StdioUpstream
-from gateway.config_reader import CommandSettings, read_command_settings, read_config
+from gateway.config.reader import CommandSettings, read_command_settings, read_config
+from gateway.config.values import Config, ConfigError, StdioUpstream
 from gateway.identity.sealing import file_problem
-from gateway.tls_files import tls_files
+from gateway.tls.files import tls_files
 from persistence import missing_store
 
 

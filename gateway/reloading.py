@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
-from gateway.config import Config, ConfigError
+from gateway.config.values import Config, ConfigError
 from gateway.identity.keyring import Keyring
 from gateway.identity.tokens import Tokens
-from gateway.tls_files import TlsReload
+from gateway.tls.files import TlsReload
 
 
 class Reloading:

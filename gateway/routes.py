@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from gateway.description import description_of
+from gateway.edge.reply import GatewayRequest
 from gateway.model import ClientContext, Inbound
-from gateway.reply import GatewayRequest
 
 Handler = Callable[[GatewayRequest, Inbound, ClientContext], Awaitable[web.StreamResponse]]
 _Methods = Mapping[str, "Route"]

@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from gateway.api.health import Health
-from gateway.config import ServerSettings
-from gateway.listener import TlsListener
+from gateway.config.values import ServerSettings
 from gateway.mcp.listeners import Listeners
 from gateway.mcp.sessions import Sessions
+from gateway.tls.listener import TlsListener
 
 log = logging.getLogger("ostiary.errors")
 

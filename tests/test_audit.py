@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.audit import FLOOD_BURST, MAX_FLOODS, Audit
-from gateway.config import OnAuditFailure, Redaction
+from gateway.config.values import OnAuditFailure, Redaction
 from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Reason, Refused
 from persistence.records import AuditEntry, AuditPage, AuditQuery, AuditStatus, ClientRecord, StoreError
 

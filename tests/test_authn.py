@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from certs.identity import CertificateField, IdentityRule, PeerIdentity
 from gateway.authn import Authenticator
-from gateway.config import TokenSettings
+from gateway.config.values import TokenSettings
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.keyring import Keyring
 from gateway.identity.roles import Roles, requested_scope, scope_of

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config import AccessRule
+from gateway.config.values import AccessRule
 from gateway.mcp.catalogue import Catalogue, Kind, Rules, decide
 from gateway.mcp.messages import Params, Reply, RequestId, encode
 from gateway.mcp.upstream import Fields, ServerInfo, SessionKey, UpstreamError

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from certs.authority import describe
-from gateway.config_reader import read_config
+from gateway.config.reader import read_config
 
 PYTHON = [sys.executable, "-m", "gateway"]
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from certs.contexts import ClientCertificates
 from certs.identity import DEFAULT_RULES, CertificateField
 from gateway.cli.configuration import CONFIGURATION
-from gateway.config import Config, ConfigError, HttpUpstream, Sessions, StdioUpstream
-from gateway.config_reader import read_command_settings, read_config
-from gateway.config_secret import secret_weakness
-from gateway.config_shapes import PERMISSION, parse_duration, parse_size, url_problem
+from gateway.config.reader import read_command_settings, read_config
+from gateway.config.secret import secret_weakness
+from gateway.config.shapes import PERMISSION, parse_duration, parse_size, url_problem
+from gateway.config.values import Config, ConfigError, HttpUpstream, Sessions, StdioUpstream
 
 SECRET = "kJ8vQ2mX5rT9wZ3bN6cL1dF4gH7sP0yA-uE_iOqW"
 MINIMAL = """
@@ -739,7 +739,7 @@ def test_a_random_value_at_any_key_loads_or_is_a_config_error(
         parent = parent[key]
     parent[place[-1]] = value
     with monkeypatch.context() as patch:
-        patch.setattr("gateway.config_shapes.tomllib.loads", lambda _text: document)
+        patch.setattr("gateway.config.shapes.tomllib.loads", lambda _text: document)
         found = what_is_wrong(read, "", ENVIRONMENT)
     assert not any("\n" in line for line in found)
 

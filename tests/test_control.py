@@ -17,8 +17,15 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.administration import OperationError
-from gateway.control import MAX_ANSWER_BYTES, MAX_CONNECTIONS, MAX_REQUEST_BYTES, ControlServer, NoServer, ask
+from gateway.operations.administration import OperationError
+from gateway.operations.control import (
+    MAX_ANSWER_BYTES,
+    MAX_CONNECTIONS,
+    MAX_REQUEST_BYTES,
+    ControlServer,
+    NoServer,
+    ask,
+)
 from persistence.records import StoreError
 
 ME = pwd.getpwuid(os.geteuid()).pw_name

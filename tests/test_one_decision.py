@@ -22,7 +22,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from gateway.audit import Audit
-from gateway.config import AccessRule, Anonymous, Denied, McpSettings, OnAuditFailure
+from gateway.config.values import AccessRule, Anonymous, Denied, McpSettings, OnAuditFailure
+from gateway.edge.reply import GatewayRequest
 from gateway.mcp.access import Access
 from gateway.mcp.catalogue import Catalogue, Rules
 from gateway.mcp.endpoint import McpEndpoint
@@ -41,7 +42,6 @@ from gateway.mcp.subscriptions import MAX_RESOURCES, Subscriptions
 from gateway.mcp.upstream import Fields, ServerInfo, SessionKey
 from gateway.model import ANONYMOUS, ClientContext, Inbound, Permissions
 from gateway.problems import Problems
-from gateway.reply import GatewayRequest
 
 VERSION = "2026-07-28"
 META = {

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.administration import Administration, OperationError, ParameterError
 from gateway.clock import rfc3339
 from gateway.identity.tenants import known_clients
-from gateway.operations import OPERATIONS, check_parameters, perform
-from gateway.parameters import AddClient, SetPassword
+from gateway.operations.administration import Administration, OperationError, ParameterError
+from gateway.operations.parameters import AddClient, SetPassword
+from gateway.operations.table import OPERATIONS, check_parameters, perform
 from persistence import open_stores
 from persistence.records import (
     PASSWORD_HISTORIES,

@@ -13,8 +13,8 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import outbound
-from gateway.outbound import (
+from gateway.outbound import client as outbound
+from gateway.outbound.client import (
     ConnectError,
     DisconnectedError,
     HttpClient,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import AccountSettings, LimitSettings
+from gateway.config.values import AccountSettings, LimitSettings
 from gateway.identity.clients import (
     MAX_PASSWORD_BYTES,
     Hasher,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.audit import Audit
-from gateway.config import OnAuditFailure, Pinning
+from gateway.config.values import OnAuditFailure, Pinning
 from gateway.mcp import pinning
 from gateway.mcp.pinning import Pins
 from persistence import JsonStores

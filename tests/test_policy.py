@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.authz import authorize, permissions_for
-from gateway.config import AccessRule
+from gateway.config.values import AccessRule
 from gateway.model import ADMINISTRATION, ALLOW, ANONYMOUS, ClientContext, Deny, Permissions, Reason
 from gateway.problems import Problems, json_rpc_error
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from aiohttp import web
 
-from gateway.reply import GatewayRequest, JsonReply
+from gateway.edge.reply import GatewayRequest, JsonReply
 
 BODY = b'{"jsonrpc":"2.0","id":1,"result":{}}'
 

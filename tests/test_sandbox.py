@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import SandboxSettings
+from gateway.config.values import SandboxSettings
 from gateway.mcp.sandbox import CANNOT_CONFINE, confined
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import AccessRule
+from gateway.config.values import AccessRule
 from gateway.mcp import sessions as sessions_module
 from gateway.mcp.announcements import Announcements
 from gateway.mcp.catalogue import Catalogue, Kind, Rules

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gateway.config import ServiceSettings
+from gateway.config.values import ServiceSettings
+from gateway.edge.reply import GatewayRequest
 from gateway.model import ANONYMOUS, Inbound, Reason, Refused
-from gateway.outbound import HttpClient
-from gateway.reply import GatewayRequest
+from gateway.outbound.client import HttpClient
 from gateway.services.http import ServiceProxy
 from persistence.records import AuditStatus
 

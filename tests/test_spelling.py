@@ -10,7 +10,7 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.edge import Route, Routes
+from gateway.edge.handler import Route, Routes
 from gateway.spelling import is_plain_path, is_plain_uri
 
 TOKENS = [

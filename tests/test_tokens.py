@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.config import Algorithm, SigningKey, TokenSettings
+from gateway.config.values import Algorithm, SigningKey, TokenSettings
 from gateway.identity.keyring import MAX_TOKEN, Keyring
 from gateway.identity.signing_keys import make
 from gateway.identity.tokens import Grant, Issued, Tokens, VerifiedToken

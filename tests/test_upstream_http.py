@@ -17,7 +17,7 @@ from aiohttp import web
 from mcp.server.mcpserver import Context, MCPServer
 from pydantic import BaseModel
 
-from gateway.config import HttpUpstream, Sessions
+from gateway.config.values import HttpUpstream, Sessions
 from gateway.mcp import http_sessions, upstream_http
 from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.messages import Message, Notification, Reply, Request

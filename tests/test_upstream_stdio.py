@@ -19,7 +19,7 @@ import msgspec
 import pytest
 import uvloop
 
-from gateway.config import SandboxSettings, Sessions, StdioUpstream
+from gateway.config.values import SandboxSettings, Sessions, StdioUpstream
 from gateway.mcp import stdio_process, stdio_session, upstream_stdio
 from gateway.mcp.messages import Message, Notification, Reply, Request
 from gateway.mcp.upstream import GATEWAY, CancelledByCaller, SessionKey, UpstreamError
@@ -565,7 +565,7 @@ class TestEnding:
             f"""
 import asyncio, json, pathlib, sys
 sys.path.insert(0, {str(Path(upstream_stdio.__file__).parents[2])!r})
-from gateway.config import StdioUpstream
+from gateway.config.values import StdioUpstream
 from gateway.mcp.upstream import GATEWAY
 from gateway.mcp.upstream_stdio import StdioUpstreamServer
 

@@ -16,7 +16,7 @@ from gateway.api.issuing import Issuing, MfaRequired, TokenAnswer
 from gateway.api.oauth import NO_STORE, Parameters, Secret
 from gateway.audit import Audit
 from gateway.description import Description, described
-from gateway.edge import GatewayRequest, Route, read_body
+from gateway.edge.handler import GatewayRequest, Route, read_body
 from gateway.identity.accounts import Accounts
 from gateway.identity.sessions import Sessions
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused

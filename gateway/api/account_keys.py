@@ -13,9 +13,9 @@ from gateway.api.account import json_answer, json_body, owner
 from gateway.api.oauth import NO_STORE
 from gateway.audit import Audit
 from gateway.clock import rfc3339
-from gateway.config_shapes import parse_duration
+from gateway.config.shapes import parse_duration
 from gateway.description import Description, described
-from gateway.edge import GatewayRequest, Route
+from gateway.edge.handler import GatewayRequest, Route
 from gateway.identity.accounts import Accounts
 from gateway.identity.api_keys import ApiKeys, unknown_key
 from gateway.identity.roles import requested_scope

@@ -15,7 +15,7 @@ from gateway.api.issuing import ENROLMENT_SCOPE, Issuing, TokenAnswer
 from gateway.api.oauth import NO_STORE
 from gateway.audit import Audit
 from gateway.description import Description, described
-from gateway.edge import GatewayRequest, Route
+from gateway.edge.handler import GatewayRequest, Route
 from gateway.identity.accounts import Accounts
 from gateway.identity.clients import refusal_of
 from gateway.identity.sealing import SealingError

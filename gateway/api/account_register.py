@@ -12,10 +12,10 @@ from gateway.api.account import Text, json_answer, json_body
 from gateway.api.oauth_door import OAuthDoor
 from gateway.audit import Audit
 from gateway.description import Description, described
-from gateway.edge import GatewayRequest, Route
+from gateway.edge.handler import GatewayRequest, Route
 from gateway.identity.registration import Application, Registration
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
-from gateway.parameters import AddClient
+from gateway.operations.parameters import AddClient
 from persistence.records import AuditStatus, ClientRecord
 
 

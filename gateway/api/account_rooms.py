@@ -17,8 +17,8 @@ from gateway.api.account_register import RegisterEndpoint
 from gateway.api.issuing import Issuing
 from gateway.api.oauth_door import OAuthDoor
 from gateway.audit import Audit
-from gateway.config import AccountSettings, ConfigError, Register
-from gateway.edge import Route
+from gateway.config.values import AccountSettings, ConfigError, Register
+from gateway.edge.handler import Route
 from gateway.identity.accounts import Accounts
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import Passwords

@@ -18,7 +18,10 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.administration import (
+from gateway.description import Description, described
+from gateway.edge.handler import GatewayRequest, read_body
+from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
+from gateway.operations.administration import (
     Administration,
     Caller,
     ForbiddenError,
@@ -26,15 +29,12 @@ from gateway.administration import (
     ParameterError,
     UnknownError,
 )
-from gateway.description import Description, described
-from gateway.edge import GatewayRequest, read_body
-from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
-from gateway.operations import OPERATIONS
-from gateway.parameters import MAX_PAGE, AddClient, Parameters
-from gateway.role_operations import SetRole
+from gateway.operations.parameters import MAX_PAGE, AddClient, Parameters
+from gateway.operations.roles import SetRole
+from gateway.operations.table import OPERATIONS
+from gateway.operations.tenants import AddTenant
 from gateway.routes import Handler, Route
 from gateway.strict_json import StrictJsonError, parse_object
-from gateway.tenant_operations import AddTenant
 from persistence.records import DEFAULT_TENANT
 
 MAX_BODY: Final = 64 * 1024

@@ -10,7 +10,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from gateway.description import Description, described
-from gateway.edge import GatewayRequest
+from gateway.edge.handler import GatewayRequest
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from persistence.records import AuditPage, AuditQuery, AuditStatus, AuditStore
 

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.description import Description, described
-from gateway.edge import GatewayRequest
+from gateway.edge.handler import GatewayRequest
 from gateway.mcp.catalogue import Catalogue
 from gateway.model import ClientContext, Inbound
 from persistence.records import Stores

@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from gateway.edge import GatewayRequest, read_body
+from gateway.edge.handler import GatewayRequest, read_body
 from gateway.model import Deny, Inbound, Reason, Refused
 from gateway.problems import ANSWERS
 from gateway.strict_json import StrictJsonError, parse_object

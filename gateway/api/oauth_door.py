@@ -20,7 +20,7 @@ from gateway.api.oauth import CredentialsRefused, Parameters, Secret, oauth_erro
 from gateway.api.wellknown import resource_metadata_url
 from gateway.audit import Audit
 from gateway.authn import UNMAPPED
-from gateway.edge import GatewayRequest
+from gateway.edge.handler import GatewayRequest
 from gateway.identity.clients import Passwords
 from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
 from gateway.problems import ANSWERS, Problems

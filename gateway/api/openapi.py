@@ -15,7 +15,7 @@ from aiohttp import web
 from gateway import __version__
 from gateway.api.oauth import OAuthError
 from gateway.description import Description, Refusals, described, description_of
-from gateway.edge import GatewayRequest, Route, Routes
+from gateway.edge.handler import GatewayRequest, Route, Routes
 from gateway.model import ClientContext, Inbound
 from gateway.problems import Problem
 

@@ -9,9 +9,9 @@ from aiohttp import web
 
 from gateway.api.oauth import NO_STORE, Parameters, body_parameters
 from gateway.api.oauth_door import OAuthDoor
-from gateway.config import Config
+from gateway.config.values import Config
 from gateway.description import Description, Refusals, described
-from gateway.edge import GatewayRequest
+from gateway.edge.handler import GatewayRequest
 from gateway.identity.roles import scope_of
 from gateway.identity.tokens import Tokens, VerifiedToken
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused

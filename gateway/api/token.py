@@ -23,9 +23,9 @@ from gateway.api.oauth import (
     url_parameters,
 )
 from gateway.api.wellknown import resource_identifiers
-from gateway.config import Config
+from gateway.config.values import Config
 from gateway.description import Description, Refusals, described
-from gateway.edge import GatewayRequest
+from gateway.edge.handler import GatewayRequest
 from gateway.identity.sessions import Reused
 from gateway.identity.tokens import VerifiedToken
 from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from gateway.config import Config
+from gateway.config.values import Config
 from gateway.description import Description, described
-from gateway.edge import GatewayRequest, Handler
+from gateway.edge.handler import GatewayRequest, Handler
 from gateway.model import ClientContext, Inbound
 
 _AUTHENTICATION = ["client_secret_basic", "client_secret_post", "tls_client_auth"]

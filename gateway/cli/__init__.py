@@ -129,9 +129,9 @@ def _failed(*lines: str) -> int:
 def _lines(error: Exception) -> Sequence[str]:
     """What an error tells its reader: its own words where it was foreseen, else where it came from."""
     from certs.identity import CertificateError
-    from gateway.administration import OperationError
     from gateway.client.errors import ClientError
-    from gateway.config import ConfigError
+    from gateway.config.values import ConfigError
+    from gateway.operations.administration import OperationError
     from persistence.records import StoreError
 
     if isinstance(error, ConfigError):

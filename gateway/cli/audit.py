@@ -121,7 +121,7 @@ def _age(text: str) -> int:
 
 
 async def _tail(config_file: Path, lines: int, *, follow: bool, as_json: bool) -> None:
-    from gateway.control import NoServer, ask
+    from gateway.operations.control import NoServer, ask
 
     settings = read_settings(config_file)
     page = await perform_soon(settings, "audit.follow", {"limit": lines})

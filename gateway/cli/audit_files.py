@@ -182,7 +182,7 @@ _WRITERS: dict[str, Callable[[Iterator[bytes], IO[str]], int]] = {
 
 
 def _time(text: str | None, option: str) -> str | None:
-    from gateway.parameters import stored_time
+    from gateway.operations.parameters import stored_time
 
     if text is None:
         return None

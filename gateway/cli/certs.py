@@ -210,7 +210,7 @@ def names_that_can_be_used() -> Iterator[None]:
 
 def audit_issued(config_file: Path, issued: IssuedCertificate, name: str, client_id: str | None) -> None:
     """Enter in the audit, where there is one, that a certificate was issued."""
-    from gateway.administration import OperationError
+    from gateway.operations.administration import OperationError
     from persistence import StoreError, missing_store
 
     if missing_store(read_settings(config_file).storage.path) is not None:

@@ -118,10 +118,10 @@ def _write(path: Path, text: str, mode: int) -> None:
 
 
 async def _add_administrator(store: Path, name: str, password: str) -> None:
-    from gateway.administration import Administration
-    from gateway.control import user_name
     from gateway.identity.clients import hash_password
-    from gateway.operations import perform
+    from gateway.operations.administration import Administration
+    from gateway.operations.control import user_name
+    from gateway.operations.table import perform
     from persistence import open_stores
 
     stores = await open_stores(store, now=now)

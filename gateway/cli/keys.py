@@ -15,7 +15,7 @@ from gateway.cli.output import print_json, print_table, short_time
 from gateway.cli.session import config_option, environment, json_option, now, perform
 
 if TYPE_CHECKING:
-    from gateway.config import TokenSettings
+    from gateway.config.values import TokenSettings
 
 _ALGORITHMS = ("HS256", "RS256", "PS256", "ES256", "EdDSA")
 _MARGIN_SECONDS = 60
@@ -33,7 +33,7 @@ def keys() -> None:
 def list_keys(config_file: Path, *, as_json: bool) -> None:
     """List the keys: one signs, others still verify."""
     from gateway.clock import rfc3339
-    from gateway.config import SigningKey
+    from gateway.config.values import SigningKey
     from gateway.identity.signing_keys import load
 
     settings = _settings(config_file)
@@ -66,7 +66,7 @@ def make(algorithm: str, file: Path) -> None:
     FILE (0600) must not be there yet.
     """
     from certs import pem
-    from gateway.config import Algorithm
+    from gateway.config.values import Algorithm
     from gateway.identity import signing_keys
 
     pem.create(pem.NewFile(file, signing_keys.make(Algorithm(algorithm)).encode(), pem.PRIVATE))
@@ -83,7 +83,7 @@ def rotate(config_file: Path, *, compromised: bool, as_json: bool) -> None:
     The old one verifies the tokens that it signed until the last of them has expired.
     """
     from certs import pem
-    from gateway.config import SigningKey
+    from gateway.config.values import SigningKey
     from gateway.identity.signing_keys import load, make
 
     settings = _settings(config_file)
@@ -119,7 +119,7 @@ def retire(config_file: Path, *, as_json: bool) -> None:
 
     It is to be done before you put another in its place by hand: for secrets in environment variables, and for going over to another algorithm.
     """
-    from gateway.config import SigningKey
+    from gateway.config.values import SigningKey
     from gateway.identity.signing_keys import load
 
     settings = _settings(config_file)
@@ -134,14 +134,14 @@ def retire(config_file: Path, *, as_json: bool) -> None:
 
 
 def _settings(config_file: Path) -> TokenSettings:
-    from gateway.config_reader import read_token_settings
+    from gateway.config.reader import read_token_settings
 
     return read_token_settings(config_file, environment())
 
 
 def _retire(config_file: Path, settings: TokenSettings, kid: str) -> None:
     from certs import pem
-    from gateway.config import SigningKey
+    from gateway.config.values import SigningKey
     from gateway.identity.signing_keys import with_retired
 
     last_exp: int = perform(config_file, "keys.retire", kid=kid)["last_exp"]

@@ -117,8 +117,8 @@ def _read(file: Path) -> Seed:
 
 def _check_words(file: Path, wanted: Seed) -> None:
     """Find what could never be done before anything is. Raises click.ClickException."""
-    from gateway.administration import ParameterError
-    from gateway.operations import check_parameters
+    from gateway.operations.administration import ParameterError
+    from gateway.operations.table import check_parameters
 
     for operation, parameters in _words(wanted):
         try:

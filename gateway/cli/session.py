@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from gateway.config_reader import CommandSettings
+    from gateway.config.reader import CommandSettings
 
 
 MAX_LINE_BYTES = 4096
@@ -46,7 +46,7 @@ def now() -> float:
 
 def read_settings(config_file: Path) -> CommandSettings:
     """The configuration, without the secrets. Raises ConfigError."""
-    from gateway.config_reader import read_command_settings
+    from gateway.config.reader import read_command_settings
 
     return read_command_settings(config_file, environment())
 
@@ -58,8 +58,8 @@ def perform(config_file: Path, operation: str, **parameters: object) -> dict[str
 
 def check_words(operation: str, parameters: dict[str, object]) -> None:
     """Raises click.UsageError where the operation would be refused whatever the store holds."""
-    from gateway.administration import ParameterError
-    from gateway.operations import check_parameters
+    from gateway.operations.administration import ParameterError
+    from gateway.operations.table import check_parameters
 
     try:
         check_parameters(operation, parameters)
@@ -71,7 +71,7 @@ async def perform_soon(
     settings: CommandSettings, operation: str, parameters: dict[str, object]
 ) -> dict[str, Any]:
     """As ``perform``, within a running loop."""
-    from gateway.control import NoServer, ask
+    from gateway.operations.control import NoServer, ask
 
     check_words(operation, parameters)
     try:
@@ -83,12 +83,12 @@ async def perform_soon(
 async def _perform_here(
     settings: CommandSettings, operation: str, parameters: dict[str, object]
 ) -> dict[str, Any]:
-    from gateway.administration import Administration
-    from gateway.control import user_name
     from gateway.identity.clients import hash_password
     from gateway.identity.sealing import Sealing
     from gateway.identity.second_factors import MfaSettings, SecondFactors
-    from gateway.operations import perform as perform_on
+    from gateway.operations.administration import Administration
+    from gateway.operations.control import user_name
+    from gateway.operations.table import perform as perform_on
     from persistence import open_stores
 
     actor = user_name(os.getuid())

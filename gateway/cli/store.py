@@ -51,7 +51,7 @@ def restore(file: Path, config_file: Path, *, as_json: bool) -> None:
 
     The store must be missing or empty. The gateway is not running. Whatever was issued or revoked after the backup was made is forgotten.
     """
-    from gateway.control import user_name
+    from gateway.operations.control import user_name
     from persistence.backup import restore as put_back
 
     settings = read_settings(config_file)

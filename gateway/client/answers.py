@@ -10,7 +10,7 @@ import msgspec
 from gateway.client.errors import ClientError
 from gateway.mcp.messages import INTERNAL_ERROR, encode_error
 from gateway.mcp.sse import EventParser, EventTooLargeError
-from gateway.outbound import OutboundError, Response
+from gateway.outbound.client import OutboundError, Response
 
 MAX_ANSWER: Final = 16 << 20
 

@@ -37,7 +37,7 @@ from gateway.mcp.messages import (
 )
 from gateway.mcp.mirrored import Mirrored, argument_headers, mirrored_in, request_headers
 from gateway.mcp.sse import EventParser
-from gateway.outbound import Response
+from gateway.outbound.client import Response
 
 Write = Callable[[bytes], Awaitable[None]]
 """Writes one message to the host."""

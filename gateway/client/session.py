@@ -16,7 +16,7 @@ import msgspec
 from gateway.client.answers import MAX_ANSWER, json_object
 from gateway.client.errors import ClientError, LoginRequiredError
 from gateway.client.identities import Identities, Identity, StoredTokens
-from gateway.outbound import ConnectError, Headers, HttpClient, OutboundError, Response
+from gateway.outbound.client import ConnectError, Headers, HttpClient, OutboundError, Response
 
 LOGIN_SECONDS: Final = 30.0
 """How long the gateway may take to answer at its own endpoints."""

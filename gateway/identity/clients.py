@@ -24,7 +24,7 @@ from typing import Final, TypeVar
 
 import bcrypt
 
-from gateway.config import AccountSettings, LimitSettings
+from gateway.config.values import AccountSettings, LimitSettings
 from gateway.identity.common_passwords import is_common
 from gateway.limits import TokenBuckets, network_of
 from gateway.model import Deny, Reason, Refused

@@ -17,7 +17,7 @@ from typing import Any, Final
 import jwt
 import msgspec
 
-from gateway.config import SigningKey, TokenSettings
+from gateway.config.values import SigningKey, TokenSettings
 from gateway.identity.signing_keys import LoadedKey, load
 from gateway.model import Deny, Reason
 from gateway.strict_json import parse_object

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from gateway.clock import rfc3339
-from gateway.config import Register
+from gateway.config.values import Register
 from gateway.identity.clients import Passwords
 from gateway.identity.tenants import Tenants
 from gateway.model import Deny, Reason

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.config_shapes import PERMISSION
+from gateway.config.shapes import PERMISSION
 from gateway.model import PLATFORM, Deny, Permissions, Reason
 from persistence.records import ClientRecord, Collection, RoleRecord
 

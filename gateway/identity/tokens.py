@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.clock import rfc3339
-from gateway.config import TokenSettings
+from gateway.config.values import TokenSettings
 from gateway.identity.clients import refusal_of
 from gateway.identity.keyring import MAX_TOKEN, Keyring, Opened
 from gateway.model import Deny, Reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.audit import Audit
-from gateway.config import Denied
+from gateway.config.values import Denied
 from gateway.mcp.catalogue import Catalogue, Entry, decide
 from gateway.mcp.listing import Kind
 from gateway.mcp.messages import INVALID_PARAMS

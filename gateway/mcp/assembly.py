@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from gateway.audit import Audit
-from gateway.config import Config, HttpUpstream, UpstreamSettings
+from gateway.config.values import Config, HttpUpstream, UpstreamSettings
 from gateway.mcp.access import Access
 from gateway.mcp.announcements import Announcements
 from gateway.mcp.catalogue import Catalogue, Rules

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.authz import authorize, rule_for
-from gateway.config import AccessRule
+from gateway.config.values import AccessRule
 from gateway.mcp.eras import Era
 from gateway.mcp.listing import LISTINGS, Kind, Listing, list_all
 from gateway.mcp.messages import encode

@@ -19,8 +19,8 @@ from uuid import uuid4
 import jwt
 import msgspec
 
-from gateway.config import HttpUpstream, OAuthClient, UpstreamCredentials
-from gateway.outbound import (
+from gateway.config.values import HttpUpstream, OAuthClient, UpstreamCredentials
+from gateway.outbound.client import (
     EncodedHeaders,
     Headers,
     HttpClient,

@@ -14,9 +14,10 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from gateway.audit import MAX_TEXT, Audit
-from gateway.config import Anonymous, McpSettings
+from gateway.config.values import Anonymous, McpSettings
 from gateway.description import described
-from gateway.edge import GatewayRequest, read_body
+from gateway.edge.handler import GatewayRequest, read_body
+from gateway.edge.reply import JsonReply
 from gateway.mcp import description
 from gateway.mcp.access import Access
 from gateway.mcp.catalogue import Catalogue, Entry
@@ -44,7 +45,6 @@ from gateway.mcp.subscriptions import MAX_RESOURCES, Subscriptions
 from gateway.mcp.target import COMPLETE, METHODS, target_of
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import Problems
-from gateway.reply import JsonReply
 
 MAX_BODY: Final = 4 * 1024 * 1024
 """Bytes of a message from a client."""

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.audit import Audit, Pending
-from gateway.client_cert import CLIENT_CERT, client_cert
+from gateway.edge.client_cert import CLIENT_CERT, client_cert
 from gateway.mcp.catalogue import Catalogue, Entry, Kind
 from gateway.mcp.eras import (
     Era,

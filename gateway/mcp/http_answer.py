@@ -8,7 +8,7 @@ from typing import Final
 from gateway.mcp.exchange import MAX_MESSAGE, invalid, messages_in, unavailable
 from gateway.mcp.messages import Message, Rejected
 from gateway.mcp.sse import EventParser, EventTooLargeError
-from gateway.outbound import OutboundError, Response, ResponseError
+from gateway.outbound.client import OutboundError, Response, ResponseError
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"

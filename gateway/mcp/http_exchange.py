@@ -13,7 +13,7 @@ from gateway.mcp.http_sessions import MAX_REFUSAL, HttpSession, HttpSessions, fo
 from gateway.mcp.messages import Message, Params, Reply
 from gateway.mcp.upstream import CancelledByCaller, UpstreamError
 from gateway.model import Reason
-from gateway.outbound import OutboundError, ResponseError
+from gateway.outbound.client import OutboundError, ResponseError
 
 RETRY_SECONDS: Final = 1.0
 """How long to wait before a broken stream is taken up again, where the server does not say."""

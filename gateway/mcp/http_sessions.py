@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from gateway.config import HttpUpstream, Sessions
+from gateway.config.values import HttpUpstream, Sessions
 from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import ACKNOWLEDGED, LISTEN, Era, as_modern_request
 from gateway.mcp.exchange import (
@@ -57,7 +57,7 @@ from gateway.mcp.upstream import (
     UpstreamError,
 )
 from gateway.model import Reason
-from gateway.outbound import (
+from gateway.outbound.client import (
     EncodedHeaders,
     Headers,
     OutboundError,

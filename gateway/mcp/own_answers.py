@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from gateway.edge.reply import JsonReply
 from gateway.mcp.catalogue import LISTINGS, Catalogue
 from gateway.mcp.eras import IDENTITY, LEVELS, NOT_KEPT
 from gateway.mcp.forwarding import Forwarder
@@ -14,7 +15,6 @@ from gateway.mcp.lists import Lists
 from gateway.mcp.messages import INVALID_PARAMS, LEGACY_VERSIONS, MODERN_VERSIONS, encode
 from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Sessions
-from gateway.reply import JsonReply
 
 _LISTS: Final = {listing.method: kind for kind, listing in LISTINGS.items()}
 

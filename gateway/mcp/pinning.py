@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.audit import Audit
 from gateway.clock import rfc3339
-from gateway.config import Pinning
+from gateway.config.values import Pinning
 from persistence.records import AuditEntry, AuditStatus, Collection, StoreError, ToolPin
 
 log = logging.getLogger("ostiary.mcp")

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.edge import GatewayRequest
+from gateway.edge.handler import GatewayRequest
+from gateway.edge.reply import JsonReply
 from gateway.mcp.eras import MODERN, Dialect, Era, own_result
 from gateway.mcp.messages import Request, encode_error, encode_result
 from gateway.mcp.negotiation import Metadata
 from gateway.mcp.sessions import Owner, Session, canonical, counted_as, owner_of
 from gateway.mcp.upstream import SessionKey
 from gateway.model import ClientContext, Inbound
-from gateway.reply import JsonReply
 
 
 class RequestContext(msgspec.Struct, frozen=True, eq=False):

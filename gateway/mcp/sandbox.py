@@ -27,7 +27,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from gateway.config import SandboxSettings
+    from gateway.config.values import SandboxSettings
 
 CANNOT_CONFINE: Final = 125
 CANNOT_EXECUTE: Final = 126

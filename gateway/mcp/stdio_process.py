@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable
 from typing import Final, cast
 
-from gateway.config import StdioUpstream
+from gateway.config.values import StdioUpstream
 from gateway.mcp.exchange import MAX_MESSAGE
 from gateway.mcp.sandbox import CANNOT_CONFINE, CANNOT_EXECUTE, NOT_FOUND, confined
 

@@ -10,12 +10,12 @@ import msgspec
 from aiohttp import web
 
 from certs.identity import PeerIdentity
-from gateway.connection import Connection
-from gateway.edge import GatewayRequest
+from gateway.edge.handler import GatewayRequest
+from gateway.edge.reply import JsonReply
 from gateway.mcp.recordings import Recording, Recordings
 from gateway.mcp.sessions import Outbox
 from gateway.model import ClientContext
-from gateway.reply import JsonReply
+from gateway.tls.connection import Connection
 
 SEND_SECONDS: Final = 10.0
 """How long a client may leave what was sent to it unread, before it holds up its upstream no more."""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from typing import Any, Final
 
-from gateway.config import HttpUpstream
+from gateway.config.values import HttpUpstream
 from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import LIST_CHANGES, Era
 from gateway.mcp.exchange import Ticket, late
@@ -29,7 +29,7 @@ from gateway.mcp.upstream import (
     UpstreamError,
 )
 from gateway.model import Reason
-from gateway.outbound import OutboundError
+from gateway.outbound.client import OutboundError
 
 log = logging.getLogger("ostiary.mcp")
 

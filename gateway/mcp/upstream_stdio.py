@@ -12,7 +12,7 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.config import Sessions, StdioUpstream
+from gateway.config.values import Sessions, StdioUpstream
 from gateway.mcp.eras import LIST_CHANGES, Era
 from gateway.mcp.exchange import PROBE_SECONDS, Errands, Ticket, invalid, late, unavailable
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification

@@ -14,12 +14,12 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from gateway.audit import Audit, Pending
-from gateway.client_cert import CLIENT_CERT, client_cert
-from gateway.config import ServiceSettings
+from gateway.config.values import ServiceSettings
 from gateway.description import Description, described
-from gateway.edge import BROKEN_BODY, GatewayRequest, Route, late_body
+from gateway.edge.client_cert import CLIENT_CERT, client_cert
+from gateway.edge.handler import BROKEN_BODY, GatewayRequest, Route, late_body
 from gateway.model import ADMINISTRATION, ClientContext, Deny, Inbound, Reason, Refused
-from gateway.outbound import HttpClient, OutboundError, Response
+from gateway.outbound.client import HttpClient, OutboundError, Response
 from gateway.spelling import is_plain_path
 from persistence.records import AuditStatus
 

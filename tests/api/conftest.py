@@ -23,7 +23,7 @@ from gateway.api.revocation import RevocationEndpoint
 from gateway.api.token import TokenEndpoint
 from gateway.audit import Audit
 from gateway.authn import Authenticator
-from gateway.config import (
+from gateway.config.values import (
     AccountSettings,
     Config,
     LimitSettings,
@@ -34,7 +34,7 @@ from gateway.config import (
     TlsSettings,
     TokenSettings,
 )
-from gateway.edge import GatewayRequest, Handler
+from gateway.edge.handler import GatewayRequest, Handler
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import Hasher, Passwords
 from gateway.identity.keyring import Keyring

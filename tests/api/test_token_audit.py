@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.audit import Audit
-from gateway.config import OnAuditFailure
+from gateway.config.values import OnAuditFailure
 from persistence.records import AuditEntry, AuditStatus, StoreError
 
 if TYPE_CHECKING:

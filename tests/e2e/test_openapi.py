@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from gateway.app import open_gateway
-from gateway.config_reader import read_config
+from gateway.config.reader import read_config
 from gateway.description import description_of
-from gateway.edge import Routes
+from gateway.edge.handler import Routes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = """

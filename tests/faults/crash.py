@@ -34,7 +34,7 @@ from urllib.parse import quote, urlencode
 
 from keeper import Keeper
 
-from gateway.control import NoServer
+from gateway.operations.control import NoServer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CALLS = ("open", "write", "fdatasync", "fsync", "rename", "unlink")

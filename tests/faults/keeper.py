@@ -6,8 +6,8 @@ import asyncio
 import itertools
 from pathlib import Path
 
-from gateway.administration import OperationError
-from gateway.control import NoServer, ask
+from gateway.operations.administration import OperationError
+from gateway.operations.control import NoServer, ask
 
 
 class Keeper:

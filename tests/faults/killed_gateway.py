@@ -19,10 +19,10 @@ from functools import partial
 from typing import Any
 
 import gateway.app
-import gateway.operations
-from gateway.administration import Administration, Answer, Operation
+import gateway.operations.table
 from gateway.cli import main
-from gateway.parameters import Parameters
+from gateway.operations.administration import Administration, Answer, Operation
+from gateway.operations.parameters import Parameters
 from persistence import JsonStores
 from persistence.files import System
 from persistence.records import REVOKED_CERTIFICATES, RevokedCertificate
@@ -84,7 +84,7 @@ async def _list(admin: Administration, _wanted: Nothing, _actor: str) -> Answer:
 
 if __name__ == "__main__":
     call, number, when, *words = sys.argv[1:]
-    gateway.operations.OPERATIONS |= {
+    gateway.operations.table.OPERATIONS |= {
         "records.put": Operation(Record, _put),
         "records.remove": Operation(Record, _remove),
         "records.list": Operation(Nothing, _list, changes=False),

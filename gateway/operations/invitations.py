@@ -1,0 +1,102 @@
+"""The administrative operations on invitations."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.clock import rfc3339
+from gateway.config.shapes import NAME, ROLE
+from gateway.identity.registration import code_digest
+from gateway.operations.administration import Administration, Answer, Operation, OperationError
+from gateway.operations.parameters import Parameters
+from persistence.account_records import InvitationRecord
+from persistence.records import DEFAULT_TENANT, INVITATIONS
+
+
+class AddInvitation(Parameters, frozen=True, kw_only=True):
+    """``days``: how long it is good."""
+
+    roles: tuple[str, ...] = ()
+    tenant_id: str = DEFAULT_TENANT
+    days: int = 7
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.days <= 365:
+            raise ValueError("an invitation is good for 1 to 365 days")
+        if not NAME.fullmatch(self.tenant_id):
+            raise ValueError('a tenant\'s name has 1 to 64 lower-case letters, digits, "_" and "-"')
+        for role in self.roles:
+            if not ROLE.fullmatch(role):
+                raise ValueError(f"not a role's name: {role[:80]!a}")
+
+
+class ListInvitations(Parameters, frozen=True, kw_only=True):
+    """All of them."""
+
+
+class OneInvitation(Parameters, frozen=True, kw_only=True):
+    """One of them."""
+
+    invitation_id: str
+
+
+async def _add(admin: Administration, wanted: AddInvitation, actor: str) -> Answer:
+    admin.tenant(wanted.tenant_id)
+    for role in wanted.roles:
+        grants = admin.role_book.grants(wanted.tenant_id, role)
+        if grants is None:
+            raise OperationError(f"there is no role {role[:80]!a}; `ostiary roles list` shows all")
+        admin.require_grants(grants, f"the role {role}")
+    code = secrets.token_urlsafe(18)
+    now = admin.now()
+    record = InvitationRecord(
+        invitation_id=secrets.token_hex(6),
+        code_hash=code_digest(code),
+        tenant_id=wanted.tenant_id,
+        roles=wanted.roles,
+        created_at=rfc3339(now),
+        created_by=actor,
+        exp=int(now) + wanted.days * 86400,
+    )
+    await admin.stores.audit.append(
+        admin.entry(actor, "invitations.add", tenant_id=wanted.tenant_id, target=record.invitation_id)
+    )
+    await admin.stores.collection(INVITATIONS).put(record)
+    return {"invitation": _shown(record), "code": code}
+
+
+async def _list(admin: Administration, _wanted: ListInvitations, _actor: str) -> Answer:
+    return {"invitations": [_shown(each) for each in admin.stores.collection(INVITATIONS)]}
+
+
+async def _revoke(admin: Administration, wanted: OneInvitation, actor: str) -> Answer:
+    record = admin.stores.collection(INVITATIONS).get(wanted.invitation_id)
+    if record is None:
+        raise OperationError("there is no such invitation; `ostiary invitations list` shows all")
+    await admin.stores.audit.append(
+        admin.entry(actor, "invitations.revoke", tenant_id=record.tenant_id, target=record.invitation_id)
+    )
+    await admin.stores.collection(INVITATIONS).remove(record.invitation_id)
+    return {"invitation": _shown(record)}
+
+
+def _shown(record: InvitationRecord) -> Answer:
+    return {
+        "invitation_id": record.invitation_id,
+        "tenant_id": record.tenant_id,
+        "roles": list(record.roles),
+        "created_at": record.created_at,
+        "created_by": record.created_by,
+        "expires_at": rfc3339(record.exp),
+        "used_at": record.used_at,
+        "client_id": record.client_id,
+    }
+
+
+INVITATION_OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
+    "invitations.add": Operation(AddInvitation, _add),
+    "invitations.list": Operation(ListInvitations, _list, changes=False),
+    "invitations.revoke": Operation(OneInvitation, _revoke),
+}

@@ -1,0 +1,405 @@
+"""The administrative operations on the store: one table, whoever asks.
+
+The command line performs them itself while no server runs, and over the control socket while one does.
+What is wrong whatever the store holds, the parameters themselves refuse; what is refused here depends on the store.
+
+Every change is one audit entry with its actor, durable before the change is made: an entry too many is better than a
+change that nobody knows of. Changes run one after the other, so that two of them on one client cannot undo each other.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from gateway.config.shapes import did_you_mean
+from gateway.identity.accounts import remember_password
+from gateway.operations.administration import (
+    Administration,
+    Answer,
+    Operation,
+    OperationError,
+    ParameterError,
+    UnknownError,
+)
+from gateway.operations.audit import compress_audit, follow_audit, prune_audit, query_audit
+from gateway.operations.certificates import CERTIFICATE_OPERATIONS
+from gateway.operations.erasure import ERASURE_OPERATIONS
+from gateway.operations.invitations import INVITATION_OPERATIONS
+from gateway.operations.keys import KEY_OPERATIONS
+from gateway.operations.mfa import MFA_OPERATIONS
+from gateway.operations.parameters import (
+    NO_CERTIFICATE,
+    AddClient,
+    ChangeClient,
+    ChangeRoles,
+    CompressAudit,
+    FollowAudit,
+    ListClients,
+    ListTokens,
+    OneClient,
+    OneToken,
+    PruneAudit,
+    QueryAudit,
+    RevokeTokens,
+    SetPassword,
+)
+from gateway.operations.pins import PIN_OPERATIONS
+from gateway.operations.roles import ROLE_OPERATIONS
+from gateway.operations.sessions import SESSION_OPERATIONS
+from gateway.operations.tenants import TENANT_OPERATIONS
+from persistence.records import (
+    AuditEntry,
+    ClientRecord,
+    TokenKind,
+    TokenRecord,
+)
+
+_MAX_TARGET: Final = 4096
+
+
+async def _add_client(admin: Administration, wanted: AddClient, actor: str) -> Answer:
+    name = wanted.client_id
+    admin.tenant(wanted.tenant_id)
+    _check_name(admin, name)
+    _check_roles(admin, wanted.tenant_id, wanted.roles)
+    admin.require_grants(wanted.permissions, "the permissions of a client")
+    certificate = None if wanted.certificate == NO_CERTIFICATE else wanted.certificate or name
+    _check_certificate(admin, certificate)
+    moment = admin.timestamp()
+    record = ClientRecord(
+        client_id=name,
+        tenant_id=wanted.tenant_id,
+        username=name,
+        user_id=str(uuid.uuid4()),
+        password_hash=None if wanted.password is None else await _hashed(admin, wanted.password),
+        roles=_unique(wanted.roles),
+        permissions=_unique(wanted.permissions),
+        certificate=certificate,
+        require_certificate=wanted.require_certificate,
+        created_at=moment,
+        updated_at=moment,
+    )
+    return await _change(admin, record, "clients.add", actor)
+
+
+async def _list_clients(admin: Administration, wanted: ListClients, _actor: str) -> Answer:
+    after = wanted.cursor or ""
+    rest = (
+        client for client in admin.stores.clients if client.client_id > after and admin.sees(client.tenant_id)
+    )
+    page = list(islice(rest, wanted.limit + 1))
+    more = len(page) > wanted.limit
+    page = page[: wanted.limit]
+    return {
+        "clients": [_client(client) for client in page],
+        "next_cursor": page[-1].client_id if more else None,
+    }
+
+
+async def _show_client(admin: Administration, wanted: OneClient, _actor: str) -> Answer:
+    return {"client": _client(admin.known_client(wanted.client_id))}
+
+
+async def _disable_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
+    client = admin.changeable_client(wanted.client_id)
+    if client.disabled_at is not None:
+        return {"client": _client(client)}
+    moment = admin.timestamp()
+    changed = msgspec.structs.replace(client, disabled_at=moment, updated_at=moment)
+    return await _change(admin, changed, "clients.disable", actor)
+
+
+async def _enable_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
+    client = admin.changeable_client(wanted.client_id)
+    if client.disabled_at is None:
+        return {"client": _client(client)}
+    changed = msgspec.structs.replace(client, disabled_at=None, updated_at=admin.timestamp())
+    return await _change(admin, changed, "clients.enable", actor)
+
+
+async def _set_password(admin: Administration, wanted: SetPassword, actor: str) -> Answer:
+    admin.changeable_client(wanted.client_id)
+    password_hash = await _hashed(admin, wanted.password)
+    # Read again: hashing takes a while.
+    client = admin.changeable_client(wanted.client_id)
+    changed = msgspec.structs.replace(client, password_hash=password_hash, updated_at=admin.timestamp())
+    await remember_password(admin.stores, client)
+    answer = await _change(admin, changed, "clients.set_password", actor)
+    return {**answer, "revoked": await _revoke_for_password(admin, client)}
+
+
+async def _revoke_for_password(admin: Administration, client: ClientRecord) -> int:
+    """End what the old password may have begun: all tokens but those of API keys; how many were live."""
+    tokens = admin.stores.tokens.of_client(client.client_id)
+    return await _revoke(admin, [each for each in tokens if each.api_key_id is None])
+
+
+async def _change_roles(admin: Administration, wanted: ChangeRoles, actor: str) -> Answer:
+    client = admin.changeable_client(wanted.client_id)
+    roles = _changed(client.roles, wanted.roles, wanted.add_roles, wanted.remove_roles, "role")
+    permissions = _changed(
+        client.permissions,
+        wanted.permissions,
+        wanted.add_permissions,
+        wanted.remove_permissions,
+        "permission",
+    )
+    _check_roles(admin, client.tenant_id, [role for role in roles if role not in client.roles])
+    admin.require_grants(set(permissions) - set(client.permissions), "the permissions of a client")
+    if (roles, permissions) == (client.roles, client.permissions):
+        return {"client": _client(client)}
+    changed = msgspec.structs.replace(
+        client, roles=roles, permissions=permissions, updated_at=admin.timestamp()
+    )
+    return await _change(admin, changed, "clients.roles", actor)
+
+
+async def _change_client(admin: Administration, wanted: ChangeClient, actor: str) -> Answer:
+    """Several things about a client in one write; each is an entry of its own."""
+    admin.changeable_client(wanted.client_id)
+    password_hash = None if wanted.password is None else await _hashed(admin, wanted.password)
+    client = admin.changeable_client(wanted.client_id)  # again: hashing takes a while
+    roles = client.roles if wanted.roles is None else _unique(wanted.roles)
+    permissions = client.permissions if wanted.permissions is None else _unique(wanted.permissions)
+    _check_roles(admin, client.tenant_id, [role for role in roles if role not in client.roles])
+    admin.require_grants(set(permissions) - set(client.permissions), "the permissions of a client")
+    moment, disabled_at, operations = admin.timestamp(), client.disabled_at, []
+    if (roles, permissions) != (client.roles, client.permissions):
+        operations.append("clients.roles")
+    if password_hash is not None:
+        operations.append("clients.set_password")
+    if wanted.disabled is not None and wanted.disabled != (disabled_at is not None):
+        disabled_at = moment if wanted.disabled else None
+        operations.append("clients.disable" if wanted.disabled else "clients.enable")
+    if not operations:
+        return {"client": _client(client)}
+    changed = msgspec.structs.replace(
+        client,
+        roles=roles,
+        permissions=permissions,
+        password_hash=password_hash or client.password_hash,
+        disabled_at=disabled_at,
+        updated_at=moment,
+    )
+    for operation in operations:
+        await admin.stores.audit.append(_entry(admin, actor, changed, operation))
+    if password_hash is not None:
+        await remember_password(admin.stores, client)
+    await admin.stores.clients.put(changed)
+    revoked = {} if password_hash is None else {"revoked": await _revoke_for_password(admin, client)}
+    return {"client": _client(changed), **revoked}
+
+
+async def _unlock_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
+    client = admin.changeable_client(wanted.client_id)
+    if admin.unlock is None:
+        return {"client_id": client.client_id, "unlocked": False, "server_running": False}
+    await admin.stores.audit.append(_entry(admin, actor, client, "clients.unlock"))
+    return {"client_id": client.client_id, "unlocked": admin.unlock(client.client_id), "server_running": True}
+
+
+async def _list_tokens(admin: Administration, wanted: ListTokens, _actor: str) -> Answer:
+    store, start = admin.stores.tokens, wanted.cursor
+    tokens: Iterable[TokenRecord] = store if wanted.client_id is None else store.of_client(wanted.client_id)
+    seen = [token for token in tokens if admin.sees(token.tenant_id)]
+    if wanted.client_id is not None and not seen:
+        admin.known_client(wanted.client_id)  # another tenant's is as unknown as one that is not there
+    page = list(islice(seen, start, start + wanted.limit + 1))
+    more = len(page) > wanted.limit
+    listed = [msgspec.to_builtins(token) for token in page[: wanted.limit]]
+    return {"tokens": listed, "next_cursor": start + wanted.limit if more else None}
+
+
+async def _show_token(admin: Administration, wanted: OneToken, _actor: str) -> Answer:
+    return {"token": msgspec.to_builtins(_token(admin, wanted.token_id))}
+
+
+async def _revoke_tokens(admin: Administration, wanted: RevokeTokens, actor: str) -> Answer:
+    client_id, live = _live_tokens(admin, wanted)
+    client = admin.stores.clients.get(client_id)
+    if live:
+        entry = admin.entry(
+            actor,
+            "tokens.revoke",
+            client_id=client_id,
+            tenant_id=live[0].tenant_id,
+            event="token_revoked",
+            target=wanted.token_id or client_id,
+            token_id=wanted.token_id,
+        )
+        await admin.stores.audit.append(entry)
+        _, live = _live_tokens(admin, wanted)  # and those that were issued meanwhile
+    usable = client is not None and client.disabled_at is None and client.erased_at is None
+    return {
+        "revoked": await _revoke(admin, live),
+        "client_id": client_id,
+        "certificate": client.certificate if client is not None and usable else None,
+    }
+
+
+def _live_tokens(admin: Administration, wanted: RevokeTokens) -> tuple[str, list[TokenRecord]]:
+    """Whose tokens are meant, and which of these are live."""
+    store = admin.stores.tokens
+    if wanted.token_id is None:
+        client_id = admin.known_client(wanted.client_id or "").client_id
+        tokens = list(store.of_client(client_id))
+    else:
+        token = _token(admin, wanted.token_id)
+        client_id, tokens = token.client_id, [token]
+        if token.kind is TokenKind.REFRESH and token.family_id is not None:
+            tokens += store.of_family(token.family_id)
+    return client_id, [token for token in tokens if token.revoked_at is None and token.exp > admin.now()]
+
+
+def _token(admin: Administration, token_id: str) -> TokenRecord:
+    """A token that is there for whoever asks. Raises UnknownError."""
+    token = admin.stores.tokens.get(token_id)
+    if token is None or not admin.sees(token.tenant_id):
+        raise UnknownError("there is no such token, or it has expired; `ostiary tokens list` shows all")
+    return token
+
+
+OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
+    "clients.add": Operation(AddClient, _add_client),
+    "clients.list": Operation(ListClients, _list_clients, changes=False),
+    "clients.show": Operation(OneClient, _show_client, changes=False),
+    "clients.disable": Operation(OneClient, _disable_client),
+    "clients.enable": Operation(OneClient, _enable_client),
+    "clients.set_password": Operation(SetPassword, _set_password),
+    "clients.roles": Operation(ChangeRoles, _change_roles),
+    "clients.change": Operation(ChangeClient, _change_client),
+    "clients.unlock": Operation(OneClient, _unlock_client),
+    "tokens.list": Operation(ListTokens, _list_tokens, changes=False),
+    "tokens.show": Operation(OneToken, _show_token, changes=False),
+    "tokens.revoke": Operation(RevokeTokens, _revoke_tokens),
+    "audit.prune": Operation(PruneAudit, prune_audit),
+    "audit.compress": Operation(CompressAudit, compress_audit),
+    "audit.follow": Operation(FollowAudit, follow_audit, changes=False),
+    "audit.query": Operation(QueryAudit, query_audit, changes=False),
+    **KEY_OPERATIONS,
+    **TENANT_OPERATIONS,
+    **ROLE_OPERATIONS,
+    **PIN_OPERATIONS,
+    **ERASURE_OPERATIONS,
+    **CERTIFICATE_OPERATIONS,
+    **SESSION_OPERATIONS,
+    **MFA_OPERATIONS,
+    **INVITATION_OPERATIONS,
+}
+"""Every operation, by the name that the control socket knows it by."""
+
+
+async def perform(admin: Administration, operation: str, parameters: object, actor: str) -> Answer:
+    """Perform one of OPERATIONS on parameters in plain types, for the operating-system user ``actor``.
+
+    Raises ParameterError, OperationError where it is refused, StoreError where the store cannot answer.
+    """
+    return await _known_operation(operation).perform(admin, parameters, actor)
+
+
+def check_parameters(operation: str, parameters: object) -> None:
+    """Look for what is wrong whatever the store holds. Raises ParameterError."""
+    _known_operation(operation).read(parameters)
+
+
+def _known_operation(name: str) -> Operation[Any]:
+    known = OPERATIONS.get(name)
+    if known is None:
+        raise ParameterError(f"no such operation; {did_you_mean(name, OPERATIONS)}")
+    return known
+
+
+async def _change(admin: Administration, record: ClientRecord, operation: str, actor: str) -> Answer:
+    await admin.stores.audit.append(_entry(admin, actor, record, operation))
+    await admin.stores.clients.put(record)
+    return {"client": _client(record)}
+
+
+def _entry(admin: Administration, actor: str, client: ClientRecord, operation: str) -> AuditEntry:
+    """Who did what to which client, now; where it was given something, with all that it has then."""
+    target = client.client_id
+    granted = " ".join((*client.roles, *client.permissions))
+    if operation == "clients.roles" or (operation == "clients.add" and granted):
+        target = f"{target}: {granted or 'none'}"[:_MAX_TARGET]
+    return admin.entry(
+        actor, operation, client_id=client.client_id, tenant_id=client.tenant_id, target=target
+    )
+
+
+async def _revoke(admin: Administration, tokens: Iterable[TokenRecord]) -> int:
+    moment = admin.timestamp()
+    unique = {token.token_id: token for token in tokens if token.revoked_at is None}
+    if unique:
+        revoked = (msgspec.structs.replace(token, revoked_at=moment) for token in unique.values())
+        await admin.stores.tokens.put(*revoked)
+    return len(unique)
+
+
+async def _hashed(admin: Administration, password: str) -> str:
+    try:
+        return await admin.hash_password(password)
+    except ValueError as error:
+        raise ParameterError(str(error)) from None
+
+
+def _client(record: ClientRecord) -> Answer:
+    """A client without its password's hash."""
+    answer: Answer = msgspec.to_builtins(record)
+    answer["has_password"] = answer.pop("password_hash") is not None
+    return answer
+
+
+def _check_name(admin: Administration, name: str) -> None:
+    """Raises OperationError where the name was ever given to somebody, whoever may know of it."""
+    taken = admin.stores.clients.get(name)
+    if admin.tombstones.of_name(name) is not None or (taken is not None and taken.erased_at is not None):
+        raise OperationError(f"the name {name} is taken; it was erased; names are not given twice")
+    if taken is not None:
+        here = "`ostiary clients show` shows it" if admin.sees(taken.tenant_id) else "choose another one"
+        raise OperationError(f"the name {name} is taken; {here}")
+
+
+def _check_certificate(admin: Administration, certificate: str | None) -> None:
+    """Raises OperationError where the certificate id is somebody's, or was."""
+    if certificate is None:
+        return
+    holder = admin.stores.clients.by_certificate(certificate)
+    if holder is None and admin.tombstones.of_certificate(certificate) is None:
+        return
+    seen = holder is not None and admin.sees(holder.tenant_id)
+    whose = f"belong to {holder.client_id}" if holder is not None and seen else "are somebody else's"
+    raise OperationError(f"certificates of {certificate} {whose}; give another certificate id")
+
+
+def _check_roles(admin: Administration, tenant_id: str, roles: Iterable[str]) -> None:
+    """Raises OperationError where a client of that tenant may not be given one of these, or not by whoever asks."""
+    book = admin.role_book
+    for role in roles:
+        grants = book.grants(tenant_id, role)
+        if grants is None:
+            near = did_you_mean(role, book.names(tenant_id))
+            raise OperationError(f"no such role, in [roles] or made while running: {role[:80]!a}; {near}")
+        admin.require_grants(grants, f"the role {role}")
+
+
+def _changed(
+    present: tuple[str, ...],
+    replacement: tuple[str, ...] | None,
+    add: tuple[str, ...],
+    remove: tuple[str, ...],
+    what: str,
+) -> tuple[str, ...]:
+    start = present if replacement is None else replacement
+    for word in remove:
+        if word not in start:
+            raise OperationError(f"the client has no {what} {word[:80]!a}; {did_you_mean(word, start)}")
+    return _unique(word for word in (*start, *add) if word not in remove)
+
+
+def _unique(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(words))
