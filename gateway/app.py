@@ -70,7 +70,15 @@ from gateway.tls.files import load as load_tls
 from gateway.tls.listener import ConnectionFactory, TlsListener
 from gateway.tls.refusals import TlsRefusals
 from persistence import open_stores
-from persistence.records import API_KEYS, REVOKED_CERTIFICATES, ROLES, SESSIONS, TOOL_PINS, Stores
+from persistence.records import (
+    API_KEYS,
+    REVOKED_CERTIFICATES,
+    ROLES,
+    SESSIONS,
+    TOOL_PINS,
+    UPSTREAM_NAMES,
+    Stores,
+)
 
 log = logging.getLogger("ostiary.errors")
 
@@ -182,6 +190,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
                 current=authenticator.current,
                 sign=keyring.sign,
                 pins=Pins(stores.collection(TOOL_PINS), config.mcp.pinning, audit, now=time.time),
+                names=stores.collection(UPSTREAM_NAMES),
                 now=time.time,
                 monotonic=time.monotonic,
             ),

@@ -36,7 +36,12 @@ def check(file: Path, environment: Mapping[str, str], now: float) -> Findings:
         config = read_config(file, environment)
     except ConfigError as error:
         return Findings([*error.problems, *_beside_the_secrets(file, environment, now)])
-    warnings = [*_command_warnings(config), *_sandbox_warnings(config), *expiring(tls_files(config.tls), now)]
+    warnings = [
+        *_command_warnings(config),
+        *_prefix_warnings(config),
+        *_sandbox_warnings(config),
+        *expiring(tls_files(config.tls), now),
+    ]
     return Findings(start_problems(config, now), warnings)
 
 
@@ -114,6 +119,24 @@ def _command_warnings(config: Config) -> Iterator[str]:
         if found is None or not os.access(found, os.X_OK):
             where = f"[[upstreams]] {upstream.name} command"
             yield f"{config.file}: {where}: {program} is not there or not executable; install it, or give its path"
+
+
+def _prefix_warnings(config: Config) -> Iterator[str]:
+    """Where one prefix begins with another's, the two upstreams can list the same name: then neither has it."""
+    for upstream in config.upstreams:
+        others = [
+            f'"{other.name}"'
+            for other in config.upstreams
+            if other is not upstream
+            and upstream.prefix.startswith(other.prefix)
+            and (len(upstream.prefix) > len(other.prefix) or other.name < upstream.name)
+        ]
+        if others:
+            where = f"[[upstreams]] {upstream.name} prefix"
+            yield (
+                f"{config.file}: {where}: its tools and prompts can have names of {', '.join(others)}, and would then be"
+                " held back with those; give each its own prefix"
+            )
 
 
 def _sandbox_warnings(config: Config) -> Iterator[str]:

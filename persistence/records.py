@@ -163,6 +163,16 @@ class ToolPin(msgspec.Struct, frozen=True, kw_only=True):
     approved_by: str | None = None
 
 
+class UpstreamNames(msgspec.Struct, frozen=True, kw_only=True):
+    """Under which names the gateway knew what an upstream listed last: they are its own, also while it is down."""
+
+    upstream: str
+    prefix: str
+    """The prefix with which those names were made."""
+    digests: tuple[str, ...]
+    """Of each name and its kind, in hex."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[RecordT]):
     """A kind of record that is kept as a ``Collection``: in ``NAME.json``, with ``NAME`` as its array."""
@@ -191,6 +201,7 @@ INVITATIONS: Final = Kind("invitations", InvitationRecord, "invitation_id", ("co
 SECOND_FACTORS: Final = Kind("second_factors", SecondFactor, "client_id")
 MFA_SESSIONS: Final = Kind("mfa_sessions", MfaSession, "token_hash", ("client_id",))
 TOOL_PINS: Final = Kind("tool_pins", ToolPin, "pin_id", ("upstream",))
+UPSTREAM_NAMES: Final = Kind("upstream_names", UpstreamNames, "upstream")
 API_KEYS: Final = Kind("api_keys", ApiKeyRecord, "key_id", ("key_hash", "client_id"))
 
 KINDS: Final[tuple[Kind[Any], ...]] = (
@@ -207,6 +218,7 @@ KINDS: Final[tuple[Kind[Any], ...]] = (
     MFA_SESSIONS,
     API_KEYS,
     TOOL_PINS,
+    UPSTREAM_NAMES,
 )
 """Every kind. A store that was made before a kind was added gets its file when it is opened."""
 

@@ -35,6 +35,7 @@ class Modern:
             "Mcp-Method": method,
         }
         named = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}.get(method)
+        named = "taskId" if method.startswith("tasks/") else named
         if named and params and named in params:
             fields["Mcp-Name"] = params[named]
         fields |= headers or {}

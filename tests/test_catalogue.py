@@ -311,28 +311,6 @@ async def test_an_unforeseen_fault_costs_only_its_upstream(caplog: pytest.LogCap
     assert catalogue.down() == ()
 
 
-async def test_a_name_that_two_upstreams_have_is_the_first_ones_and_is_warned_of_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    one, two = Scripted("one", ["b_x", "only"]), Scripted("two", ["x"])
-    two.resources = ["data://two"]
-    catalogue = _catalogue((one, ""), (two, "b_"))
-    await catalogue.refresh(None)
-    first = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert first == ["the tool 'b_x' of upstream one hides that of upstream two"]
-    two.resources = ["data://fixed"]
-    for _ in range(2):
-        for name in ("one", "two"):
-            catalogue.invalidate(name)
-        await catalogue.refresh(None)
-    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert messages[1:] == ["the resource 'data://fixed' of upstream one hides that of upstream two"]
-    for kind, name in ((Kind.TOOL, "b_x"), (Kind.RESOURCE, "data://fixed")):
-        entry = catalogue.find(kind, name, None)
-        assert entry is not None
-        assert entry.upstream == "one"
-
-
 async def test_a_tool_with_two_definitions_is_left_out_before_it_is_asked_whether_it_is_admitted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -442,11 +442,14 @@ def test_each_mistake_is_named_with_its_place_and_its_remedy(
     assert remedy in line
 
 
-def test_names_and_prefixes_are_unique_but_equal_tool_prefixes_are_allowed(read: Read) -> None:
-    upstream = "[[upstreams]]\nname = '{}'\ntransport = 'http'\nurl = 'http://x/mcp'\nprefix = 'p_'\n"
+def test_names_and_prefixes_are_unique(read: Read) -> None:
+    upstream = "[[upstreams]]\nname = '{}'\ntransport = 'http'\nurl = 'http://x/mcp'\nprefix = '{}'\n"
     service = "[[services]]\nname = '{}'\nprefix = '/a/'\nurl = 'http://x'\n"
-    assert len(read(MINIMAL + upstream.format("a") + upstream.format("b")).upstreams) == 2
-    (line,) = problems(read, MINIMAL + upstream.format("a") + upstream.format("a"))
+    for second in ("", "p_b_"):
+        assert len(read(MINIMAL + upstream.format("a", second) + upstream.format("b", "")).upstreams) == 2
+    (line,) = problems(read, MINIMAL + upstream.format("a", "p_") + upstream.format("b", "p_"))
+    assert '[[upstreams]] #2 prefix: is that of the upstream "a", too; give each its own' in line
+    (line,) = problems(read, MINIMAL + upstream.format("a", "a_") + upstream.format("a", "b_"))
     assert "[[upstreams]] #2 name: " in line
     (line,) = problems(read, MINIMAL + service.format("a") + service.format("b"))
     assert "[[services]] #2 prefix: is taken" in line

@@ -36,9 +36,11 @@ from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Params, Reply, RequestId
 from gateway.mcp.own_answers import OwnAnswers
 from gateway.mcp.request_state import RequestStates
+from gateway.mcp.sealed import Seal
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import Watch
 from gateway.mcp.subscriptions import MAX_RESOURCES, Subscriptions
+from gateway.mcp.tasks import Tasks
 from gateway.mcp.upstream import Fields, ServerInfo, SessionKey
 from gateway.model import ANONYMOUS, ClientContext, Inbound, Permissions
 from gateway.problems import Problems
@@ -135,9 +137,10 @@ class World:
         problems, watch = Problems("https://localhost"), Watch(lambda _context, _peer: True)
         self.audit, self.listeners = audit, Listeners()
         self.sessions = sessions = Sessions(monotonic=lambda: 0.0)
-        lists = Lists(catalogue)
+        lists = Lists(catalogue, Seal("", "cursors"))
         rounds = InputRounds(RequestStates(bytes(32), now=lambda: 0.0), HeldCalls())
-        forwarder = Forwarder(catalogue, watch, audit, rounds)
+        self.tasks = Tasks(Seal("", "task ids"), catalogue)
+        forwarder = Forwarder(catalogue, watch, audit, rounds, self.tasks)
         access = Access(catalogue, audit, problems, Denied.HIDE)
         self.endpoint = McpEndpoint(
             catalogue=catalogue,
@@ -154,6 +157,7 @@ class World:
                 watch=watch,
                 audit=audit,
             ),
+            tasks=self.tasks,
             watch=watch,
             audit=audit,
             problems=problems,

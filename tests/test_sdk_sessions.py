@@ -22,6 +22,7 @@ from gateway.mcp.announcements import Announcements
 from gateway.mcp.catalogue import Catalogue, Kind, Rules
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Message, Notification, Params, Reply, Request, RequestId
+from gateway.mcp.sealed import Seal
 from gateway.mcp.sessions import Session, Sessions, canonical
 from gateway.mcp.upstream import GATEWAY, Fields, ServerInfo, SessionKey
 from gateway.model import ANONYMOUS, ClientContext, Deny, Permissions
@@ -85,7 +86,7 @@ class World:
         self.announcements = Announcements(
             self.catalogue,
             self.sessions,
-            Lists(self.catalogue),
+            Lists(self.catalogue, Seal("", "cursors")),
             current=lambda context: self.now.get(context.client_id, context),
         )
 
@@ -203,7 +204,9 @@ class TestWhatBelongsToNoRequest:
 
     async def test_a_changed_list_is_told_by_what_the_client_may_see_now(self, world: World) -> None:
         alice = world.open(ALICE)
-        alice.listed[Kind.RESOURCE] = hash(Lists(world.catalogue).visible(Kind.RESOURCE, None, ALICE))
+        alice.listed[Kind.RESOURCE] = hash(
+            Lists(world.catalogue, Seal("", "cursors")).visible(Kind.RESOURCE, None, ALICE)
+        )
         world.announcements.changed("files")
         assert heard(alice) == []
         world.now["alice"] = None
@@ -234,11 +237,6 @@ class TestCapabilities:
             "elicitation": {"form": {}, "url": {}},
             "roots": {"listChanged": True},
             "sampling": {"context": {}, "tools": {}},
-            "tasks": {
-                "cancel": {},
-                "list": {},
-                "requests": {"elicitation": {"create": {}}, "sampling": {"createMessage": {}}},
-            },
         }
         assert json.loads(canonical(all_of_them)) == all_of_them
         assert canonical({"sampling": {}, "elicitation": {}}) == b'{"elicitation":{},"sampling":{}}'
@@ -249,6 +247,7 @@ class TestCapabilities:
             "x": huge,
             "experimental": {huge: {}},
             "extensions": {"y": huge},
+            "tasks": {"list": {}, "requests": {"sampling": {"createMessage": {}}}},
             "sampling": {"tools": {"z": huge}, "v": 1},
             "roots": {"listChanged": huge},
             "elicitation": huge,

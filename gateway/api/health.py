@@ -22,7 +22,8 @@ class Liveness(msgspec.Struct, frozen=True):
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """``degraded`` names what somebody should see to: ``upstream:NAME``, ``store``, ``disk``, ``draining``, ``tls_reload``
+    """``degraded`` names what somebody should see to: ``upstream:NAME``, ``names:UPSTREAM`` (some of its
+    names are another upstream's, too, or too long: they are held back), ``store``, ``disk``, ``draining``, ``tls_reload``
     (the newest files cannot be used), ``tls_expiry`` (a certificate or CRL ends soon).
     """
 
@@ -57,6 +58,7 @@ class Health:
     ) -> web.StreamResponse:
         """Requests are welcome; what does not work is named under ``degraded``."""
         degraded = [f"upstream:{name}" for name in self._catalogue.down()]
+        degraded += [f"names:{name}" for name in self._catalogue.held_back()]
         degraded += self._concerns()
         if not self._stores.audit.has_room():
             degraded.insert(0, "disk")

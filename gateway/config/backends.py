@@ -32,11 +32,12 @@ def read_upstreams(root: Table, algorithm: Algorithm, *, variables: bool) -> tup
     upstreams: list[UpstreamSettings] = []
     for table in root.tables("upstreams", "upstreams"):
         name = _unique_name(table, [upstream.name for upstream in upstreams])
+        prefix = _tool_prefix(table, upstreams)
         transport = table.text("transport", "")
         if transport == "http":
-            upstreams.append(_http_upstream(table, name, algorithm, secrets=variables))
+            upstreams.append(_http_upstream(table, name, prefix, algorithm, secrets=variables))
         elif transport == "stdio":
-            upstreams.append(_stdio_upstream(table, name, variables=variables))
+            upstreams.append(_stdio_upstream(table, name, prefix, variables=variables))
         else:
             table.reject("transport", 'is missing or not known; write "http" or "stdio"')
             continue
@@ -53,12 +54,19 @@ def _unique_name(table: Table, taken: list[str]) -> str:
     return name
 
 
-def _tool_prefix(table: Table) -> str:
+def _tool_prefix(table: Table, others: list[UpstreamSettings]) -> str:
+    """The prefix, which no other upstream has: else the one could take the names of the other's tools."""
     remedy = 'use letters, digits, "_", "-" and "." (64 at most), as the names of MCP tools do'
-    return table.matching("prefix", "", _TOOL_PREFIX, remedy, empty=True)
+    prefix = table.matching("prefix", "", _TOOL_PREFIX, remedy, empty=True)
+    owner = next((other.name for other in others if prefix and other.prefix == prefix), None)
+    if owner is not None:
+        table.reject("prefix", f'is that of the upstream "{owner}", too; give each its own')
+    return prefix
 
 
-def _http_upstream(table: Table, name: str, algorithm: Algorithm, *, secrets: bool) -> HttpUpstream:
+def _http_upstream(
+    table: Table, name: str, prefix: str, algorithm: Algorithm, *, secrets: bool
+) -> HttpUpstream:
     if not table.has("url"):
         table.reject("url", "is missing; write http://HOST:PORT/mcp")
     default = HttpUpstream(name, "")
@@ -70,7 +78,7 @@ def _http_upstream(table: Table, name: str, algorithm: Algorithm, *, secrets: bo
     return HttpUpstream(
         name=name,
         url=url,
-        prefix=_tool_prefix(table),
+        prefix=prefix,
         timeout=table.seconds("timeout", default.timeout, "1s", "1d"),
         max_concurrency=table.integer("max_concurrency", default.max_concurrency, 1, 100_000),
         sessions=sessions,
@@ -79,7 +87,7 @@ def _http_upstream(table: Table, name: str, algorithm: Algorithm, *, secrets: bo
     )
 
 
-def _stdio_upstream(table: Table, name: str, *, variables: bool) -> StdioUpstream:
+def _stdio_upstream(table: Table, name: str, prefix: str, *, variables: bool) -> StdioUpstream:
     command = table.texts("command")
     if not command:
         table.reject("command", 'is missing, empty or wrong; write ["PROGRAM", "ARGUMENT", …]')
@@ -90,7 +98,7 @@ def _stdio_upstream(table: Table, name: str, *, variables: bool) -> StdioUpstrea
         folder=table.document.folder,
         environment=_child_environment(table, required=variables),
         sandbox=_sandbox(table),
-        prefix=_tool_prefix(table),
+        prefix=prefix,
         timeout=table.seconds("timeout", default.timeout, "1s", "1d"),
         max_concurrency=table.integer("max_concurrency", default.max_concurrency, 1, 100_000),
         sessions=table.choice("sessions", default.sessions),

@@ -50,7 +50,7 @@ class Access:
         """Enter a refusal in the audit."""
         named = target.kind in {Kind.TOOL, Kind.PROMPT}
         name = self._catalogue.prefixed(target.name, request.only) if named else target.name
-        is_call = target.event == "tool_call"
+        is_tool = target.kind is Kind.TOOL
         self._audit.denied(
             self._audit.entry(
                 target.event,
@@ -58,8 +58,8 @@ class Access:
                 request.inbound,
                 request.client,
                 reason=decision.reason,
-                tool_name=name if is_call else None,
-                target=None if is_call else name,
+                tool_name=name if is_tool and target.name else None,
+                target=None if is_tool else name,
                 upstream=entry.upstream if entry is not None else request.only,
                 method=request.message.method,
                 duration_ms=self._audit.since(request.inbound),

@@ -12,6 +12,7 @@ from gateway.mcp.listing import LISTS_OF, Kind
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Notification, Request, encode_notification, encode_request
 from gateway.mcp.sessions import Session, Sessions
+from gateway.mcp.tasks import STATUS_NEWS, asks_of_tasks, without_task
 from gateway.mcp.upstream import GATEWAY, SessionKey
 from gateway.model import ALLOW, ClientContext
 
@@ -48,11 +49,12 @@ class Announcements:
             if session.context.anonymous or session.key != key or upstream not in session.used:
                 continue  # a session that many share (GATEWAY's, and that of the anonymous) has nothing for one of them
             if isinstance(message, Notification):
-                session.outbox.put(encode_notification(message.method, message.params))
-            elif session.outbox.reader is not None:
+                if message.method not in STATUS_NEWS:
+                    session.outbox.put(encode_notification(message.method, message.params))
+            elif session.outbox.reader is not None and not asks_of_tasks(message):
                 ours = session.ask(partial(self._catalogue.upstream(upstream).respond, key, message.id))
                 if ours is not None:
-                    session.outbox.put(encode_request(ours, message.method, message.params))
+                    session.outbox.put(encode_request(ours, message.method, without_task(message.params)))
                     return
 
     def _updated(self, upstream: str, key: SessionKey, uri: str, message: Notification | Request) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
-from gateway.audit import Audit
+from gateway.audit import MAX_TEXT, Audit
+from gateway.clock import rfc3339
 from gateway.config.values import Config, HttpUpstream, UpstreamSettings
 from gateway.mcp.access import Access
 from gateway.mcp.announcements import Announcements
@@ -19,17 +21,21 @@ from gateway.mcp.input_rounds import InputRounds
 from gateway.mcp.listeners import Listeners
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Notification, Request
+from gateway.mcp.names import HeldBack, Names
 from gateway.mcp.own_answers import OwnAnswers
 from gateway.mcp.pinning import Pins
 from gateway.mcp.request_state import RequestStates, state_key
+from gateway.mcp.sealed import Seal
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import Watch
 from gateway.mcp.subscriptions import Subscriptions
+from gateway.mcp.tasks import Tasks
 from gateway.mcp.upstream import SessionKey, Upstream
 from gateway.mcp.upstream_http import HttpUpstreamServer
 from gateway.mcp.upstream_stdio import StdioUpstreamServer
 from gateway.model import ClientContext
 from gateway.problems import Problems
+from persistence.records import AuditEntry, AuditStatus, Collection, UpstreamNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,8 @@ class Shared:
     sign: Sign
     """With the gateway's own key."""
     pins: Pins
+    names: Collection[UpstreamNames]
+    """As upstreams last had them."""
     now: Callable[[], float]
     monotonic: Callable[[], float]
 
@@ -76,6 +84,11 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
         Rules(config.tools, config.prompts, config.resources),
         monotonic=shared.monotonic,
         admits=shared.pins.admits,
+        names=Names(
+            {settings.name: settings.prefix for settings in config.upstreams},
+            shared.names,
+            tell=partial(_held_back, shared),
+        ),
         on_change=lambda name: announcements.changed(name),  # noqa: PLW0108 - it is made below
     )
     stack.push_async_callback(catalogue.close)
@@ -85,15 +98,17 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
         on_end=lambda session: subscriptions.session_ended(session),  # noqa: PLW0108 - it is made below
         shared=frozenset(u.name for u in config.upstreams if u.sessions == "shared"),
     )
-    lists, listeners = Lists(catalogue), Listeners()
+    lists, listeners = Lists(catalogue, Seal(config.tokens.secret, "cursors")), Listeners()
     held = HeldCalls()
     stack.push_async_callback(held.close)
     rounds = InputRounds(RequestStates(state_key(config.tokens.secret), now=shared.now), held)
+    tasks = Tasks(Seal(config.tokens.secret, "task ids"), catalogue)
     forwarder = Forwarder(
         catalogue,
         shared.watch,
         shared.audit,
         rounds,
+        tasks,
         certified=[u.name for u in config.upstreams if isinstance(u, HttpUpstream) and u.client_cert],
     )
     announcements = Announcements(catalogue, sessions, lists, listeners, current=shared.current)
@@ -113,6 +128,7 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
         forwarder=forwarder,
         access=access,
         subscriptions=subscriptions,
+        tasks=tasks,
         own=OwnAnswers(catalogue, sessions, lists, forwarder),
         watch=shared.watch,
         audit=shared.audit,
@@ -121,6 +137,23 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
     )
     catalogue.warm()
     return Mcp(catalogue, sessions, listeners, endpoint)
+
+
+def _held_back(shared: Shared, held: HeldBack) -> None:
+    """Enter in the audit that a name is not served."""
+    both = f"{held.kind} {held.name[:128]}"
+    if held.others:
+        both += f", also of {', '.join(held.others)}"
+    shared.audit.denied(
+        AuditEntry(
+            timestamp=rfc3339(shared.now()),
+            event="name_held_back",
+            status=AuditStatus.DENIED,
+            reason="name_disputed" if held.others else "name_too_long",
+            upstream=held.upstream,
+            target=both[:MAX_TEXT],
+        )
+    )
 
 
 def _upstream(

@@ -25,6 +25,7 @@ from gateway.mcp.eras import Era
 from gateway.mcp.listing import LISTINGS, Kind, Listing, list_all
 from gateway.mcp.messages import encode
 from gateway.mcp.mirrored import Mirrored, mirrored_in
+from gateway.mcp.names import Names
 from gateway.mcp.target import Target
 from gateway.mcp.templates import MAX_URI, Template, parse_template
 from gateway.mcp.upstream import GATEWAY, MODERN_GATEWAY, ServerInfo, SessionKey, Upstream, UpstreamError
@@ -121,10 +122,12 @@ class Catalogue:
         monotonic: Callable[[], float],
         admits: Callable[[str, Any], bool] = lambda _upstream, _definition: True,
         on_change: Callable[[str], None] = lambda _name: None,
+        names: Names | None = None,
     ) -> None:
         """``upstreams``: each with its prefix and its time limit in seconds. ``on_change`` gets an upstream's name.
 
-        ``admits`` is asked of each tool's definition; one that is not admitted is not there.
+        ``admits`` is asked of each tool's definition; one that is not admitted is not there. ``names`` says what of the
+        merged lists is held back.
         """
         self._sources = {
             upstream.name: _Source(upstream, prefix, min(patience, PATIENCE))
@@ -134,8 +137,7 @@ class Catalogue:
         self._monotonic = monotonic
         self._admits = admits
         self._on_change = on_change
-        self._clashes: set[tuple[Kind, str, str, str]] = set()
-        """What was warned of."""
+        self._names = names or Names()
         self.generation = 0
         """Grows whenever any offer changed."""
 
@@ -155,20 +157,23 @@ class Catalogue:
         """The upstreams that did not answer when last asked."""
         return tuple(name for name, source in self._sources.items() if source.down)
 
+    def held_back(self) -> tuple[str, ...]:
+        """The upstreams of which a name is held back (see ``names``)."""
+        return self._names.concerned()
+
     def offers(self, only: str | None) -> list[Offer]:
         """What is known now of one upstream (``only``), or of all (None), without those that are down."""
         sources = self._asked_for(only)
         return [source.offer for source in sources if source.offer is not None and not source.down]
 
     def entries(self, kind: Kind, only: str | None) -> list[Entry]:
-        """Everything of that kind, in stable order. The first of two equal names wins."""
-        if only is not None:
-            return [entry for offer in self.offers(only) for entry in offer.entries[kind].values()]
-        merged: dict[str, Entry] = {}
-        for offer in self.offers(None):
-            for entry in offer.entries[kind].values():
-                merged.setdefault(entry.name, entry)
-        return list(merged.values())
+        """Everything of that kind, in stable order; merged (``only`` None), without the names that are held back."""
+        return [
+            entry
+            for offer in self.offers(only)
+            for entry in offer.entries[kind].values()
+            if only is not None or not self._names.holds_back(kind, entry.name)
+        ]
 
     def visible(self, kind: Kind, only: str | None, context: ClientContext) -> list[Entry]:
         """What of it the caller may have."""
@@ -184,6 +189,8 @@ class Catalogue:
 
     def find(self, kind: Kind, name: str, only: str | None) -> Entry | None:
         """The entry that ``name`` means: at ``/mcp`` (only None) the gateway's name, at ``/mcp/{upstream}`` its own."""
+        if only is None and self._names.holds_back(kind, name):
+            return None
         for source in self._asked_for(only):
             if source.offer is None:
                 continue
@@ -207,9 +214,12 @@ class Catalogue:
             return entry
         if len(uri) > MAX_URI or not is_plain_uri(uri):
             return None
+        if only is None and self._names.holds_back(Kind.RESOURCE, uri):
+            return None
         for source in self._asked_for(only):
             for entry in source.offer.entries[Kind.TEMPLATE].values() if source.offer else ():
-                if entry.template is not None and entry.template.fits(uri):
+                held_back = only is None and self._names.holds_back(Kind.TEMPLATE, entry.name)
+                if entry.template is not None and not held_back and entry.template.fits(uri):
                     needed, rule = self._rules.access(Kind.RESOURCE, uri)
                     permissions = tuple(dict.fromkeys((*entry.permissions, *needed)))
                     return replace(entry, name=uri, original=uri, permissions=permissions, rule=rule)
@@ -306,21 +316,11 @@ class Catalogue:
         changed = source.down or source.offer is None or source.offer.digest != offer.digest
         source.offer, source.down, source.pause = offer, False, FIRST_PAUSE
         source.gathered_at = self._monotonic()
+        listed = ((entry.kind, entry.name) for kind in Kind for entry in offer.entries[kind].values())
+        self._names.learn(source.upstream.name, listed)
         if changed:
             self.generation += 1
-            self._warn_of_clashes()
             self._on_change(source.upstream.name)
-
-    def _warn_of_clashes(self) -> None:
-        """Say once of each name that two upstreams have whose it is: that of the first in the configuration."""
-        owners: dict[tuple[Kind, str], str] = {}
-        offers = [source.offer for source in self._sources.values() if source.offer is not None]
-        for entry in (entry for offer in offers for kind in Kind for entry in offer.entries[kind].values()):
-            owner = owners.setdefault((entry.kind, entry.name), entry.upstream)
-            clash = (entry.kind, entry.name, owner, entry.upstream)
-            if owner != entry.upstream and clash not in self._clashes:
-                self._clashes.add(clash)
-                log.warning("the %s %r of upstream %s hides that of upstream %s", *clash)
 
     async def _ask(self, source: _Source) -> Offer:
         info = await source.upstream.describe()

@@ -20,10 +20,11 @@ from gateway.edge.handler import GatewayRequest, read_body
 from gateway.edge.reply import JsonReply
 from gateway.mcp import description
 from gateway.mcp.access import Access
-from gateway.mcp.catalogue import Catalogue, Entry
+from gateway.mcp.catalogue import Catalogue, Entry, Kind
 from gateway.mcp.eras import LEGACY, LISTEN, MODERN
 from gateway.mcp.forwarding import Forwarder
 from gateway.mcp.messages import (
+    INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
     Message,
@@ -39,10 +40,11 @@ from gateway.mcp.negotiation import dialect_of, read_modern
 from gateway.mcp.own_answers import OwnAnswers
 from gateway.mcp.recordings import Recording
 from gateway.mcp.request import RequestContext
-from gateway.mcp.sessions import Session, Sessions
+from gateway.mcp.sessions import Session, Sessions, owner_of
 from gateway.mcp.streams import EventStream, Watch, pour
 from gateway.mcp.subscriptions import MAX_RESOURCES, Subscriptions
-from gateway.mcp.target import COMPLETE, METHODS, target_of
+from gateway.mcp.target import COMPLETE, METHODS, TASKS, Target, target_of
+from gateway.mcp.tasks import Tasks, require_extension
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import Problems
 
@@ -66,6 +68,7 @@ class McpEndpoint:
         access: Access,
         own: OwnAnswers,
         subscriptions: Subscriptions,
+        tasks: Tasks,
         watch: Watch,
         audit: Audit,
         problems: Problems,
@@ -80,10 +83,12 @@ class McpEndpoint:
         self._problems = problems
         self._settings = settings
         self._subscriptions = subscriptions
+        self._tasks = tasks
         self._answers: dict[str, Answer] = {
             **own.by_method,
             LISTEN: subscriptions.listen,
             **dict.fromkeys((*METHODS, COMPLETE), self._forward),
+            **dict.fromkeys(TASKS, self._ask_of_task),
         }
 
     # -- HTTP ---------------------------------------------------------------------------------------------------------
@@ -255,6 +260,24 @@ class McpEndpoint:
         if answer is not None:
             return answer
         params = target.params_for(message.params, entry.original)
+        return await self._forwarder.run(request, entry, params, target.event)
+
+    async def _ask_of_task(self, request: RequestContext) -> web.StreamResponse:
+        """What a task's upstream is to answer, if the task is the caller's, and the caller may have its tool now."""
+        message = request.message
+        require_extension(request.metadata, message.id)
+        task = self._tasks.open(owner_of(request.client), message.params.get("taskId"))
+        target = None
+        if task is not None and task.era is request.era:
+            target = self._tasks.target(task, request.only, message.method)
+        if task is None or target is None:
+            unknown = Target(Kind.TOOL, "", TASKS[message.method])
+            self._access.refused(request, unknown, None, Deny(Reason.NOT_FOUND, "unknown"))
+            return request.error(INVALID_PARAMS, unknown.unknown)
+        entry = await self._access.admit(request, target)
+        if not isinstance(entry, Entry):
+            return entry
+        params = {**message.params, "taskId": task.id}
         return await self._forwarder.run(request, entry, params, target.event)
 
     def _subscribe(self, request: RequestContext, entry: Entry) -> web.Response | None:

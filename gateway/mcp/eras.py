@@ -90,14 +90,16 @@ class Dialect:
 LEGACY: Final = Dialect(
     Era.LEGACY,
     LEGACY_VERSIONS,
-    _BOTH | {"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"},
+    _BOTH
+    | {"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"}
+    | {"tasks/get", "tasks/result", "tasks/cancel"},
     unknown_resource=RESOURCE_NOT_FOUND,
     statuses={},
 )
 MODERN: Final = Dialect(
     Era.MODERN,
     MODERN_VERSIONS,
-    _BOTH | {"server/discover", LISTEN},
+    _BOTH | {"server/discover", LISTEN, "tasks/get", "tasks/update", "tasks/cancel"},
     unknown_resource=INVALID_PARAMS,
     statuses={
         METHOD_NOT_FOUND: 404,
@@ -138,7 +140,8 @@ def as_modern_request(params: Params, capabilities: bytes, log_level: str | None
     }
     if log_level is not None:
         added[LOG_LEVEL] = log_level
-    return {**params, "_meta": {**(meta if isinstance(meta, dict) else {}), **added}}
+    kept = {key: value for key, value in params.items() if key != "task"}
+    return {**kept, "_meta": {**(meta if isinstance(meta, dict) else {}), **added}}
 
 
 @lru_cache(maxsize=256)
@@ -188,7 +191,8 @@ def at_least(level: object, wanted: str | None) -> bool:
     return LEVELS.index(str(level)) >= LEVELS.index(wanted)
 
 
-_MODERN_PARAMS: Final = frozenset({"_meta", "inputResponses", "requestState"})
+_MODERN_PARAMS: Final = frozenset({"_meta", "inputResponses", "requestState", "task"})
+"""What a legacy upstream is not told. ``task`` asks for a task of its era, which a modern client could not have."""
 _REQUEST_META: Final = frozenset({PROTOCOL_VERSION, CLIENT_INFO, CLIENT_CAPABILITIES, LOG_LEVEL})
 _MODERN_RESULT: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
 _RESULT_WORDS: Final = (b'"resultType"', b'"ttlMs"', b'"cacheScope"')

@@ -52,8 +52,9 @@ from gateway.mcp.messages import (
 )
 from gateway.mcp.replies import code_of, error_reply, for_legacy, for_modern, status_of
 from gateway.mcp.request import RequestContext
-from gateway.mcp.sessions import Session
+from gateway.mcp.sessions import Session, owner_of
 from gateway.mcp.streams import EventStream, Watch
+from gateway.mcp.tasks import STATUS_NEWS, Tasks, asks_of_tasks, without_task
 from gateway.mcp.upstream import CancelledByCaller, Exchange, Fields, SessionKey, UpstreamError
 from gateway.mcp.upstream_call import UpstreamCall, digest_of, fields_of, for_modern_upstream
 from gateway.model import Deny, Reason
@@ -99,6 +100,7 @@ class Forwarder:
         watch: Watch,
         audit: Audit,
         rounds: InputRounds,
+        tasks: Tasks,
         *,
         certified: Collection[str] = (),
     ) -> None:
@@ -106,6 +108,7 @@ class Forwarder:
         self._certified = frozenset(certified)
         self._catalogue = catalogue
         self._rounds = rounds
+        self._tasks = tasks
         self._watch = watch
         self._audit = audit
 
@@ -215,6 +218,7 @@ class Forwarder:
             await self._first_use(request.session, name)
         ask = self._ask_legacy if era is Era.LEGACY else self._ask_modern
         reply = await ask(request, call, stream, running)
+        reply = self._tasks.reply(owner_of(request.client), era, call.entry, reply)
         return await self._answer(request, reply, pending, stream)
 
     async def _ask_legacy(
@@ -321,20 +325,21 @@ class Forwarder:
     ) -> None:
         """What comes before the reply goes to the client as it comes."""
         name = call.entry.upstream
+        if isinstance(received, Reply):
+            raise TypeError("a reply is not passed on, but finished with")
+        params = self._tasks.params(owner_of(request.client), Era.LEGACY, call.entry, received.params)
         if isinstance(received, Request):
             on_answer = partial(self._catalogue.upstream(name).respond, request.key, received.id)
-            reachable = request.session is not None and request.accepts_stream and not stream.gone
+            reachable = request.accepts_stream and not stream.gone and not asks_of_tasks(received)
             ours = request.session.ask(on_answer) if request.session is not None and reachable else None
             if ours is None:
                 await on_answer(NOBODY_THERE)
             else:
-                await stream.send(encode_request(ours, received.method, received.params))
-        elif isinstance(received, Reply):
-            raise TypeError("a reply is not passed on, but finished with")
+                await stream.send(encode_request(ours, received.method, without_task(params)))
         elif received.method in LISTS_OF:
             self._catalogue.invalidate(name)
         elif request.accepts_stream and _wanted(request, received):
-            await stream.send(encode_notification(received.method, received.params))
+            await stream.send(encode_notification(received.method, params))
 
     async def _answer(
         self, request: RequestContext, reply: Reply, pending: Pending, stream: EventStream
@@ -350,6 +355,8 @@ class Forwarder:
 
 def _wanted(request: RequestContext, notification: Notification) -> bool:
     """Whether the client is to get it: in the modern era, log messages only as far as it asked for them."""
+    if notification.method in STATUS_NEWS:
+        return False
     if request.metadata is None or notification.method != "notifications/message":
         return True
     return at_least(notification.params.get("level"), request.metadata.log_level)

@@ -15,6 +15,9 @@ from gateway.mcp.upstream import GATEWAY, MODERN_GATEWAY, Upstream, UpstreamErro
 from gateway.model import Reason
 
 MAX_PAGES: Final = 1000
+MAX_LISTED: Final = 10_000
+"""Entries of one list of one upstream."""
+MAX_LISTED_BYTES: Final = 32 * 1024 * 1024
 
 
 class Kind(StrEnum):
@@ -57,6 +60,7 @@ async def list_all(upstream: Upstream, era: Era, kind: Kind, listing: Listing) -
     key = MODERN_GATEWAY if era is Era.MODERN else GATEWAY
     found: list[object] = []
     cursor: str | None = None
+    size, cursors = 0, set[str]()
     for _page in range(MAX_PAGES):
         params: Params = {} if cursor is None else {"cursor": cursor}
         if era is Era.MODERN:
@@ -79,7 +83,15 @@ async def list_all(upstream: Upstream, era: Era, kind: Kind, listing: Listing) -
                 Reason.UPSTREAM_INVALID, f"Its answer to {listing.method} has no {listing.member}."
             )
         found += items
+        size += len(bytes(message.result))
         cursor = result.get("nextCursor")
         if not isinstance(cursor, str):
             return found
+        if cursor in cursors:
+            raise UpstreamError(
+                Reason.UPSTREAM_INVALID, f"Its answer to {listing.method} goes round in a circle."
+            )
+        cursors.add(cursor)
+        if len(found) > MAX_LISTED or size > MAX_LISTED_BYTES:
+            break
     raise UpstreamError(Reason.UPSTREAM_INVALID, f"Its answer to {listing.method} never ends.")

@@ -19,7 +19,12 @@ VERSION_HEADER: Final = "MCP-Protocol-Version"
 METHOD_HEADER: Final = "Mcp-Method"
 NAME_HEADER: Final = "Mcp-Name"
 PARAMETER: Final = "Mcp-Param-"
-NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+NAMED: Final = {
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+    **dict.fromkeys(("tasks/get", "tasks/update", "tasks/cancel"), "taskId"),
+}
 """The methods with an ``Mcp-Name``, and the parameter that it repeats."""
 
 _ENCODED: Final = re.compile(r"=\?base64\?(.*)\?=")

@@ -9,12 +9,13 @@ from aiohttp import web
 
 from gateway.edge.reply import JsonReply
 from gateway.mcp.catalogue import LISTINGS, Catalogue
-from gateway.mcp.eras import IDENTITY, LEVELS, NOT_KEPT
+from gateway.mcp.eras import IDENTITY, LEVELS, NOT_KEPT, Era
 from gateway.mcp.forwarding import Forwarder
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import INVALID_PARAMS, LEGACY_VERSIONS, MODERN_VERSIONS, encode
 from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Sessions
+from gateway.mcp.tasks import task_capabilities
 
 _LISTS: Final = {listing.method: kind for kind, listing in LISTINGS.items()}
 
@@ -39,7 +40,7 @@ class OwnAnswers:
         return request.result(
             {
                 "supportedVersions": [*MODERN_VERSIONS, *LEGACY_VERSIONS],
-                **await self._description(request.only),
+                **await self._description(request.only, Era.MODERN),
                 **NOT_KEPT,
             }
         )
@@ -48,7 +49,7 @@ class OwnAnswers:
         params = request.message.params
         asked = params.get("protocolVersion")
         version = asked if asked in LEGACY_VERSIONS else LEGACY_VERSIONS[0]
-        description = await self._description(request.only)
+        description = await self._description(request.only, Era.LEGACY)
         session = self._sessions.open(
             request.client, request.only, str(version), params.get("capabilities"), request.inbound.address
         )
@@ -56,11 +57,13 @@ class OwnAnswers:
         response.headers["Mcp-Session-Id"] = session.id
         return response
 
-    async def _description(self, only: str | None) -> dict[str, Any]:
-        """What can be had at that place, and how to use it."""
+    async def _description(self, only: str | None, era: Era) -> dict[str, Any]:
+        """What can be had at that place, in that era, and how to use it."""
         await self._catalogue.refresh(only)
         offers = self._catalogue.offers(only)
-        said: dict[str, Any] = {"capabilities": _capabilities([offer.info.capabilities for offer in offers])}
+        capabilities = _capabilities([offer.info.capabilities for offer in offers])
+        same_era = [offer.info.capabilities for offer in offers if offer.info.era is era]
+        said: dict[str, Any] = {"capabilities": {**capabilities, **task_capabilities(era, same_era)}}
         if only is not None and offers and offers[0].info.instructions:
             said["instructions"] = offers[0].info.instructions
         return said
@@ -69,13 +72,15 @@ class OwnAnswers:
         return request.result({})
 
     async def _list(self, request: RequestContext) -> web.StreamResponse:
-        if request.message.params.get("cursor") is not None:
-            return request.error(INVALID_PARAMS, "Unknown cursor: the list has one page.")
         await self._catalogue.refresh(request.only)
         kind = _LISTS[request.message.method]
-        result = self._lists.visible(kind, request.only, request.client, request.era)
+        cursor = request.message.params.get("cursor")
+        result = self._lists.page(kind, request.only, request.client, request.era, cursor)
+        if result is None:
+            return request.error(INVALID_PARAMS, "Unknown cursor, or the list has changed: begin anew.")
         if request.session is not None:
-            request.session.listed[kind] = hash(result)
+            whole = self._lists.visible(kind, request.only, request.client, request.era)
+            request.session.listed[kind] = hash(whole)
         return JsonReply(b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (encode(request.message.id), result))
 
     async def _set_level(self, request: RequestContext) -> web.StreamResponse:

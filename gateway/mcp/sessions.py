@@ -57,13 +57,9 @@ _CAPABILITIES: Final[dict[str, Any]] = {
     "roots": {"listChanged": bool},
     "sampling": {"context": {}, "tools": {}},
     "elicitation": {"form": {}, "url": {}},
-    "tasks": {
-        "list": {},
-        "cancel": {},
-        "requests": {"sampling": {"createMessage": {}}, "elicitation": {"create": {}}},
-    },
 }
-"""The shape of ClientCapabilities (MCP 2025-11-25, schema) without ``experimental``."""
+"""The shape of ClientCapabilities (MCP 2025-11-25, schema) without ``experimental``, and without ``tasks``: a client's tasks
+would be seen by every upstream that asks it for them."""
 
 
 def canonical(capabilities: object) -> bytes:

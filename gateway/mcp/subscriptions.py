@@ -22,6 +22,7 @@ from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Session, Sessions
 from gateway.mcp.streams import EventStream, Watch, pour
 from gateway.mcp.target import Target
+from gateway.mcp.tasks import require_extension
 from gateway.mcp.upstream import UpstreamError
 from gateway.model import Deny, Reason, Refused
 from persistence.records import AuditStatus
@@ -62,6 +63,8 @@ class Subscriptions:
         wanted = request.message.params.get("notifications")
         if not isinstance(wanted, dict):
             return request.error(INVALID_PARAMS, "notifications must be an object.")
+        if "taskIds" in wanted:
+            require_extension(request.metadata, request.message.id)
         if not request.accepts_stream:
             raise Refused(Deny(Reason.NOT_ACCEPTABLE, "Accept must name text/event-stream."))
         if not self._listeners.room_for(request.counted):

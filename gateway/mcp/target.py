@@ -22,6 +22,8 @@ class Target(msgspec.Struct, frozen=True):
     @property
     def unknown(self) -> str:
         """What the client is told where there is none, or none that it may have."""
+        if self.event in TASKS.values():
+            return "Unknown task."
         if self.event == "completion":
             return f"Unknown reference: {self.name}"
         return f"Unknown {self.kind}: {self.name}"
@@ -43,6 +45,13 @@ METHODS: Final = {
     "resources/unsubscribe": (Kind.RESOURCE, "uri", "resource_unsubscribe"),
 }
 """The methods that name what they are after: its kind, the parameter, the event in the audit."""
+TASKS: Final = {
+    "tasks/get": "task_get",
+    "tasks/result": "task_result",
+    "tasks/update": "task_update",
+    "tasks/cancel": "task_cancel",
+}
+"""The methods that name a task, and with it a tool; the event in the audit."""
 COMPLETE: Final = "completion/complete"
 _REFERENCES: Final = {"ref/prompt": (Kind.PROMPT, "name"), "ref/resource": (Kind.TEMPLATE, "uri")}
 
