@@ -39,7 +39,7 @@ test: $(READY) ## all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
 conformance: $(READY) ## the official MCP suite, against a server directly and through the gateway (needs npm)
-	@$(BIN)/python tests/conformance
+	@$(BIN)/python -m tests.conformance
 
 crash: $(READY) ## kills the gateway under load ROUNDS times, and looks for what was lost
 	@$(BIN)/python tests/faults/crash.py --rounds $(ROUNDS)

@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from door import gateway, identity, prepare, upstream, with_token
-from suite import REVISIONS, Identity, SuiteError, Verdict, failures, install, required, run
+from tests.conformance.door import gateway, identity, prepare, upstream, with_token
+from tests.conformance.suite import REVISIONS, Identity, SuiteError, Verdict, failures, required, run
+from tests.npm.packages import NpmError, install
 
 MISSING = Verdict(0, 0)
 Column = dict[str, Verdict]
@@ -28,7 +28,7 @@ def main() -> int:
         install()
         revisions = options.revision or REVISIONS
         conformant = {revision: _revision(revision, direct=options.direct) for revision in revisions}
-    except (SuiteError, RuntimeError) as error:
+    except (SuiteError, NpmError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0 if all(conformant.values()) else 1

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from suite import Identity
+from tests.conformance.suite import Identity
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = """

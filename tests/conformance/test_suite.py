@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from door import gateway, identity, prepare, upstream, with_token
-from suite import REVISIONS, Verdict, available, install, required, run
+from tests.conformance.door import gateway, identity, prepare, upstream, with_token
+from tests.conformance.suite import REVISIONS, Verdict, required, run
+from tests.npm.packages import available, install
 
 pytestmark = [
     pytest.mark.skipif(
