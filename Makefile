@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= auto
 ROUNDS ?= 100
+LOAD ?= 20
 COMPILE := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 .DEFAULT_GOAL := help
 SCHEMATHESIS := $(VENV)/schemathesis/.ready
 
-.PHONY: help setup demo run test conformance crash openapi check format bench lock clean
+.PHONY: help setup demo run test conformance servers crash openapi check format bench lock clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,9 @@ test: $(READY) ## all tests
 
 conformance: $(READY) ## the official MCP suite, against a server directly and through the gateway (needs npm)
 	@$(BIN)/python -m tests.conformance
+
+servers: $(READY) ## servers of others behind one gateway, one killed under load; LOAD seconds a phase (needs npm)
+	@OSTIARY_SERVERS_SECONDS=$(LOAD) $(BIN)/python -m pytest -q -s tests/e2e/test_real_servers.py
 
 crash: $(READY) ## kills the gateway under load ROUNDS times, and looks for what was lost
 	@$(BIN)/python tests/faults/crash.py --rounds $(ROUNDS)
