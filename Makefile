@@ -13,7 +13,7 @@ COMPILE := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras
 .DEFAULT_GOAL := help
 SCHEMATHESIS := $(VENV)/schemathesis/.ready
 
-.PHONY: help setup demo run test conformance servers crash openapi check format bench lock clean
+.PHONY: help setup demo run test conformance servers soak crash openapi check format bench lock clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ conformance: $(READY) ## the official MCP suite, against a server directly and t
 
 servers: $(READY) ## servers of others behind one gateway, one killed under load; LOAD seconds a phase (needs npm)
 	@OSTIARY_SERVERS_SECONDS=$(LOAD) $(BIN)/python -m pytest -q -s tests/e2e/test_real_servers.py
+
+soak: $(READY) ## 200,000 calls, 2,000 sessions, 500 cancellations: whether memory and descriptors stay flat
+	@$(BIN)/python -m bench.soak
 
 crash: $(READY) ## kills the gateway under load ROUNDS times, and looks for what was lost
 	@$(BIN)/python tests/faults/crash.py --rounds $(ROUNDS)

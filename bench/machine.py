@@ -164,6 +164,17 @@ class Server:
         """
         return sum(int(stat[21]) * PAGE for stat in self._stats())
 
+    def descriptors(self) -> int:
+        """How many files and sockets the process itself has open.
+
+        Raises:
+            Failed: The process has ended.
+        """
+        try:
+            return sum(1 for _ in Path(f"/proc/{self._process.pid}/fd").iterdir())
+        except OSError:
+            raise Failed(f"{self.name} ended: {self._last_words()}") from None
+
     def suspend(self) -> None:
         """Stop the process and its children where they are, until ``resume``."""
         os.killpg(self._process.pid, signal.SIGSTOP)

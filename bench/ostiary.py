@@ -47,7 +47,7 @@ transport = "http"
 prefix = ""
 
 [[tools]]
-match = "echo"
+match = "{tools}"
 permissions = ["bench:call"]
 
 [limits]
@@ -56,8 +56,12 @@ requests_per_minute = 0
 
 
 @contextlib.contextmanager
-def ostiary(folder: Path, core: int, identities: Identities, upstream: int) -> Iterator[Target]:
-    """Ostiary with client certificates required and one client that may call the one tool.
+def ostiary(
+    folder: Path, core: int, identities: Identities, upstream: int, *, tools: str = "echo", more: str = ""
+) -> Iterator[Target]:
+    """Ostiary with client certificates required and one client that may call the tools that match a pattern.
+
+    ``more`` is put at the end of its configuration.
 
     Raises:
         Unavailable: It does not start; the text has its own last words.
@@ -67,7 +71,8 @@ def ostiary(folder: Path, core: int, identities: Identities, upstream: int) -> I
     own.mkdir(mode=0o700)
     (own / "persistence").mkdir(mode=0o700)
     configuration = own / "ostiary.toml"
-    configuration.write_text(CONFIGURATION.format(identities=identities, upstream=upstream, path=PATH))
+    text = CONFIGURATION.format(identities=identities, upstream=upstream, path=PATH, tools=tools)
+    configuration.write_text(text + more)
     secret = own / "secret.key"
     secret.touch(mode=0o600)
     secret.write_text(secrets.token_urlsafe(48))

@@ -103,14 +103,17 @@ class Target:
 
 
 @contextlib.contextmanager
-def direct(folder: Path, core: int, identities: Identities, name: str = "direct") -> Iterator[Target]:
+def direct(
+    folder: Path, core: int, identities: Identities, name: str = "direct", *, modern: bool = False
+) -> Iterator[Target]:
     """The upstream by itself, without TLS.
 
     Raises:
         Unavailable: It does not start.
     """
     log = folder / f"{name}.log"
-    with Server(name, python_module("bench.upstream"), core=core, log=log) as server:
+    options = ["--modern"] if modern else []
+    with Server(name, python_module("bench.upstream", *options), core=core, log=log) as server:
         yield Target(name, server, f"http://127.0.0.1:{server.line(READY)}", identities.token(), None)
 
 
