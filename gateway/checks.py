@@ -16,6 +16,7 @@ from certs.contexts import expiring, problems
 from gateway.config.reader import CommandSettings, read_command_settings, read_config
 from gateway.config.values import Config, ConfigError, StdioUpstream
 from gateway.identity.sealing import file_problem
+from gateway.mcp.sandbox import SIGNALS_ABI, probe
 from gateway.tls.files import tls_files
 from persistence import missing_store
 
@@ -140,10 +141,29 @@ def _prefix_warnings(config: Config) -> Iterator[str]:
 
 
 def _sandbox_warnings(config: Config) -> Iterator[str]:
-    """The kernel holds no process of root to RLIMIT_NPROC."""
-    for upstream in config.upstreams:
-        if not isinstance(upstream, StdioUpstream) or upstream.sandbox.processes is None:
-            continue
-        if os.geteuid() == 0 and upstream.sandbox.user in {None, "root"}:
-            where = f"[[upstreams]] {upstream.name} sandbox processes"
-            yield f"{config.file}: {where}: root is not held to it; name another user in sandbox.user"
+    """What this machine does not hold a server to."""
+    servers = [upstream for upstream in config.upstreams if isinstance(upstream, StdioUpstream)]
+    if not servers:
+        return
+    can = probe()
+    for server in servers:
+        for what in _not_held(server, landlock=can["landlock"], hides=can["hides"]):
+            yield f"{config.file}: [[upstreams]] {server.name} sandbox: {what}"
+
+
+def _not_held(server: StdioUpstream, *, landlock: int, hides: bool) -> Iterator[str]:
+    sandbox = server.sandbox
+    confined = sandbox.read is not None or sandbox.write is not None
+    as_root = os.geteuid() == 0 and sandbox.user in {None, "root"}
+    if confined and not landlock:
+        yield "this kernel has no Landlock (Linux 5.13 has), so a server with read or write is not started"
+    if confined and 0 < landlock < SIGNALS_ABI:
+        yield "this kernel's Landlock does not keep it from sending signals to others (Linux 6.12 does)"
+    if not hides and not confined:
+        yield (
+            "this system has no mount namespaces for it, so it sees whatever its user may, the gateway's secrets"
+            " among it; give it read and write, or another user"
+        )
+    if as_root:
+        limit = "to processes, nor to" if sandbox.processes is not None else "to"
+        yield f"root is not held {limit} what is hidden from it, if it gets at the disks; name another user"

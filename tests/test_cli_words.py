@@ -216,7 +216,7 @@ def test_what_only_costs_something_is_a_warning(home: Any) -> None:
     assert found["problems"] == []
     missing, *held = found["warnings"]
     assert "no-such-program is not there" in missing
-    assert ["root is not held to it" in line for line in held] == [True] * (os.geteuid() == 0)
+    assert ["root is not held to processes" in line for line in held] == [True] * (os.geteuid() == 0)
     assert f"warning: {missing}" in home.cli("check").stdout
 
 

@@ -6,12 +6,14 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.config.values import SandboxSettings
-from gateway.mcp.sandbox import CANNOT_CONFINE, confined
+from gateway.mcp.sandbox import CANNOT_CONFINE, confined, probe
 
 
 @pytest.mark.parametrize("ignored", ["INT", "QUIT", "HUP", "USR1"])
@@ -81,3 +83,62 @@ def test_a_confined_command_cannot_signal_its_gateway(tmp_path: Path) -> None:
     done = _run(SandboxSettings(read=()), "sh", "-c", f"kill -CONT {os.getpid()}")
     assert done.returncode != 0
     assert "not permitted" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def can() -> dict[str, Any]:
+    return probe()
+
+
+def test_the_probe_says_which_landlock_there_is(can: dict[str, Any]) -> None:
+    assert can["landlock"] == _landlock()
+
+
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_the_gateways_own_files_are_hidden_from_a_command(
+    tmp_path: Path, can: dict[str, Any], user: str
+) -> None:
+    if not can["hides"]:
+        pytest.skip("this system has no mount namespaces for it")
+    if os.geteuid() != 0 and user != "root":
+        pytest.skip("only root can change users")
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(folder.stat().st_mode | 0o055)
+    store, kept, secret, new = (tmp_path / name for name in ("store", "certs", "secret.key", "new"))
+    for folder in (store, kept):
+        folder.mkdir()
+        (folder / "file").write_text(f"of {folder.name}")
+    secret.write_text("the secret")
+    for path in (tmp_path, store, kept, secret, store / "file", kept / "file"):
+        path.chmod(0o777)
+    script = f"""
+        cat {store}/file {secret}; ls {store}; echo x > {kept}/file; rm -f {kept}/file; mv {kept} {kept}2; echo x > {store}/more
+        umount {store}; unshare -Ur umount {secret}; cat /proc/$PPID/environ > /dev/null && echo environ
+        cat /proc/$PPID/root/{secret}; echo x > {secret}
+        cat {kept}/file; echo x > {new} && echo new
+    """
+    words = confined(
+        ("sh", "-c", script),
+        SandboxSettings(user=None if user == "root" else user),
+        ["PATH"],
+        os.getpid(),
+        hidden=(store, secret, tmp_path / "not-there"),
+        read_only=(kept, tmp_path / "nor-this"),
+    )
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout == "of certsnew\n", done.stderr
+    assert (secret.read_text(), (store / "file").read_text()) == ("the secret", "of store")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["certs", "new", "secret.key", "store"]
+
+
+def test_a_command_is_run_where_nothing_can_be_hidden(tmp_path: Path) -> None:
+    nobody = tmp_path / "nobody"
+    nobody.mkdir()
+    words = confined(("echo", "runs"), SandboxSettings(), ["PATH"], os.getpid(), hidden=(nobody,))
+    if os.geteuid() != 0:
+        pytest.skip("only root has a capability to lose")
+    bereft = "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 21, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", bereft, *words], capture_output=True, text=True, check=False)
+    assert done.stdout == "runs\n"
+    assert "the gateway's own files cannot be hidden here: unshare" in done.stderr

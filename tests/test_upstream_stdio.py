@@ -20,8 +20,9 @@ import pytest
 import uvloop
 
 from gateway.config.values import SandboxSettings, Sessions, StdioUpstream
-from gateway.mcp import stdio_process, stdio_session, upstream_stdio
+from gateway.mcp import stdio_host, stdio_process, stdio_session, upstream_stdio
 from gateway.mcp.messages import Message, Notification, Reply, Request
+from gateway.mcp.stdio_host import StdioHost
 from gateway.mcp.upstream import GATEWAY, CancelledByCaller, SessionKey, UpstreamError
 from gateway.mcp.upstream_stdio import StdioUpstreamServer
 from gateway.model import Reason
@@ -158,10 +159,12 @@ async def child_of(
     grace: float = 1.0,
     idle: float = 600.0,
     command: tuple[str, ...] | None = None,
+    logs: Path | None = None,
     **settings: Any,
 ) -> AsyncIterator[StdioUpstreamServer]:
     script = folder / "child.py"
     script.write_text(CHILD)
+    host = StdioHost(lambda: 0.0, logs)
     upstream = StdioUpstreamServer(
         StdioUpstream(
             "local",
@@ -170,6 +173,7 @@ async def child_of(
             **{"timeout": 20.0, "environment": (("PATH", "/usr/bin:/bin"),), **settings},
         ),
         lambda key, message: heard.append((key, message)) if heard is not None else None,
+        host,
         grace=grace,
         idle_seconds=idle,
     )
@@ -177,6 +181,7 @@ async def child_of(
         yield upstream
     finally:
         await upstream.close()
+        await host.keeper.close()
 
 
 async def ask(upstream: StdioUpstreamServer, name: str, key: SessionKey = ALICE, **arguments: Any) -> Any:
@@ -474,9 +479,50 @@ class TestLimits:
             await ask(upstream, "complain", lines=2000)
             await ask(upstream, "echo")
         lines = [record.getMessage() for record in caplog.records if record.name == "ostiary.mcp.local"]
-        assert any(line.startswith("stderr: line 0 yyy") for line in lines)
+        assert any("] stderr: line 0 yyy" in line for line in lines)
         assert max(map(len, lines)) < 2100
         assert len(lines) < 500
+
+    async def test_its_log_is_a_file_that_is_put_aside_when_full(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(stdio_host, "LOG_BYTES", 4000)
+        logs = tmp_path / "logs"
+        logs.mkdir()
+        async with child_of(tmp_path, logs=logs) as upstream:
+            for _ in range(3):
+                await ask(upstream, "complain", lines=80)
+                await ask(upstream, "echo")
+            files = sorted(path.name for path in logs.iterdir())
+            assert files == ["local.log", "local.log.1", "local.log.2", "local.log.3"][: len(files)]
+            assert len(files) > 1
+            assert all(path.stat().st_mode & 0o777 == 0o600 for path in logs.iterdir())
+            assert all(path.stat().st_size <= 4000 for path in logs.iterdir())
+            (logs / "local.log").unlink()
+            (logs / "local.log").symlink_to("elsewhere")
+            await asyncio.sleep(1.0)  # the next second's lines
+            await ask(upstream, "complain", lines=1)
+            await ask(upstream, "echo")
+        assert not (logs / "elsewhere").exists()
+        assert "local.log cannot be written" in caplog.text
+
+    async def test_a_keeper_that_was_killed_is_started_again(self, tmp_path: Path) -> None:
+        async with child_of(tmp_path, sessions=Sessions.CLIENT) as upstream:
+            await ask(upstream, "echo")
+            keeper = upstream._host.keeper
+            first = keeper._process
+            assert first is not None
+            first.kill()
+            first.wait()
+            await ask(upstream, "echo", BOB)
+            second = keeper._process
+            assert second is not None
+            assert second.poll() is None
+            family = [await ask(upstream, "family", key) for key in (ALICE, BOB)]
+            assert second.stdin is not None
+            second.stdin.close()  # as if the gateway were gone
+            for grandchild in family:
+                await until_dead(grandchild)
 
 
 class TestDying:
@@ -566,13 +612,14 @@ class TestEnding:
 import asyncio, json, pathlib, sys
 sys.path.insert(0, {str(Path(upstream_stdio.__file__).parents[2])!r})
 from gateway.config.values import StdioUpstream
+from gateway.mcp.stdio_host import StdioHost
 from gateway.mcp.upstream import GATEWAY
 from gateway.mcp.upstream_stdio import StdioUpstreamServer
 
 async def main():
     folder = pathlib.Path({str(tmp_path)!r})
     settings = StdioUpstream("local", (sys.executable, "child.py", "--stays"), folder)
-    upstream = StdioUpstreamServer(settings, lambda key, message: None)
+    upstream = StdioUpstreamServer(settings, lambda key, message: None, StdioHost(lambda: 0.0))
     async with upstream.request(GATEWAY, "tools/call", {{"name": "about"}}) as exchange:
         reply = await exchange.receive()
     print(json.loads(bytes(reply.result))["pid"], flush=True)

@@ -36,7 +36,7 @@ def read_credentials(table: Table, url: str, algorithm: Algorithm, *, wanted: bo
         table.reject("oauth", f"its token {_NEEDS_TLS}")
     if oauth is not None and table.has("header_file"):
         table.reject("oauth", "stands beside header_file; keep one of the two")
-    certificate, key = table.path("client_certificate"), table.path("client_key")
+    certificate, key = table.path("client_certificate"), table.secret_path("client_key")
     if (certificate is None) != (key is None):
         table.reject("client_key", "and client_certificate belong together; name both")
     ca = table.path("ca")
@@ -58,7 +58,7 @@ def _confidential(url: str) -> bool:
 
 
 def _header(table: Table, url: str, *, wanted: bool) -> tuple[str, str] | None:
-    file = table.path("header_file")
+    file = table.secret_path("header_file")
     if file is None:
         return None
     if not _confidential(url):
@@ -82,7 +82,7 @@ def _oauth(upstream: Table, *, wanted: bool) -> OAuthClient | None:
         return None
     token_url = table.url("token_url", "")
     client_id = table.text("client_id", "")
-    file = table.path("client_secret_file")
+    file = table.secret_path("client_secret_file")
     for key in ("token_url", "client_id", "client_secret_file"):
         if not table.has(key):
             table.reject(key, "is missing; client credentials (RFC 6749 section 4.4) need it")
@@ -131,7 +131,7 @@ def _no_password() -> str:
 
 
 def _identity_secret(table: Table, *, asserting: bool, wanted: bool) -> str | None:
-    file = table.path("identity_secret_file")
+    file = table.secret_path("identity_secret_file")
     if file is None:
         return None
     if not asserting:

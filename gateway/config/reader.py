@@ -19,6 +19,7 @@ from certs.contexts import ClientCertificates, ExpiredCrl
 from certs.identity import DEFAULT_RULES, CertificateField, IdentityRule
 from gateway.config.backends import read_services, read_upstreams
 from gateway.config.edge import read_cors, read_limits, read_networks
+from gateway.config.own_files import opened_up
 from gateway.config.secret import read_keys
 from gateway.config.shapes import (
     NAME,
@@ -120,7 +121,10 @@ def _read(file: Path, environment: Mapping[str, str], *, secrets: bool, variable
         accounts=_accounts(root, roles),
         limits=read_limits(root),
         cors=read_cors(root),
+        secret_files=tuple(document.secret_files),
     )
+    for place, what in opened_up(config):
+        document.note(place, what)
     root.close()
     _check_overrides(document)
     if document.problems:
@@ -343,6 +347,7 @@ def _mcp(root: Table) -> McpSettings:
         authorization_servers=servers,
         denied=table.choice("denied", Denied.HIDE),
         pinning=table.choice("pinning", Pinning.OFF),
+        server_logs=table.path("server_logs") or table.document.folder / "server-logs",
     )
     table.close()
     return settings

@@ -126,6 +126,7 @@ class Document:
     """The file and the environment while they are being read: the problems so far, and the variables in use.
 
     ``secret_variables``: those that may hold the gateway's own secret; no child process gets one of them.
+    ``secret_files``: those that hold credentials for upstreams.
     """
 
     def __init__(self, file: Path, environment: Mapping[str, str]) -> None:
@@ -135,6 +136,7 @@ class Document:
         self.problems: list[str] = []
         self.variables_in_use: set[str] = set()
         self.secret_variables: set[str] = set()
+        self.secret_files: list[Path] = []
         self.known_overrides: set[str] = set()
 
     def load(self) -> dict[str, object]:
@@ -317,6 +319,13 @@ class Table:
             self.reject(key, f"holds what is not a permission; {PERMISSION_REMEDY}")
             return ()
         return permissions
+
+    def secret_path(self, key: str) -> Path | None:
+        """As ``path``, of a file that no child process may see."""
+        path = self.path(key)
+        if path is not None:
+            self.document.secret_files.append(path)
+        return path
 
     def path(self, key: str) -> Path | None:
         """A path, made absolute: relative ones are relative to the file. None: not given, or wrong."""

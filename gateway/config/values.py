@@ -272,6 +272,8 @@ class McpSettings:
     authorization_servers: tuple[str, ...] = ()
     denied: Denied = Denied.HIDE
     pinning: Pinning = Pinning.OFF
+    server_logs: Path = Path("server-logs")
+    """The folder with what each stdio server says on its standard error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,3 +338,5 @@ class Config:
     accounts: AccountSettings = AccountSettings()
     limits: LimitSettings = LimitSettings()
     cors: CorsSettings = CorsSettings()
+    secret_files: tuple[Path, ...] = ()
+    """Where the upstreams' credentials are."""

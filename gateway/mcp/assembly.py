@@ -9,7 +9,8 @@ from functools import partial
 
 from gateway.audit import MAX_TEXT, Audit
 from gateway.clock import rfc3339
-from gateway.config.values import Config, HttpUpstream, UpstreamSettings
+from gateway.config.own_files import own_files
+from gateway.config.values import Config, HttpUpstream, StdioUpstream, UpstreamSettings
 from gateway.mcp.access import Access
 from gateway.mcp.announcements import Announcements
 from gateway.mcp.catalogue import Catalogue, Rules
@@ -27,6 +28,7 @@ from gateway.mcp.pinning import Pins
 from gateway.mcp.request_state import RequestStates, state_key
 from gateway.mcp.sealed import Seal
 from gateway.mcp.sessions import Sessions
+from gateway.mcp.stdio_host import StdioHost
 from gateway.mcp.streams import Watch
 from gateway.mcp.subscriptions import Subscriptions
 from gateway.mcp.tasks import Tasks
@@ -74,9 +76,14 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
     def unsolicited(name: str) -> Callable[[SessionKey, Notification | Request], None]:
         return lambda key, message: announcements.unsolicited(name, key, message)
 
+    own = own_files(config)
+    host = StdioHost(shared.now, config.mcp.server_logs, own.hidden, own.read_only)
+    if any(isinstance(settings, StdioUpstream) for settings in config.upstreams):
+        host.make_ready()
+    stack.push_async_callback(host.keeper.close)
     upstreams: list[tuple[Upstream, str, float]] = []
     for settings in config.upstreams:
-        upstream = _upstream(settings, shared, unsolicited(settings.name))
+        upstream = _upstream(settings, shared, host, unsolicited(settings.name))
         stack.push_async_callback(upstream.close)
         upstreams.append((upstream, settings.prefix, settings.timeout))
     catalogue = Catalogue(
@@ -159,10 +166,11 @@ def _held_back(shared: Shared, held: HeldBack) -> None:
 def _upstream(
     settings: UpstreamSettings,
     shared: Shared,
+    host: StdioHost,
     unsolicited: Callable[[SessionKey, Notification | Request], None],
 ) -> Upstream:
     if isinstance(settings, HttpUpstream):
         issuer = shared.config.tokens.issuer
         client = UpstreamClient(settings, shared.sign, issuer=issuer, now=shared.now)
         return HttpUpstreamServer(settings, client, unsolicited)
-    return StdioUpstreamServer(settings, unsolicited)
+    return StdioUpstreamServer(settings, unsolicited, host)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Final, cast
 from gateway.config.values import StdioUpstream
 from gateway.mcp.exchange import MAX_MESSAGE
 from gateway.mcp.sandbox import CANNOT_CONFINE, CANNOT_EXECUTE, NOT_FOUND, confined
+from gateway.mcp.stdio_host import GroupKeeper, ServerLog, StdioHost
 
 MAX_LOGGED: Final = 2000
 """Characters of one line of a child's in the log."""
@@ -35,15 +35,33 @@ _FATES: Final = {
 }
 
 
-class LineLog:
-    """Writes a child's lines to the log, bounded in length and number."""
+class Rate:
+    """How many lines the processes of one server may have logged in a second."""
 
-    def __init__(self, logger: logging.Logger, clock: Callable[[], float]) -> None:
-        self._logger = logger
+    def __init__(self, log: ServerLog, clock: Callable[[], float]) -> None:
+        self.log = log
         self._clock = clock
-        self._rest = b""
         self._since = clock()
         self._written = 0
+
+    def allows(self) -> bool:
+        """Whether one more line is logged; those that are not are counted."""
+        now = self._clock()
+        if now - self._since >= 1.0:
+            if self._written > MAX_LINES_A_SECOND:
+                self.log.write(f"{self._written - MAX_LINES_A_SECOND} lines were left out")
+            self._since, self._written = now, 0
+        self._written += 1
+        return self._written <= MAX_LINES_A_SECOND
+
+
+class LineLog:
+    """Writes one child's lines to its server's log, bounded in length and number."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._rest = b""
+        self.pid = 0
 
     def feed(self, data: bytes) -> None:
         """Log the lines that ``data`` completes; one that is too long is cut."""
@@ -54,27 +72,28 @@ class LineLog:
 
     def last(self, words: str) -> None:
         """Log why the child is ended, however much was logged before."""
-        self._logger.warning("%s: the process is ended", words)
+        self._rate.log.alarm(f"{words}: the process is ended")
 
     def line(self, where: str, line: bytes) -> None:
         """Log one line."""
-        now = self._clock()
-        if now - self._since >= 1.0:
-            if self._written > MAX_LINES_A_SECOND:
-                self._logger.warning("%d lines were left out", self._written - MAX_LINES_A_SECOND)
-            self._since, self._written = now, 0
-        self._written += 1
         text = line[:MAX_LOGGED].decode("utf-8", "replace").rstrip()
-        if self._written <= MAX_LINES_A_SECOND and text:
+        if text and self._rate.allows():
             printable = text if text.isprintable() else ascii(text)[1:-1]
-            self._logger.info("%s: %s", where, printable)
+            self._rate.log.write(f"[{self.pid}] {where}: {printable}")
 
 
 class ChildProcess(asyncio.SubprocessProtocol):
     """One child process."""
 
-    def __init__(self, log: LineLog, received: Callable[[bytes], bool], ended: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        log: LineLog,
+        keeper: GroupKeeper,
+        received: Callable[[bytes], bool],
+        ended: Callable[[str], None],
+    ) -> None:
         """``received`` gets each line of its output; False ends it. ``ended`` gets, once, what became of it."""
+        self._keeper = keeper
         self._loop = asyncio.get_running_loop()
         self._log = log
         self._received = received
@@ -157,7 +176,8 @@ class ChildProcess(asyncio.SubprocessProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It runs."""
         self._transport = cast(asyncio.SubprocessTransport, transport)
-        self._pid = self._transport.get_pid()
+        self._pid = self._log.pid = self._transport.get_pid()
+        self._keeper.care_for(self._pid)
         self._stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(_STDIN))
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
@@ -225,6 +245,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
     def process_exited(self) -> None:
         """It has ended; what it left behind goes with it. Its last words may still be in the pipe."""
         self._signal_group(signal.SIGKILL)
+        self._keeper.leave(self._pid)
         self._exited.set()
         self._finish_soon()
 
@@ -249,14 +270,25 @@ class ChildProcess(asyncio.SubprocessProtocol):
 
 
 async def start(
-    settings: StdioUpstream, log: LineLog, received: Callable[[bytes], bool], ended: Callable[[str], None]
+    settings: StdioUpstream,
+    host: StdioHost,
+    log: LineLog,
+    received: Callable[[bytes], bool],
+    ended: Callable[[str], None],
 ) -> ChildProcess:
     """Start the upstream's command, confined. Raises OSError."""
     environment = dict(settings.environment)
     loop = asyncio.get_running_loop()
     _, child = await loop.subprocess_exec(
-        lambda: ChildProcess(log, received, ended),
-        *confined(settings.command, settings.sandbox, environment, os.getpid()),
+        lambda: ChildProcess(log, host.keeper, received, ended),
+        *confined(
+            settings.command,
+            settings.sandbox,
+            environment,
+            os.getpid(),
+            hidden=host.hidden,
+            read_only=host.read_only,
+        ),
         env=environment,
         cwd=settings.folder,
         start_new_session=True,

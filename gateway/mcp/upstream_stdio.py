@@ -17,7 +17,8 @@ from gateway.mcp.eras import LIST_CHANGES, Era
 from gateway.mcp.exchange import PROBE_SECONDS, Errands, Ticket, invalid, late, unavailable
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
 from gateway.mcp.sessions import Held, NoRoom, gives_way
-from gateway.mcp.stdio_process import LineLog, start
+from gateway.mcp.stdio_host import StdioHost
+from gateway.mcp.stdio_process import LineLog, Rate, start
 from gateway.mcp.stdio_session import StdioExchange, StdioSession
 from gateway.mcp.upstream import (
     GATEWAY,
@@ -77,6 +78,7 @@ class StdioUpstreamServer:
         self,
         settings: StdioUpstream,
         unsolicited: Unsolicited,
+        host: StdioHost,
         *,
         grace: float = GRACE_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
@@ -87,6 +89,7 @@ class StdioUpstreamServer:
         """Ends of processes: they are never broken off."""
         self._settings = settings
         self._unsolicited = unsolicited
+        self._host = host
         self._grace = grace
         self._idle_seconds = idle_seconds
         self._places = asyncio.Semaphore(settings.max_concurrency)
@@ -97,7 +100,7 @@ class StdioUpstreamServer:
         self._speaks_modern_alone = False
         self._watched: set[str] = set()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._log: LineLog | None = None
+        self._rate: Rate | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -273,14 +276,12 @@ class StdioUpstreamServer:
 
     async def _launch(self, key: SessionKey) -> StdioSession:
         """A process with which hands are shaken. What turns out to be of the legacy era has the gateway's legacy key."""
-        if self._log is None:
-            loop = asyncio.get_running_loop()
-            self._log = LineLog(logging.getLogger(f"ostiary.mcp.{self.name}"), loop.time)
-        session = StdioSession(
-            self.name, key, log=self._log, unsolicited=self._unsolicited, shared=self._shared
-        )
+        if self._rate is None:
+            self._rate = Rate(self._host.log_of(self.name), asyncio.get_running_loop().time)
+        lines = LineLog(self._rate)
+        session = StdioSession(self.name, key, log=lines, unsolicited=self._unsolicited, shared=self._shared)
         child = await start(
-            self._settings, self._log, session.received, lambda fate: self._ended(session, fate)
+            self._settings, self._host, lines, session.received, lambda fate: self._ended(session, fate)
         )
         session.process = child
         try:

@@ -1,8 +1,13 @@
-"""A stdio server that lists the tools of its command line, while a file is there: ``named.py WHO FILE TOOL...``."""
+"""A stdio server that lists the tools of its command line, while a file is there: ``named.py WHO FILE TOOL...``.
+
+A tool says who it is of; but ``read`` and ``write`` do that to a path, ``family`` has a child of its own, ``complain`` says a text
+on standard error.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,28 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
         case "tools/list":
             return {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in tools]}
         case _:
-            return {"content": [{"type": "text", "text": who}]}
+            return {"content": [{"type": "text", "text": call(message["params"]) or who}]}
+
+
+def call(params: dict[str, Any]) -> str | None:
+    arguments = params.get("arguments", {})
+    try:
+        match params["name"]:
+            case "read":
+                return f"{Path(arguments['path']).read_text()!r}"
+            case "write":
+                return str(Path(arguments["path"]).write_text("written"))
+            case "family":
+                script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+                child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+                assert child.stdout is not None
+                child.stdout.readline()
+                return str(child.pid)
+            case "complain":
+                print(arguments["text"], file=sys.stderr, flush=True)
+    except OSError as error:
+        return type(error).__name__
+    return None
 
 
 def main() -> None:

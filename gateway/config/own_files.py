@@ -1,0 +1,61 @@
+"""Which files are the gateway's own: what no stdio server may see, and what none may change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config.values import Config, StdioUpstream
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFiles:
+    """Paths, absolute; not all of them need be there."""
+
+    hidden: tuple[Path, ...]
+    """The store, the servers' logs, and every file with a secret."""
+    read_only: tuple[Path, ...]
+    """What says who may do what: the configuration, certificates, CRLs; folders of their own as a whole."""
+
+
+def own_files(config: Config) -> OwnFiles:
+    """Those of that configuration."""
+    tls, tokens = config.tls, config.tokens
+    hidden = [config.storage.path, config.mcp.server_logs, tls.private_key, config.accounts.mfa_key_file]
+    hidden += [path for path in (tokens.key_file, tokens.retired_file) if path is not None]
+    hidden += config.secret_files
+    if tls.client_ca is not None:
+        hidden.append(tls.client_ca.with_name("ca.key"))
+    kept = [path for path in (tls.certificate, tls.client_ca, tls.crl, config.audit.checkpoint_file) if path]
+    folder = config.file.parent
+    read_only = {path if folder.is_relative_to(path.parent) else path.parent for path in kept}
+    return OwnFiles(
+        tuple(path for path in dict.fromkeys(hidden) if not folder.is_relative_to(path)),
+        (config.file, *sorted(read_only)),
+    )
+
+
+def opened_up(config: Config) -> Iterator[tuple[str, str]]:
+    """The places of the configuration that would let a server at the gateway's own files, and what is wrong with each."""
+    own = own_files(config)
+    hidden = [path.resolve() for path in own.hidden]
+    kept = [path.resolve() for path in own.read_only]
+    for upstream in config.upstreams:
+        if not isinstance(upstream, StdioUpstream):
+            continue
+        for key, paths in (("read", upstream.sandbox.read), ("write", upstream.sandbox.write)):
+            for path in paths or ():
+                opened = _opened(path.resolve(), hidden, kept if key == "write" else [])
+                if opened is not None:
+                    what = (
+                        f"{path} opens {opened}, which is the gateway's own; name what the server needs of it"
+                    )
+                    yield f"[[upstreams]] {upstream.name} sandbox {key}", what
+
+
+def _opened(path: Path, hidden: list[Path], kept: list[Path]) -> Path | None:
+    for own in (*hidden, *kept):
+        if own.is_relative_to(path) or (path.is_relative_to(own) and own.is_dir()):
+            return own
+    return None

@@ -1,0 +1,126 @@
+"""What a stdio server leaves behind, says on its standard error, and may see of the gateway's own files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.mcp.sandbox import probe
+from tests.test_upstream_stdio import alive
+
+SERVER = Path(__file__).parent.parent / "servers" / "named.py"
+CONFIG = """
+[[upstreams]]
+name = "local"
+transport = "stdio"
+command = ["{python}", "{server}", "local", ".", "read", "write", "family", "complain"]
+
+[[tools]]
+match = "*"
+access = "public"
+"""
+
+
+@pytest.fixture
+def served(home: Any) -> Any:
+    home.configure(CONFIG.format(python=sys.executable, server=SERVER))
+    return home.serve()
+
+
+def _say(anybody: Any, tool: str, **arguments: str) -> str:
+    text: str = anybody.call(tool, arguments)["result"]["content"][0]["text"]
+    return text
+
+
+def test_what_a_server_started_ends_with_a_killed_gateway(served: Any, caller: Any, wait_until: Any) -> None:
+    anybody = caller(served)
+    wait_until(lambda: "family" in anybody.tools(), seconds=60)
+    grandchildren = [int(_say(anybody, "family")) for _ in range(2)]
+    assert all(alive(pid) for pid in grandchildren)
+    served.kill()
+    wait_until(lambda: not any(alive(pid) for pid in grandchildren), seconds=60)
+
+
+def test_a_server_has_a_log_of_its_own(home: Any, served: Any, caller: Any, wait_until: Any) -> None:
+    anybody = caller(served)
+    wait_until(lambda: "complain" in anybody.tools(), seconds=60)
+    _say(
+        anybody,
+        "complain",
+        text="first \x1b[31m\u202e line\n2026-01-01T00:00:00.000Z WARNING ostiary: forged",
+    )
+    log = home.folder / "server-logs" / "local.log"
+    wait_until(lambda: "forged" in log.read_text() if log.exists() else False)
+    first, second = log.read_text().splitlines()[-2:]
+    assert first.endswith("] stderr: first \\x1b[31m\\u202e line")
+    assert "] stderr: 2026-01-01T00:00:00.000Z WARNING ostiary: forged" in second
+    assert (log.stat().st_mode & 0o777, log.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert "forged" not in served.log.read_text()
+    assert _say(anybody, "read", path="server-logs/local.log") != repr(log.read_text())
+
+
+def test_a_server_does_not_see_the_gateways_own_files(
+    home: Any, served: Any, caller: Any, wait_until: Any
+) -> None:
+    if not probe()["hides"]:
+        pytest.skip("this system has no mount namespaces for it")
+    anybody = caller(served)
+    wait_until(lambda: "read" in anybody.tools(), seconds=60)
+    assert _say(anybody, "write", path="own-file") == "7"  # where it runs, it may work
+    assert _say(anybody, "read", path="own-file") == "'written'"
+    secrets = ["secret.key", "certs/server.key", "certs/ca.key", "persistence/tokens.json"]
+    secrets += ["persistence/control.key", "persistence/audit.json"]
+    for path in secrets:
+        whole = (home.folder / path).read_text()
+        seen = _say(anybody, "read", path=path)
+        assert seen in {"''", "FileNotFoundError", "PermissionError", "NotADirectoryError"}, (path, seen)
+        seen = _say(anybody, "read", path=f"/proc/{served.process.pid}/root/{home.folder / path}")
+        assert seen == "PermissionError", (path, seen)
+        _say(anybody, "write", path=path)
+        assert (home.folder / path).read_text().startswith(whole[:20])
+    for path in ("ostiary.toml", "certs/ca.pem", "certs/new.pem"):
+        assert _say(anybody, "write", path=path) == "OSError"  # read-only
+    assert _say(anybody, "read", path=f"/proc/{served.process.pid}/environ") == "PermissionError"
+    assert "BEGIN CERTIFICATE" in _say(anybody, "read", path="certs/ca.pem")
+
+
+def test_what_is_not_held_here_is_told_by_check(home: Any) -> None:
+    home.configure(CONFIG.format(python=sys.executable, server=SERVER))
+    held = [line for line in home.json("check")["warnings"] if " sandbox: " in line]
+    expected = [] if probe()["hides"] else ["this system has no mount namespaces"]
+    expected += ["root is not held"] if os.geteuid() == 0 else []
+    assert len(held) == len(expected)
+    assert all(words in line for words, line in zip(expected, held, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "opened"),
+    [
+        ("read", "persistence", "persistence"),
+        ("read", "persistence/tokens.json", "persistence"),
+        ("read", "secret.key", "secret.key"),
+        ("write", "certs", "certs/server.key"),
+        ("read", "link", "secret.key"),
+        ("write", "ostiary.toml", "ostiary.toml"),
+        ("write", "certs/crl.pem", "certs"),
+        ("read", "upstream.token", "upstream.token"),
+    ],
+)
+def test_the_gateways_own_files_are_opened_to_no_server(home: Any, key: str, path: str, opened: str) -> None:
+    token = home.folder / "upstream.token"
+    token.write_text("Authorization: Bearer something")
+    token.chmod(0o600)
+    (home.folder / "link").symlink_to("secret.key")
+    (home.folder / "certs" / "crl.pem").touch()
+    far = '[[upstreams]]\nname = "far"\ntransport = "http"\nurl = "http://localhost:1/mcp"\nprefix = "f_"\n'
+    far += 'header_file = "upstream.token"\n'
+    command = f'command = ["python3"]\nsandbox = {{ {key} = ["{path}"] }}\n'
+    home.configure(f'{far}[[upstreams]]\nname = "local"\ntransport = "stdio"\n{command}')
+    done = home.cli("check", check=False)
+    assert done.returncode == 1
+    place = f"[[upstreams]] local sandbox {key}: {home.folder}/{path} opens {home.folder.resolve()}/{opened},"
+    assert f"{place} which is the gateway's own; name what the server needs of it" in done.stdout
