@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -18,7 +19,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 from bench.identities import create
 from bench.machine import Failed, Unavailable, cores, facts
@@ -62,8 +64,10 @@ class Lap:
 
 
 def main() -> int:
-    """Run it and print. 0: flat; 1: not, or an answer was wrong."""
+    """Run it and print. 0: flat; 1: not, or an answer was wrong; 130: interrupted."""
     arguments = _arguments()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     try:
         with tempfile.TemporaryDirectory(prefix="ostiary-bench-") as folder, ExitStack() as running:
@@ -71,6 +75,8 @@ def main() -> int:
     except (Failed, Unavailable) as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _soak(arguments: argparse.Namespace, folder: Path, running: ExitStack) -> int:
@@ -188,6 +194,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--laps", type=int, default=20)
     parser.add_argument("--connections", type=int, default=32)
     return parser.parse_args()
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

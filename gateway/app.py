@@ -54,6 +54,7 @@ from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.pinning import Pins
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import WATCH_SECONDS, Watch
+from gateway.memory import Allocator
 from gateway.operations.administration import Administration
 from gateway.operations.control import ControlServer
 from gateway.operations.table import perform as perform_operation
@@ -399,6 +400,7 @@ async def _keep_house(
     watch: Watch, sessions: Sessions, stores: Stores, leeway: float, accounts: AccountRooms
 ) -> None:
     """End streams whose caller is no longer valid; now and then clear away what is idle or expired."""
+    allocator = Allocator()
     rounds = 0
     while True:
         await asyncio.sleep(WATCH_SECONDS)
@@ -410,6 +412,7 @@ async def _keep_house(
                 sessions.sweep()
                 await _purge(stores, leeway)
                 await accounts.purge()
+                await asyncio.to_thread(allocator.give_back)
         except Exception:
             log.exception("housekeeping failed; it goes on")
 

@@ -129,7 +129,7 @@ class Home:
                 cwd=ROOT,
                 env={**os.environ, "OSTIARY_SERVER_PORT": "0", **environment},
             )
-        line = _read_line(process, 30)
+        line = _read_line(process, 60)
         if not line.startswith("ostiary listening on "):
             process.kill()
             process.wait()
@@ -221,7 +221,7 @@ def _scripts() -> Iterator[Callable[..., Started]]:
     def start(*command: str) -> Started:
         process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         running.append(process)
-        line = _read_line(process, 30)
+        line = _read_line(process, 60)
         assert line.startswith("listening on "), f"{command}: {line!r}"
         return Started(process, line.split()[-1])
 
