@@ -18,6 +18,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
+from gateway.api.admin_answers import SHOWN
 from gateway.description import Description, described
 from gateway.edge.handler import GatewayRequest, read_body
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
@@ -159,7 +160,9 @@ class AdminApi:
     def _list(self, resource: Resource) -> Handler:
         @described(
             Description(
-                f"Lists the {resource.noun}, a page at a time.", {200: _Object}, query=resource.list_query
+                f"Lists the {resource.noun}, a page at a time.",
+                {200: SHOWN[resource.noun].page},
+                query=resource.list_query,
             )
         )
         async def handler(
@@ -174,7 +177,10 @@ class AdminApi:
     def _show(self, resource: Resource) -> Handler:
         @described(
             Description(
-                f"Shows a {resource.one}.", {200: _Object}, refusals=_REFUSALS, template=f"{{{resource.key}}}"
+                f"Shows a {resource.one}.",
+                {200: SHOWN[resource.noun].one},
+                refusals=_REFUSALS,
+                template=f"{{{resource.key}}}",
             )
         )
         async def handler(
@@ -187,7 +193,11 @@ class AdminApi:
         return handler
 
     def _add(self, resource: Resource, operation: str, body: type[Parameters]) -> Handler:
-        @described(Description(f"Adds a {resource.one}.", {201: _Object}, body=body, refusals=_REFUSALS))
+        @described(
+            Description(
+                f"Adds a {resource.one}.", {201: SHOWN[resource.noun].one}, body=body, refusals=_REFUSALS
+            )
+        )
         async def handler(
             request: GatewayRequest, inbound: Inbound, context: ClientContext
         ) -> web.StreamResponse:
@@ -206,7 +216,7 @@ class AdminApi:
         @described(
             Description(
                 f"Changes what the body has of a {resource.one}, all of it or nothing.",
-                {200: _Object},
+                {200: SHOWN[resource.noun].one},
                 body=body,
                 refusals=_REFUSALS,
                 template=f"{{{resource.key}}}",

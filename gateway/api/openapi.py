@@ -40,6 +40,8 @@ _TITLES: Final = {
     429: "Too many requests.",
     503: "The gateway cannot keep its records now.",
 }
+_MAX_PATH_PARAMETER: Final = 512
+"""Characters: percent-encoded they still fit into the 8190 bytes that a request's target may have. No id is so long."""
 _EVERYWHERE: Final = (400, 403, 415)
 """What the edge itself may refuse: see ``Edge``."""
 _WITH_IDENTITY: Final = (401, 429, 503)
@@ -159,7 +161,7 @@ def _path_parameters(path: str, description: Description) -> Iterator[dict[str, 
             "name": name,
             "in": "path",
             "required": True,
-            "schema": {"type": "string", "minLength": 1},
+            "schema": {"type": "string", "minLength": 1, "maxLength": _MAX_PATH_PARAMETER},
             "description": description.parameters.get(name, name.replace("_", " ")),
         }
 

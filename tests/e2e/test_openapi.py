@@ -16,6 +16,7 @@ from gateway.config.reader import read_config
 from gateway.description import description_of
 from gateway.edge.handler import Routes
 
+ADMIN_PASSWORD = "Correct-Horse-7-Battery"
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = """
 [roles]
@@ -106,3 +107,28 @@ def test_every_described_path_is_routed(home: Any, caller: Callable[..., Any], d
             reason = answer.json.get("reason") if answer.body.startswith(b"{") else None
             assert (answer.status, reason) != (404, "not_found"), (method, path)
             assert answer.status != 405, (method, path)
+
+
+def test_what_the_admin_api_answers_is_as_described(
+    home: Any, caller: Callable[..., Any], document: Any
+) -> None:
+    """No member is missing, and none is there that the document does not name."""
+    home.cli("tenants", "add", "acme")
+    home.cli("roles", "add", "extra", "--permission", "files:read")
+    served = home.served[0]
+    signed_in = {"username": "root", "password": ADMIN_PASSWORD}
+    login = caller(served).ask(
+        "POST", "/auth/login", json.dumps(signed_in), {"Content-Type": "application/json"}
+    )
+    root = caller(served, token=login.json["access_token"])
+    schemas = document["components"]["schemas"]
+    for noun in ("clients", "tenants", "roles", "tokens", "sessions"):
+        operation = document["paths"][f"/admin/api/{noun}"]["get"]
+        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        page = schemas[schema["$ref"].rpartition("/")[2]]["properties"]
+        answer = root.ask("GET", f"/admin/api/{noun}").json
+        assert answer.keys() == page.keys(), noun
+        one = schemas[page[noun]["items"]["$ref"].rpartition("/")[2]]
+        assert answer[noun], noun
+        for each in answer[noun]:
+            assert each.keys() == one["properties"].keys() == set(one["required"]), noun

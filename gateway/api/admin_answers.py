@@ -1,0 +1,67 @@
+"""What ``/admin/api/…`` answers, for ``/openapi.json``: made from the records that the operations show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import fields
+
+from persistence.account_records import SessionRecord
+from persistence.records import ClientRecord, RoleRecord, TenantRecord, TokenRecord
+
+_Hidden = frozenset[str]
+
+
+def _shown(
+    name: str, record: type[msgspec.Struct], hidden: _Hidden = frozenset(), **more: Any
+) -> type[msgspec.Struct]:
+    """The record without what is hidden, and with what is said besides. Every member is in every answer."""
+    members: list[tuple[str, Any]] = [(f.name, f.type) for f in fields(record) if f.name not in hidden]
+    return msgspec.defstruct(name, [*members, *more.items()], kw_only=True, frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is answered for one thing, and for a page of them."""
+
+    one: type[msgspec.Struct]
+    page: type[msgspec.Struct]
+
+
+def _listed(noun: str, one: type[msgspec.Struct]) -> Shown:
+    cursor = int | None if noun == "tokens" else str | None
+    members: list[tuple[str, Any]] = [(noun, list[one]), ("next_cursor", cursor)]  # type: ignore[valid-type]
+    return Shown(one, msgspec.defstruct(f"PageOf{noun.title()}", members, kw_only=True, frozen=True))
+
+
+_CLIENT: Final = _shown("Client", ClientRecord, frozenset({"password_hash"}), has_password=bool)
+_TENANT: Final = _shown("Tenant", TenantRecord, disabled=bool)
+_ROLE: Final = _shown(
+    "Role",
+    RoleRecord,
+    frozenset({"created_at", "updated_at"}),
+    created_at=str | None,
+    updated_at=str | None,
+    source=str,
+)
+_TOKEN: Final = _shown("Token", TokenRecord)
+_SESSION: Final = _shown(
+    "Session",
+    SessionRecord,
+    frozenset({"refresh_id", "parent_id", "rotated_at", "exp", "certificate_thumbprint"}),
+    certificate=str | None,
+)
+
+SHOWN: Final = {
+    noun: _listed(noun, one)
+    for noun, one in (
+        ("clients", _CLIENT),
+        ("tenants", _TENANT),
+        ("roles", _ROLE),
+        ("tokens", _TOKEN),
+        ("sessions", _SESSION),
+    )
+}
+"""By noun."""
