@@ -14,7 +14,13 @@ from urllib.parse import urlsplit
 
 import click
 
-from gateway.cli.remote import absolute, identities_of_user, identity_options, origin_of_words
+from gateway.cli.remote import (
+    absolute,
+    credential_of_environment,
+    identities_of_user,
+    identity_options,
+    origin_of_words,
+)
 from gateway.cli.session import now
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ def bridge(url: str, ca: Path | None, certificate: Path | None, private_key: Pat
 
     For hosts that cannot present a certificate, in whose configuration this is the command to start. URL may end in
     /mcp/NAME, for one upstream alone. What `ostiary login` has stored for the gateway is presented; a certificate is enough
-    by itself.
+    by itself, and so is a token in OSTIARY_TOKEN.
     """
     from gateway.client.errors import LoginRequiredError
     from gateway.client.identities import Identity
@@ -42,11 +48,12 @@ def bridge(url: str, ca: Path | None, certificate: Path | None, private_key: Pat
     identities = identities_of_user()
     known = identities.identity(origin) or Identity()
     identity = known.presenting(absolute(ca), absolute(certificate), absolute(private_key))
-    if identity.certificate is None and identities.tokens(origin) is None:
+    given = credential_of_environment()
+    if given is None and identity.certificate is None and identities.tokens(origin) is None:
         raise LoginRequiredError(origin, "nobody is signed in")
 
     async def run() -> None:
-        session = Session(origin, identity, identities, now=now, certificate_alone=True)
+        session = Session(origin, identity, identities, now=now, certificate_alone=True, given=given)
         try:
             await _run(session, path or "/mcp")
         finally:

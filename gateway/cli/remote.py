@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -15,6 +15,7 @@ from gateway.cli.output import print_fields, print_json, printable
 from gateway.cli.session import environment, json_option, now, password_from_stdin
 
 if TYPE_CHECKING:
+    from gateway.client.given import GivenCredential
     from gateway.client.identities import Identities
     from gateway.client.session import Session
 
@@ -22,18 +23,24 @@ R = TypeVar("R")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 gateway_option = click.option(
-    "--gateway", "url", metavar="URL", help="Another gateway than the one that was signed in to last."
+    "--gateway",
+    "url",
+    metavar="URL",
+    envvar="OSTIARY_GATEWAY",
+    help="Another gateway than the one that was signed in to last.",
+)
+
+
+_IDENTITY: Final = (
+    ("--ca", "ca", "OSTIARY_CA", "Its CA."),
+    ("--cert", "certificate", "OSTIARY_CERT", "Your certificate; without a name it is enough."),
+    ("--key", "private_key", "OSTIARY_KEY", "Its private key."),
 )
 
 
 def identity_options(command: Command) -> Command:
     """What is presented at a gateway, and whom to trust there."""
-    options = (
-        ("--ca", "ca", "OSTIARY_CA", "Its CA."),
-        ("--cert", "certificate", "OSTIARY_CERT", "Your certificate; without a name it is enough."),
-        ("--key", "private_key", "OSTIARY_KEY", "Its private key."),
-    )
-    for option, name, variable, told in reversed(options):
+    for option, name, variable, told in reversed(_IDENTITY):
         path = click.Path(path_type=Path)
         add = click.option(option, name, envvar=variable, type=path, metavar="FILE", help=told)
         command = add(command)
@@ -107,12 +114,15 @@ def login(
 @gateway_option
 @json_option
 def whoami(url: str | None, *, as_json: bool) -> None:
-    """Say who is signed in, where, and for how long."""
+    """Say who is signed in, where, and for how long.
+
+    With OSTIARY_TOKEN: who that is.
+    """
 
     async def ask(session: Session) -> dict[str, Any]:
         return _me(session.origin, await session.who_am_i())
 
-    me = signed_in(url, ask)
+    me = signed_in(url, ask, credential_of_environment())
     if as_json:
         print_json(me)
         return
@@ -136,7 +146,7 @@ def call(tool: str, arguments: str, url: str | None, *, as_json: bool) -> None:
     async def ask(session: Session) -> dict[str, Any]:
         return await Tools(session).call(tool, given)
 
-    result = signed_in(url, ask)
+    result = signed_in(url, ask, credential_of_environment())
     failed = result.get("isError") is True
     if as_json:
         print_json(result)
@@ -152,7 +162,10 @@ def call(tool: str, arguments: str, url: str | None, *, as_json: bool) -> None:
 @gateway_option
 @json_option
 def logout(url: str | None, *, as_json: bool) -> None:
-    """Revoke the tokens at the gateway, and forget them here."""
+    """Revoke the tokens at the gateway, and forget them here.
+
+    OSTIARY_TOKEN is not looked at.
+    """
 
     async def ask(session: Session) -> tuple[str, str | None]:
         return session.origin, await session.sign_out()
@@ -166,26 +179,46 @@ def logout(url: str | None, *, as_json: bool) -> None:
         click.echo(f"ostiary: the tokens are removed here, but not revoked there: {printable(why)}", err=True)
 
 
-def signed_in(url: str | None, ask: Callable[[Session], Awaitable[R]]) -> R:
-    """What ``ask`` gets from the gateway that is signed in to. Raises ClientError."""
+def signed_in(
+    url: str | None, ask: Callable[[Session], Awaitable[R]], given: GivenCredential | None = None
+) -> R:
+    """What ``ask`` gets from the gateway that is signed in to, or where ``given`` is presented. Raises ClientError."""
     from gateway.client.errors import ClientError
+    from gateway.client.given import TOKEN_VARIABLE
     from gateway.client.identities import Identity
     from gateway.client.session import Session
 
     identities = identities_of_user()
     origin = identities.current() if url is None else origin_of_words(url)
+    if origin is None and given is not None:
+        raise ClientError(f"{TOKEN_VARIABLE} is good for which gateway? name it with --gateway URL")
     if origin is None:
         raise ClientError("nobody is signed in; sign in: ostiary login URL")
     identity = identities.identity(origin) or Identity()
+    if given is not None:
+        identity = identity.presenting(*map(absolute, _files_of_environment()))
 
     async def run() -> R:
-        session = Session(origin, identity, identities, now=now)
+        session = Session(origin, identity, identities, now=now, given=given)
         try:
             return await ask(session)
         finally:
             await session.close()
 
     return asyncio.run(run())
+
+
+def credential_of_environment() -> GivenCredential | None:
+    """What OSTIARY_TOKEN gives. Raises ClientError."""
+    from gateway.client.given import given_credential
+
+    return given_credential(environment())
+
+
+def _files_of_environment() -> list[Path | None]:
+    """CA, certificate and key, as OSTIARY_CA, OSTIARY_CERT and OSTIARY_KEY name them."""
+    named = (environment().get(variable) for _, _, variable, _ in _IDENTITY)
+    return [Path(path) if path else None for path in named]
 
 
 def identities_of_user() -> Identities:

@@ -8,7 +8,7 @@ import click
 
 from gateway.cli.output import print_json, print_table
 from gateway.cli.pins import approve, diff, listed
-from gateway.cli.remote import gateway_option, signed_in
+from gateway.cli.remote import credential_of_environment, gateway_option, signed_in
 from gateway.cli.session import json_option
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def tools(context: click.Context, url: str | None, *, as_json: bool) -> None:
     async def ask(session: Session) -> list[dict[str, Any]]:
         return await Tools(session).list()
 
-    found = signed_in(url, ask)
+    found = signed_in(url, ask, credential_of_environment())
     if as_json:
         print_json({"tools": found})
         return

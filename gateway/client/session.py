@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.client.answers import MAX_ANSWER, json_object
 from gateway.client.errors import ClientError, LoginRequiredError
+from gateway.client.given import TOKEN_VARIABLE, GivenCredential
 from gateway.client.identities import Identities, Identity, StoredTokens
 from gateway.outbound.client import ConnectError, Headers, HttpClient, OutboundError, Response
 
@@ -67,9 +68,11 @@ class Session:
         *,
         now: Callable[[], float],
         certificate_alone: bool = False,
+        given: GivenCredential | None = None,
     ) -> None:
         """``now``: seconds since the epoch. ``certificate_alone``: it is enough while nobody is signed in.
 
+        ``given`` is presented in the place of what is stored, which is then neither read nor written.
         Raises ClientError where the identity's files cannot be used.
         """
         self._certificate_alone = certificate_alone and identity.certificate is not None
@@ -78,6 +81,7 @@ class Session:
         self._identities = identities
         self._http = HttpClient(origin, ssl_context=tls_context(identity))
         self._now = now
+        self._given = given
 
     async def close(self) -> None:
         """Close the connections."""
@@ -137,10 +141,17 @@ class Session:
         return tokens.access_token
 
     async def _token(self, refused: str | None) -> str | None:
-        """As ``access_token``; None: the certificate alone is presented."""
+        """As ``access_token``; None: what is presented cannot be renewed."""
+        if self._given is not None:
+            return None
         if self._certificate_alone and self._identities.tokens(self.origin) is None:
             return None
         return await self.access_token(refused=refused)
+
+    def _presented(self, token: str | None) -> Headers:
+        if self._given is not None:
+            return [self._given.header]
+        return [] if token is None else [("Authorization", f"Bearer {token}")]
 
     def _fresh(self, tokens: StoredTokens, refused: str | None) -> bool:
         early = min(_EARLY_SECONDS, tokens.lifetime / 4)
@@ -191,15 +202,17 @@ class Session:
         status, answer = await self._ask_signed_in("GET", "/auth/me")
         if status != 200:
             raise ClientError(f"{self.origin}: {_refusal(status, answer)}")
-        tokens = self._identities.tokens(self.origin)
+        tokens = None if self._given is not None else self._identities.tokens(self.origin)
         return answer | {"expires_at": None if tokens is None else int(tokens.expires_at)}
 
     async def _ask_signed_in(self, method: str, target: str) -> tuple[int, Answer]:
         """As ``_ask``, with a good token, once more with a new one where that is refused. Raises ClientError."""
         refused: str | None = None
         while True:
-            token = await self.access_token(refused=refused)
-            status, answer = await self._ask(method, target, [_bearer(token)], None)
+            token = None if self._given is not None else await self.access_token(refused=refused)
+            status, answer = await self._ask(method, target, self._presented(token), None)
+            if status == 401 and self._given is not None:
+                raise self._given_is_refused(answer)
             if status != 401 or refused is not None:
                 return status, answer
             refused = token
@@ -211,12 +224,19 @@ class Session:
         refused: str | None = None
         while True:
             token = await self._token(refused)
-            authorization = [] if token is None else [_bearer(token)]
-            response = await self._send(method, target, [*headers, *authorization], body)
+            response = await self._send(method, target, [*headers, *self._presented(token)], body)
+            if response.status == 401 and self._given is not None:
+                raise self._given_is_refused(json_object(await self._read(response)))
             if response.status != 401 or refused is not None or token is None:
                 return response
             response.drain()
             refused = token
+
+    def _given_is_refused(self, answer: Answer) -> ClientError:
+        why = told(answer).rstrip(".")
+        return ClientError(
+            f"{self.origin} refuses the token of {TOKEN_VARIABLE} ({why}); set it to a good one"
+        )
 
     async def _send(self, method: str, target: str, headers: Headers, body: bytes | None) -> Response:
         try:
@@ -234,16 +254,18 @@ class Session:
         try:
             async with asyncio.timeout(LOGIN_SECONDS):
                 response = await self._send(method, target, headers, body)
-                raw = await response.read(MAX_ANSWER)
+        except TimeoutError:
+            raise ClientError(f"{self.origin} does not answer; try again later") from None
+        return response.status, json_object(await self._read(response))
+
+    async def _read(self, response: Response) -> bytes:
+        try:
+            async with asyncio.timeout(LOGIN_SECONDS):
+                return await response.read(MAX_ANSWER)
         except TimeoutError:
             raise ClientError(f"{self.origin} does not answer; try again later") from None
         except OutboundError as error:
             raise ClientError(f"{self.origin}: {_unreachable(error)}") from None
-        return response.status, json_object(raw)
-
-
-def _bearer(token: str) -> tuple[str, str]:
-    return ("Authorization", f"Bearer {token}")
 
 
 def _refusal(status: int, answer: Answer) -> str:

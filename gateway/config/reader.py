@@ -60,7 +60,7 @@ _OVERRIDDEN_BY_NOTHING: Final = frozenset({"roles", "upstreams", "tools", "promp
 """Tables whose keys are names of the user's own, and arrays."""
 _MINIMUM_VERSION = re.compile(r"1\.[23]")
 _DOCUMENTED_VARIABLES = re.compile(
-    r"OSTIARY_(?:CONFIG|SECRET_KEY|DATABASE_URL|REDIS_URL|CA_PASSPHRASE|CA_PASSPHRASE_FILE|TOKEN|CA|CERT|KEY|TEST_.*)",
+    r"OSTIARY_(?:CONFIG|SECRET_KEY|DATABASE_URL|REDIS_URL|CA_PASSPHRASE|CA_PASSPHRASE_FILE|TOKEN|GATEWAY|CA|CERT|KEY|TEST_.*)",
     re.DOTALL,
 )
 
