@@ -251,6 +251,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             on_pins_changed=mcp.catalogue.invalidate,
             redacted=audit.redacted,
             second_factors=factors,
+            running_api_keys=api_keys,
             turn=accounts.turn,
         )
         description = OpenApi(lambda: routes, config.server.public_url)

@@ -65,6 +65,8 @@ class InvitationRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     used_at: str | None = None
     client_id: str | None = None
     """The account that was made with it."""
+    name: str | None = None
+    """What it is for; no two of a tenant have the same."""
 
 
 class SecondFactor(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from hypothesis import strategies as st
 
 from gateway.clock import rfc3339
 from gateway.identity.tenants import known_clients
-from gateway.operations.administration import Administration, OperationError, ParameterError
+from gateway.model import ClientContext, Inbound, Permissions
+from gateway.operations.administration import (
+    Administration,
+    Caller,
+    ForbiddenError,
+    OperationError,
+    ParameterError,
+    UnknownError,
+)
 from gateway.operations.parameters import AddClient, SetPassword
 from gateway.operations.table import OPERATIONS, check_parameters, perform
 from persistence import open_stores
@@ -530,6 +539,36 @@ async def test_a_tenant_with_open_invitations_is_not_removed(admin: Administrati
         await do(admin, "tenants.remove", tenant_id="acme")
     await do(admin, "invitations.revoke", invitation_id=made["invitation"]["invitation_id"])
     assert await do(admin, "tenants.remove", tenant_id="acme") == {"tenant_id": "acme"}
+
+
+async def test_keys_and_invitations_of_another_tenant_are_not_there(admin: Administration) -> None:
+    for tenant in ("red", "blue"):
+        await do(admin, "tenants.add", tenant_id=tenant)
+        await do(admin, "clients.add", client_id=f"{tenant}-bob", tenant_id=tenant, roles=["analyst"])
+    theirs = (await do(admin, "api_keys.add", client_id="blue-bob", name="ci"))["key"]["key_id"]
+    invitation = (await do(admin, "invitations.add", tenant_id="blue"))["invitation"]["invitation_id"]
+    boss = ClientContext("red-boss", "red", permissions=Permissions(frozenset({"*:*"})))
+    inbound = Inbound("r", "GET", "/", "127.0.0.1", None, None, (), (), 0.0)
+    red = replace(admin, caller=Caller(boss, inbound, "red"))
+    own = (await do(red, "api_keys.add", client_id="red-bob", name="ci"))["key"]["key_id"]
+    listed = (await do(red, "api_keys.list"))["api_keys"]
+    assert [each["key_id"] for each in listed] == [own]
+    assert await do(red, "invitations.list") == {"invitations": []}
+    for operation, parameters in (
+        ("api_keys.add", {"client_id": "blue-bob", "name": "mine"}),
+        ("api_keys.list", {"client_id": "blue-bob"}),
+        ("api_keys.rotate", {"key_id": theirs}),
+        ("api_keys.revoke", {"key_id": theirs}),
+        ("invitations.add", {"tenant_id": "blue"}),
+        ("invitations.revoke", {"invitation_id": invitation}),
+    ):
+        with pytest.raises(UnknownError):
+            await do(red, operation, **parameters)
+    reader = replace(boss, permissions=Permissions(frozenset({"clients:write"})))
+    lesser = replace(admin, caller=Caller(reader, inbound, "red"))
+    with pytest.raises(ForbiddenError):
+        await do(lesser, "api_keys.add", client_id="red-bob", name="more than I may")
+    assert (await do(admin, "api_keys.list", client_id="blue-bob"))["api_keys"][0]["key_id"] == theirs
 
 
 async def test_what_others_did_to_an_erased_client_names_it_no_more(

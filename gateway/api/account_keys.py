@@ -17,7 +17,14 @@ from gateway.config.shapes import parse_duration
 from gateway.description import Description, described
 from gateway.edge.handler import GatewayRequest, Route
 from gateway.identity.accounts import Accounts
-from gateway.identity.api_keys import ApiKeys, unknown_key
+from gateway.identity.api_keys import (
+    DEFAULT_LIFETIME,
+    DEFAULT_OVERLAP,
+    MAX_LIFETIME,
+    MAX_OVERLAP,
+    ApiKeys,
+    unknown_key,
+)
 from gateway.identity.roles import requested_scope
 from gateway.identity.tokens import Tokens
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
@@ -26,11 +33,6 @@ from persistence.records import AuditStatus
 
 PATH: Final = "/auth/api-keys/"
 _ROTATE: Final = "/rotate"
-DEFAULT_LIFETIME: Final = 90 * 86400.0
-"""Seconds, where none is asked for."""
-MAX_LIFETIME: Final = 3660 * 86400.0
-DEFAULT_OVERLAP: Final = 86400.0
-MAX_OVERLAP: Final = 30 * 86400.0
 
 _Duration = Annotated[int, Meta(ge=1, le=int(MAX_LIFETIME))] | Annotated[str, Meta(max_length=16)] | None
 _Permission = Annotated[str, Meta(min_length=1, max_length=200)]

@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 from gateway import __version__
+from gateway.cli.api_keys import api_keys
 from gateway.cli.audit import audit
 from gateway.cli.bridge import bridge
 from gateway.cli.certs import certs
@@ -76,6 +77,7 @@ _AT_THE_GATEWAY = (
     tokens,
     mfa,
     invitations,
+    api_keys,
     keys,
     audit,
     backup,

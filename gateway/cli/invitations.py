@@ -23,12 +23,21 @@ def invitations() -> None:
     "--role", "roles", multiple=True, metavar="ROLE", help="What the account gets; may be repeated."
 )
 @click.option("--tenant", default="default", show_default=True, metavar="TENANT", help="Whose it is.")
+@click.option("--name", metavar="NAME", help="What it is for; no two of a tenant have the same.")
 @click.option("--days", default=7, show_default=True, help="How long it is good.")
 @config_option
 @json_option
-def add(roles: tuple[str, ...], tenant: str, days: int, config_file: Path, *, as_json: bool) -> None:
+def add(
+    *,
+    roles: tuple[str, ...],
+    tenant: str,
+    name: str | None,
+    days: int,
+    config_file: Path,
+    as_json: bool,
+) -> None:
     """Make an invitation for one account, and print its code once."""
-    answer = perform(config_file, "invitations.add", roles=roles, tenant_id=tenant, days=days)
+    answer = perform(config_file, "invitations.add", roles=roles, tenant_id=tenant, name=name, days=days)
     if as_json:
         print_json(answer)
         return
@@ -48,6 +57,7 @@ def list_invitations(config_file: Path, *, as_json: bool) -> None:
     rows = [
         (
             each["invitation_id"],
+            each["name"],
             each["tenant_id"],
             each["roles"],
             short_time(each["expires_at"]),
@@ -55,7 +65,7 @@ def list_invitations(config_file: Path, *, as_json: bool) -> None:
         )
         for each in found
     ]
-    print_table(("INVITATION", "TENANT", "ROLES", "EXPIRES (UTC)", "USED BY"), rows)
+    print_table(("INVITATION", "NAME", "TENANT", "ROLES", "EXPIRES (UTC)", "USED BY"), rows)
 
 
 @invitations.command()

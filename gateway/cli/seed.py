@@ -1,17 +1,22 @@
-"""``ostiary seed``: tenants, roles and clients from a file. What is there already stays; run twice, it changes nothing."""
+"""``ostiary seed``: tenants, roles, clients, API keys and invitations from a file; run twice, it changes nothing.
+
+What is secret of a key or an invitation is known once, when it is made: it is written into a file of its own (0600), and
+printed nowhere. What was made is known again by its name.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
+from gateway.cli.clients import all_pages
 from gateway.cli.output import print_json, print_table
 from gateway.cli.session import (
     config_option,
@@ -20,6 +25,7 @@ from gateway.cli.session import (
     password_from_stdin,
     perform,
 )
+from gateway.config.shapes import parse_duration
 
 MAX_PASSWORD_FILE = 4096
 
@@ -59,12 +65,40 @@ class SeedClient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a client has one of password_file, password_env and password_stdin")
 
 
+class SeedApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[api_keys]]``; known by client and name."""
+
+    client: str
+    name: str
+    key_file: str
+    """Where the key is written when it is made."""
+    scopes: list[str] = []
+    expires_in: str = "90d"
+
+    def __post_init__(self) -> None:
+        if parse_duration(self.expires_in) is None:
+            raise ValueError('expires_in is a duration such as "30d"')
+
+
+class SeedInvitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[invitations]]``; known by tenant and name, also after it was used."""
+
+    name: str
+    code_file: str
+    """Where the code is written when it is made."""
+    tenant: str = "default"
+    roles: list[str] = []
+    days: int = 7
+
+
 class Seed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
     tenants: list[SeedTenant] = []
     roles: list[SeedRole] = []
     clients: list[SeedClient] = []
+    api_keys: list[SeedApiKey] = []
+    invitations: list[SeedInvitation] = []
 
 
 @click.command()
@@ -72,10 +106,11 @@ class Seed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @config_option
 @json_option
 def seed(file: Path, config_file: Path, *, as_json: bool) -> None:
-    """Make the tenants, roles and clients of the TOML file FILE.
+    """Make the tenants, roles, clients, API keys and invitations of the TOML file FILE.
 
-    What is there already is brought to what FILE says, but for passwords and certificates, which stay. A second run
-    changes nothing. Passwords are never in FILE: it names files, variables or standard input.
+    What is there already is brought to what FILE says, but for passwords, certificates, keys and invitations, which stay.
+    A second run changes nothing. No secret is in FILE: for passwords it names files, variables or standard input; new keys
+    and codes are written into the files that it names.
     """
     wanted = _read(file)
     _check_words(file, wanted)
@@ -83,6 +118,8 @@ def seed(file: Path, config_file: Path, *, as_json: bool) -> None:
         *(_tenant(config_file, each) for each in wanted.tenants),
         *(_role(config_file, each) for each in wanted.roles),
         *(_client(config_file, each, file.parent) for each in wanted.clients),
+        *(_api_key(config_file, each, file.parent) for each in wanted.api_keys),
+        *(_invitation(config_file, each, file.parent) for each in wanted.invitations),
     ]
     changed = sum(outcome != "unchanged" for _, _, outcome in done)
     if as_json:
@@ -138,6 +175,10 @@ def _words(wanted: Seed) -> Iterator[tuple[str, dict[str, object]]]:
         )
     for client in wanted.clients:
         yield "clients.add", _new_client(client, None)
+    for key in wanted.api_keys:
+        yield "api_keys.add", _new_api_key(key)
+    for invitation in wanted.invitations:
+        yield "invitations.add", _new_invitation(invitation)
 
 
 def _tenant(config_file: Path, wanted: SeedTenant) -> tuple[str, str, str]:
@@ -191,6 +232,64 @@ def _client(config_file: Path, wanted: SeedClient, folder: Path) -> tuple[str, s
     return "client", wanted.name, "changed"
 
 
+def _api_key(config_file: Path, wanted: SeedApiKey, folder: Path) -> tuple[str, str, str]:
+    name = f"{wanted.client}/{wanted.name}"
+    found = all_pages(config_file, "api_keys.list", "api_keys", client_id=wanted.client)
+    if any(each["name"] == wanted.name for each in found):
+        return "api key", name, "unchanged"
+    file = _free(folder / wanted.key_file)
+    made = perform(config_file, "api_keys.add", **_new_api_key(wanted))
+    _keep(
+        file, made["api_key"], lambda: perform(config_file, "api_keys.revoke", key_id=made["key"]["key_id"])
+    )
+    return "api key", name, "added"
+
+
+def _new_api_key(wanted: SeedApiKey) -> dict[str, object]:
+    return {
+        "client_id": wanted.client,
+        "name": wanted.name,
+        "scopes": wanted.scopes,
+        "lifetime": int(parse_duration(wanted.expires_in) or 0),
+    }
+
+
+def _invitation(config_file: Path, wanted: SeedInvitation, folder: Path) -> tuple[str, str, str]:
+    name = f"{wanted.tenant}/{wanted.name}"
+    found = perform(config_file, "invitations.list")["invitations"]
+    if any((each["tenant_id"], each["name"]) == (wanted.tenant, wanted.name) for each in found):
+        return "invitation", name, "unchanged"
+    file = _free(folder / wanted.code_file)
+    made = perform(config_file, "invitations.add", **_new_invitation(wanted))
+    made_id = made["invitation"]["invitation_id"]
+    _keep(file, made["code"], lambda: perform(config_file, "invitations.revoke", invitation_id=made_id))
+    return "invitation", name, "added"
+
+
+def _new_invitation(wanted: SeedInvitation) -> dict[str, object]:
+    return {"name": wanted.name, "tenant_id": wanted.tenant, "roles": wanted.roles, "days": wanted.days}
+
+
+def _free(file: Path) -> Path:
+    """The place of a new secret. Raises click.ClickException where something is there."""
+    if file.exists() or file.is_symlink():
+        raise click.ClickException(
+            f"{file} is there, and what it is for is not: it holds an earlier secret; move it away"
+        )
+    return file
+
+
+def _keep(file: Path, secret: str, undo: Callable[[], object]) -> None:
+    """Write a new secret; where it cannot be, ``undo`` what nobody could use. Raises CertificateError."""
+    from certs import pem
+
+    try:
+        pem.create(pem.NewFile(file, f"{secret}\n".encode(), pem.PRIVATE))
+    except BaseException:
+        undo()
+        raise
+
+
 def _new_client(wanted: SeedClient, password: str | None) -> dict[str, object]:
     return {
         "client_id": wanted.name,
@@ -204,8 +303,6 @@ def _new_client(wanted: SeedClient, password: str | None) -> dict[str, object]:
 
 
 def _all(config_file: Path, noun: str) -> list[dict[str, Any]]:
-    from gateway.cli.clients import all_pages
-
     return all_pages(config_file, f"{noun}.list", noun)
 
 

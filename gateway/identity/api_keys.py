@@ -27,6 +27,11 @@ USE_SECONDS: Final = 60.0
 """So often, at most, the use of a key is noted."""
 MAX_KEYS: Final = 64
 """Of one client."""
+DEFAULT_LIFETIME: Final = 90 * 86400.0
+"""Seconds, where none is asked for."""
+MAX_LIFETIME: Final = 3660 * 86400.0
+DEFAULT_OVERLAP: Final = 86400.0
+MAX_OVERLAP: Final = 30 * 86400.0
 _KEY: Final = re.compile(r"osk_[0-9a-f]{8}_[A-Za-z0-9_-]{43}")
 _MAX_NOTED: Final = 65_536
 

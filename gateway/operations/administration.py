@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.clock import rfc3339
 from gateway.config.shapes import did_you_mean
+from gateway.identity.api_keys import ApiKeys
 from gateway.identity.roles import Roles
 from gateway.identity.second_factors import SecondFactors
 from gateway.identity.tenants import Tenants
@@ -18,6 +19,7 @@ from gateway.identity.tombstones import Tombstones
 from gateway.model import ClientContext, Inbound
 from gateway.operations.parameters import Parameters
 from persistence.records import (
+    API_KEYS,
     ROLES,
     TENANTS,
     AuditEntry,
@@ -91,6 +93,8 @@ class Administration:
     reload: Callable[[], Awaitable[Sequence[str]]] | None = None
     """Read the files of the running gateway anew; what is wrong with them, in which case the old state stays."""
     second_factors: SecondFactors | None = None
+    running_api_keys: ApiKeys | None = None
+    """Those of the running gateway; None: no server is running."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while something is changed."""
 
@@ -103,6 +107,13 @@ class Administration:
     def role_book(self) -> Roles:
         """The roles of the configuration, and those that were made while running."""
         return Roles(self.roles(), self.stores.collection(ROLES))
+
+    @property
+    def api_keys(self) -> ApiKeys:
+        """The API keys."""
+        return self.running_api_keys or ApiKeys(
+            self.stores.collection(API_KEYS), self.stores.clients, now=self.now
+        )
 
     @property
     def tombstones(self) -> Tombstones:

@@ -7,29 +7,32 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.clock import rfc3339
-from gateway.config.shapes import NAME, ROLE
+from gateway.config.shapes import NAME
 from gateway.identity.registration import code_digest
-from gateway.operations.administration import Administration, Answer, Operation, OperationError
-from gateway.operations.parameters import Parameters
+from gateway.operations.administration import Administration, Answer, Operation, OperationError, UnknownError
+from gateway.operations.parameters import Parameters, check_roles
 from persistence.account_records import InvitationRecord
 from persistence.records import DEFAULT_TENANT, INVITATIONS
 
+_MAX_NAME: Final = 128
+
 
 class AddInvitation(Parameters, frozen=True, kw_only=True):
-    """``days``: how long it is good."""
+    """``days``: how long it is good. ``name``: what it is for; no two of a tenant have the same."""
 
     roles: tuple[str, ...] = ()
     tenant_id: str = DEFAULT_TENANT
     days: int = 7
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.days <= 365:
             raise ValueError("an invitation is good for 1 to 365 days")
         if not NAME.fullmatch(self.tenant_id):
             raise ValueError('a tenant\'s name has 1 to 64 lower-case letters, digits, "_" and "-"')
-        for role in self.roles:
-            if not ROLE.fullmatch(role):
-                raise ValueError(f"not a role's name: {role[:80]!a}")
+        if self.name is not None and not 1 <= len(self.name) <= _MAX_NAME:
+            raise ValueError(f"an invitation's name has 1 to {_MAX_NAME} characters")
+        check_roles(self.roles)
 
 
 class ListInvitations(Parameters, frozen=True, kw_only=True):
@@ -49,6 +52,7 @@ async def _add(admin: Administration, wanted: AddInvitation, actor: str) -> Answ
         if grants is None:
             raise OperationError(f"there is no role {role[:80]!a}; `ostiary roles list` shows all")
         admin.require_grants(grants, f"the role {role}")
+    _check_name(admin, wanted)
     code = secrets.token_urlsafe(18)
     now = admin.now()
     record = InvitationRecord(
@@ -59,6 +63,7 @@ async def _add(admin: Administration, wanted: AddInvitation, actor: str) -> Answ
         created_at=rfc3339(now),
         created_by=actor,
         exp=int(now) + wanted.days * 86400,
+        name=wanted.name,
     )
     await admin.stores.audit.append(
         admin.entry(actor, "invitations.add", tenant_id=wanted.tenant_id, target=record.invitation_id)
@@ -68,13 +73,14 @@ async def _add(admin: Administration, wanted: AddInvitation, actor: str) -> Answ
 
 
 async def _list(admin: Administration, _wanted: ListInvitations, _actor: str) -> Answer:
-    return {"invitations": [_shown(each) for each in admin.stores.collection(INVITATIONS)]}
+    found = admin.stores.collection(INVITATIONS)
+    return {"invitations": [_shown(each) for each in found if admin.sees(each.tenant_id)]}
 
 
 async def _revoke(admin: Administration, wanted: OneInvitation, actor: str) -> Answer:
     record = admin.stores.collection(INVITATIONS).get(wanted.invitation_id)
-    if record is None:
-        raise OperationError("there is no such invitation; `ostiary invitations list` shows all")
+    if record is None or not admin.sees(record.tenant_id):
+        raise UnknownError("there is no such invitation; `ostiary invitations list` shows all")
     await admin.stores.audit.append(
         admin.entry(actor, "invitations.revoke", tenant_id=record.tenant_id, target=record.invitation_id)
     )
@@ -82,9 +88,21 @@ async def _revoke(admin: Administration, wanted: OneInvitation, actor: str) -> A
     return {"invitation": _shown(record)}
 
 
+def _check_name(admin: Administration, wanted: AddInvitation) -> None:
+    """Raises OperationError where the tenant has an invitation of that name, used or not."""
+    if wanted.name is None:
+        return
+    for each in admin.stores.collection(INVITATIONS):
+        if (each.tenant_id, each.name) == (wanted.tenant_id, wanted.name):
+            raise OperationError(
+                f"there is an invitation of that name; `ostiary invitations revoke {each.invitation_id}` takes it away"
+            )
+
+
 def _shown(record: InvitationRecord) -> Answer:
     return {
         "invitation_id": record.invitation_id,
+        "name": record.name,
         "tenant_id": record.tenant_id,
         "roles": list(record.roles),
         "created_at": record.created_at,

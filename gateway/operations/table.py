@@ -26,6 +26,7 @@ from gateway.operations.administration import (
     ParameterError,
     UnknownError,
 )
+from gateway.operations.api_keys import API_KEY_OPERATIONS
 from gateway.operations.audit import compress_audit, follow_audit, prune_audit, query_audit
 from gateway.operations.certificates import CERTIFICATE_OPERATIONS
 from gateway.operations.erasure import ERASURE_OPERATIONS
@@ -290,6 +291,7 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     **SESSION_OPERATIONS,
     **MFA_OPERATIONS,
     **INVITATION_OPERATIONS,
+    **API_KEY_OPERATIONS,
 }
 """Every operation, by the name that the control socket knows it by."""
 

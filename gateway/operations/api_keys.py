@@ -1,0 +1,192 @@
+"""The administrative operations on API keys: what their owners do at ``/auth/api-keys``, by whoever administers them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.clock import rfc3339
+from gateway.identity.api_keys import DEFAULT_LIFETIME, DEFAULT_OVERLAP, MAX_LIFETIME, MAX_OVERLAP
+from gateway.identity.roles import requested_scope
+from gateway.model import Deny
+from gateway.operations.administration import Administration, Answer, Operation, OperationError, UnknownError
+from gateway.operations.parameters import MAX_PAGE, Parameters, check_limit, check_permissions
+from persistence.account_records import ApiKeyRecord
+from persistence.records import API_KEYS, ClientRecord
+
+_MAX_NAME: Final = 128
+_MAX_SCOPES: Final = 64
+
+
+class AddApiKey(Parameters, frozen=True, kw_only=True):
+    """``lifetime``: seconds. No scopes: all that the client may do at the time."""
+
+    client_id: str
+    name: str
+    scopes: tuple[str, ...] = ()
+    lifetime: int = int(DEFAULT_LIFETIME)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.name) <= _MAX_NAME:
+            raise ValueError(f"an API key's name has 1 to {_MAX_NAME} characters")
+        if len(self.scopes) > _MAX_SCOPES:
+            raise ValueError(f"an API key has {_MAX_SCOPES} scopes at most")
+        check_permissions(self.scopes)
+        _check_lifetime(self.lifetime)
+
+
+class ListApiKeys(Parameters, frozen=True, kw_only=True):
+    """A page of the keys of one client, or of all, from the one after ``cursor``."""
+
+    client_id: str | None = None
+    limit: int = MAX_PAGE
+    cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
+
+
+class OneApiKey(Parameters, frozen=True, kw_only=True):
+    """An API key, by its id."""
+
+    key_id: str
+
+
+class RotateApiKey(OneApiKey, frozen=True, kw_only=True):
+    """``lifetime`` of the new key and ``overlap``, for which the old one is good beside it: seconds."""
+
+    lifetime: int = int(DEFAULT_LIFETIME)
+    overlap: int = int(DEFAULT_OVERLAP)
+
+    def __post_init__(self) -> None:
+        _check_lifetime(self.lifetime)
+        if not 0 <= self.overlap <= MAX_OVERLAP:
+            raise ValueError(f"the overlap is {MAX_OVERLAP / 86400:.0f} days at most")
+
+
+async def _add(admin: Administration, wanted: AddApiKey, actor: str) -> Answer:
+    client = admin.changeable_client(wanted.client_id)
+    scope = requested_scope(" ".join(wanted.scopes), admin.role_book.permissions(client))
+    if isinstance(scope, Deny):
+        remedy = f"`ostiary clients show {client.client_id}` shows what it may do"
+        raise OperationError(f"{client.client_id} does not have all of these scopes itself; {remedy}")
+    made = await admin.api_keys.make(
+        client,
+        wanted.name,
+        tuple(scope.split()),
+        wanted.lifetime,
+        _recorded(admin, client, "api_keys.add", wanted.name, actor),
+    )
+    return _told(made)
+
+
+async def _list(admin: Administration, wanted: ListApiKeys, _actor: str) -> Answer:
+    keys = admin.stores.collection(API_KEYS)
+    if wanted.client_id is not None:
+        admin.known_client(wanted.client_id)
+    found = keys if wanted.client_id is None else keys.where("client_id", wanted.client_id)
+    after, now = wanted.cursor or "", admin.now()
+    seen = sorted(
+        (k for k in found if k.key_id > after and admin.sees(k.tenant_id) and (k.exp is None or k.exp > now)),
+        key=lambda key: key.key_id,
+    )
+    page, more = seen[: wanted.limit], len(seen) > wanted.limit
+    return {
+        "api_keys": [_shown(key) for key in page],
+        "next_cursor": page[-1].key_id if more else None,
+    }
+
+
+async def _rotate(admin: Administration, wanted: RotateApiKey, actor: str) -> Answer:
+    old = _known(admin, wanted.key_id)
+    client = admin.changeable_client(old.client_id)
+    made = await admin.api_keys.rotate(
+        client,
+        old.key_id,
+        lifetime=wanted.lifetime,
+        overlap=wanted.overlap,
+        recorded=_recorded(admin, client, "api_keys.rotate", old.key_id, actor),
+    )
+    answer = _told(made)
+    if not admin.api_keys.is_current(old.key_id):
+        await _end_tokens(admin, old.key_id)
+    return answer
+
+
+async def _revoke(admin: Administration, wanted: OneApiKey, actor: str) -> Answer:
+    key = _known(admin, wanted.key_id)
+    client = admin.changeable_client(key.client_id)
+    await _recorded(admin, client, "api_keys.revoke", key.key_id, actor)()
+    await admin.api_keys.remove(key)
+    return {"key": _shown(key), "revoked": await _end_tokens(admin, key.key_id)}
+
+
+def _known(admin: Administration, key_id: str) -> ApiKeyRecord:
+    """A key that is there for whoever asks. Raises UnknownError."""
+    key = admin.stores.collection(API_KEYS).get(key_id)
+    if key is None or not admin.sees(key.tenant_id):
+        raise UnknownError("there is no such API key, or it has expired; `ostiary api-keys list` shows all")
+    return key
+
+
+def _recorded(
+    admin: Administration, client: ClientRecord, operation: str, target: str, actor: str
+) -> Callable[[], Awaitable[None]]:
+    """Writes the entry, once it is sure that the thing will be done."""
+
+    async def record() -> None:
+        await admin.stores.audit.append(
+            admin.entry(
+                actor, operation, client_id=client.client_id, tenant_id=client.tenant_id, target=target
+            )
+        )
+
+    return record
+
+
+async def _end_tokens(admin: Administration, key_id: str) -> int:
+    """End the tokens that were had with the key; how many were live."""
+    moment, tokens, count = admin.timestamp(), admin.stores.tokens, 0
+    # Again until none is left: another may have been issued while the first ones were written.
+    while live := [each for each in tokens.of_family(key_id) if each.revoked_at is None]:
+        await tokens.put(*(msgspec.structs.replace(each, revoked_at=moment) for each in live))
+        count += sum(each.exp > admin.now() for each in live)
+    return count
+
+
+def _told(made: tuple[str, ApiKeyRecord] | Deny) -> Answer:
+    """The new key, this once. Raises OperationError."""
+    if isinstance(made, Deny):
+        raise OperationError(made.detail[:1].lower() + made.detail[1:].rstrip("."))
+    text, key = made
+    return {"api_key": text, "key": _shown(key)}
+
+
+def _shown(key: ApiKeyRecord) -> Answer:
+    return {
+        "key_id": key.key_id,
+        "client_id": key.client_id,
+        "tenant_id": key.tenant_id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": list(key.scopes),
+        "created_at": key.created_at,
+        "expires_at": None if key.exp is None else rfc3339(key.exp),
+        "last_used_at": key.last_used_at,
+        "successor_id": key.successor_id,
+    }
+
+
+def _check_lifetime(seconds: int) -> None:
+    if not 1 <= seconds <= MAX_LIFETIME:
+        raise ValueError(f"an API key is good for a second to {MAX_LIFETIME / 86400:.0f} days")
+
+
+API_KEY_OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
+    "api_keys.add": Operation(AddApiKey, _add),
+    "api_keys.list": Operation(ListApiKeys, _list, changes=False),
+    "api_keys.rotate": Operation(RotateApiKey, _rotate),
+    "api_keys.revoke": Operation(OneApiKey, _revoke),
+}
