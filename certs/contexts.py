@@ -124,7 +124,7 @@ def problems(
 
 
 def expiring(files: TlsFiles, now: float) -> tuple[str, ...]:
-    """What expires soon, or has, each with its remedy. What cannot be read is left out: ``problems`` tells of it."""
+    """What expires soon, each with its remedy. What has, or cannot be read, is left out: ``problems`` tells of it."""
     moment = datetime.fromtimestamp(now, UTC)
     return tuple(_expiring(files, moment))
 
@@ -249,7 +249,9 @@ def _server_problems(files: TlsFiles, moment: datetime) -> Iterator[str]:
         remedy = "name the two files that belong together"
         yield f"{files.private_key}: is not the key of {files.certificate}; {remedy}"
     for certificate in chain:
-        yield from _date_problems(files.certificate, certificate, moment)
+        yield from _date_problems(
+            files.certificate, certificate, moment, "renew it: `ostiary certs issue-server`"
+        )
     usages = extended_key_usages(chain[0])
     if usages and SERVER_AUTH not in usages and ANY_EXTENDED_KEY_USAGE not in usages:
         remedy = "issue one with `ostiary certs issue-server`"
@@ -277,7 +279,9 @@ def _client_ca_problems(files: TlsFiles, moment: datetime, expired_crl: ExpiredC
         return
     for authority in authorities:
         yield from _authority_problems(files.client_ca, authority)
-        yield from _date_problems(files.client_ca, authority, moment)
+        yield from _date_problems(
+            files.client_ca, authority, moment, "put the CA's next certificate in its place"
+        )
     if files.crl is not None and pem.is_there(files.crl):
         yield from _crl_problems(files.crl, authorities, moment, expired_crl)
 
@@ -293,7 +297,7 @@ def _expiring(files: TlsFiles, moment: datetime) -> Iterator[str]:
             continue
         for certificate in certificates:
             start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-            if moment > end - min(_WARN_BEFORE, (end - start) / 3):
+            if end - min(_WARN_BEFORE, (end - start) / 3) < moment <= end:
                 yield f"{path}: {_name(certificate)} expires on {_date(end)}; {remedy}"
     try:
         lists = (
@@ -316,13 +320,13 @@ def _authority_problems(path: Path, certificate: x509.Certificate) -> Iterator[s
         yield f"{path}: {name} lacks what RFC 5280 demands of a CA ({', '.join(lacking)}); make it anew"
 
 
-def _date_problems(path: Path, certificate: x509.Certificate, moment: datetime) -> Iterator[str]:
+def _date_problems(path: Path, certificate: x509.Certificate, moment: datetime, remedy: str) -> Iterator[str]:
     name = _name(certificate)
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if moment < start:
         yield f"{path}: {name} is not valid before {_date(start)}; set the clock, or wait"
     if moment > end:
-        yield f"{path}: {name} expired on {_date(end)}; put a new certificate in its place"
+        yield f"{path}: {name} expired on {_date(end)}; {remedy}"
 
 
 def _crl_problems(

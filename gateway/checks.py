@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from certs.contexts import expiring, problems
+from certs.pem import mode_problem
 from gateway.config.reader import CommandSettings, read_command_settings, read_config
 from gateway.config.values import Config, ConfigError, StdioUpstream
 from gateway.identity.sealing import file_problem
@@ -65,6 +66,8 @@ def start_problems(config: Config | CommandSettings, now: float) -> list[str]:
             expired_crl=tls.crl_expired,
         ),
         *_writable_problems(config.file),
+        *_folder_problems(config),
+        *_ca_key_problems(tls.client_ca),
         *_store_problems(config.storage.path),
         *_mfa_key_problems(config.accounts.mfa_key_file),
     ]
@@ -80,6 +83,28 @@ def _writable_problems(file: Path) -> Iterator[str]:
     """Whoever can write the configuration can have the gateway start any program."""
     if file.stat().st_mode & stat.S_IWOTH:
         yield f"{file}: everybody can write to it; chmod o-w {file}"
+
+
+def _folder_problems(config: Config | CommandSettings) -> Iterator[str]:
+    """Whoever can write to a folder can put another file in the place of one of ours, whatever its mode."""
+    tls = config.tls
+    files = (config.file, tls.certificate, tls.private_key, tls.client_ca, config.accounts.mfa_key_file)
+    for folder in dict.fromkeys(file.parent for file in (*files, config.storage.path) if file is not None):
+        try:
+            mode = folder.stat().st_mode
+        except OSError:
+            continue  # what is missing is told of elsewhere
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            yield f"{folder}: everybody can put other files into it; chmod o-w {folder}"
+
+
+def _ca_key_problems(client_ca: Path | None) -> Iterator[str]:
+    """`ostiary init` puts the CA's key beside its certificate: whoever has it is any client."""
+    if client_ca is None:
+        return
+    problem = mode_problem(client_ca.with_name("ca.key"))
+    if problem is not None:
+        yield problem
 
 
 def _store_problems(folder: Path) -> Iterator[str]:

@@ -194,15 +194,23 @@ def test_check_finds_what_is_wrong_beside_the_configuration(folder: Path) -> Non
     (folder / "persistence").chmod(0o755)
     (folder / "persistence" / "clients.json").chmod(0o640)
     (folder / "ostiary.toml").chmod(0o666)
+    (folder / "certs" / "ca.key").chmod(0o640)
+    (folder / "certs").chmod(0o777)
     found = problems_of(folder)
     for path, remedy in (
         (folder / "certs" / "server.key", "600"),
         (folder / "persistence", f"chmod 700 {folder / 'persistence'}"),
         (folder / "persistence" / "clients.json", "chmod 600"),
         (folder / "ostiary.toml", "chmod o-w"),
+        (folder / "certs" / "ca.key", "chmod 600"),
+        (folder / "certs", f"chmod o-w {folder / 'certs'}"),
     ):
         assert any(line.startswith(f"{path}: ") and remedy in line for line in found), (path, found)
-    assert len(found) == 4
+    assert len(found) == 6
+    words = [*PYTHON, "serve", "--config", str(folder / "ostiary.toml")]
+    refused = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.splitlines() == [f"ostiary: {line}" for line in found]
 
 
 def test_check_finds_missing_and_expired_certificates(folder: Path) -> None:

@@ -546,6 +546,9 @@ def test_a_variable_that_the_file_names_is_no_override(read: Read) -> None:
         ("12345678901234567890123456789012", "counts on"),
         ("abcdefghijklmnopqrstuvwxyz0123456789", "counts on"),
         ("0123456789abcdef0123456789abcdef", "counts on"),
+        ("your-256-bit-secret-your-256-bit", "repeats itself"),
+        ("Xq9-your-512-bit-secret-goes-in-here", "placeholder"),
+        ("Correct-Horse-7-Battery-Staple-81-Moor", "placeholder"),
         ("your-secret-key-at-least-32-characters", "placeholder"),
     ],
 )
