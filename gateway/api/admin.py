@@ -98,6 +98,8 @@ class Resource:
     add: tuple[str, type[Parameters]] | None = None
     change: tuple[str, type[msgspec.Struct]] | None = None
     remove: str | None = None
+    removal: str = ""
+    """What that does, in a sentence."""
 
 
 RESOURCES: Final = (
@@ -108,6 +110,7 @@ RESOURCES: Final = (
         add=("clients.add", AddClient),
         change=("clients.change", ClientPatch),
         remove="clients.erase",
+        removal="Erases a client for good: what identifies it goes from everywhere.",
     ),
     Resource(
         "tenants",
@@ -116,6 +119,7 @@ RESOURCES: Final = (
         add=("tenants.add", AddTenant),
         change=("tenants.set", TenantPatch),
         remove="tenants.remove",
+        removal="Removes a tenant that has no clients, roles or open invitations.",
     ),
     Resource(
         "roles",
@@ -124,9 +128,24 @@ RESOURCES: Final = (
         add=("roles.add", SetRole),
         change=("roles.set", RolePatch),
         remove="roles.remove",
+        removal="Removes a role that nobody has.",
     ),
-    Resource("tokens", "token", "token_id", list_query=PageOfClient, remove="tokens.revoke"),
-    Resource("sessions", "session", "session_id", list_query=PageOfClient, remove="sessions.end"),
+    Resource(
+        "tokens",
+        "token",
+        "token_id",
+        list_query=PageOfClient,
+        remove="tokens.revoke",
+        removal="Revokes a token; a refresh token with all that came of its sign-in.",
+    ),
+    Resource(
+        "sessions",
+        "session",
+        "session_id",
+        list_query=PageOfClient,
+        remove="sessions.end",
+        removal="Ends a session, and the tokens that came of it.",
+    ),
 )
 
 
@@ -163,6 +182,7 @@ class AdminApi:
                 f"Lists the {resource.noun}, a page at a time.",
                 {200: SHOWN[resource.noun].page},
                 query=resource.list_query,
+                refusals=(404,) if resource.list_query is PageOfClient else (),
             )
         )
         async def handler(
@@ -239,7 +259,7 @@ class AdminApi:
     def _remove(self, resource: Resource, operation: str) -> Handler:
         @described(
             Description(
-                f"Ends a {resource.one}: a client is erased, a token revoked.",
+                resource.removal,
                 {204: None},
                 refusals=_REFUSALS,
                 template=f"{{{resource.key}}}",
