@@ -18,6 +18,7 @@ from gateway.client.errors import ClientError, LoginRequiredError
 from gateway.client.given import TOKEN_VARIABLE, GivenCredential
 from gateway.client.identities import Identities, Identity, StoredTokens
 from gateway.outbound.client import ConnectError, Headers, HttpClient, OutboundError, Response
+from gateway.outbound.response import TlsAlertError
 
 LOGIN_SECONDS: Final = 30.0
 """How long the gateway may take to answer at its own endpoints."""
@@ -46,7 +47,13 @@ def tls_context(identity: Identity) -> ssl.SSLContext:
     named = " and ".join(name for name in (identity.certificate, identity.private_key) if name)
     try:
         context.load_cert_chain(identity.certificate, identity.private_key, _no_password)
-    except ssl.SSLError:
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ClientError(f"{named} do not belong together; name the certificate's own key") from None
+        if identity.private_key is None:
+            raise ClientError(
+                f"{named} holds no certificate and key (PEM); name its key with --key"
+            ) from None
         raise ClientError(f"{named}: not a certificate and its key (PEM); name others") from None
     except OSError as error:
         raise ClientError(f"{named}: {_why(error)}; name others with --cert and --key") from None
@@ -288,6 +295,8 @@ def _unreachable(error: OutboundError) -> str:
     said = said[:1].lower() + said[1:] if not said.startswith("TLS") else said
     if "CERTIFICATE_VERIFY_FAILED" in said:
         return f"{said}; name the CA of its certificate with --ca, and call it by a name in that certificate"
+    if isinstance(error, TlsAlertError):
+        return f"{said}; present a certificate that is good there: --cert F --key F"
     if isinstance(error, ConnectError):
         return f"{said}; is the gateway running there?"
     return f"{said}; is the client certificate, or its absence, accepted there?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import Final, cast
 
@@ -14,6 +15,7 @@ from gateway.outbound.response import (
     Response,
     ResponseError,
     ResponseHeaders,
+    TlsAlertError,
 )
 
 MAX_HEAD: Final = 64 * 1024
@@ -175,7 +177,7 @@ class Connection(asyncio.Protocol):
         if self._until_close and exc is None and self._receiving and not self._aborted:
             self._complete()
         elif self._receiving:
-            self._fail(DisconnectedError("The connection ended before the response did.", sent=True))
+            self._fail(_ended_by(exc))
         if self._draining is not None:
             self._draining.cancel()
         self.resume_writing()
@@ -289,6 +291,15 @@ class Connection(asyncio.Protocol):
             self._response.end(error)
             self._response = None
         self.abort()
+
+
+def _ended_by(exc: Exception | None) -> DisconnectedError:
+    """In TLS 1.3 a client hears only after the handshake that its certificate is refused."""
+    reason = exc.reason if isinstance(exc, ssl.SSLError) else None
+    _, alert, what = (reason or "").partition("ALERT_")
+    if alert:
+        return TlsAlertError(f"The server refused the TLS connection ({what.replace('_', ' ').lower()}).")
+    return DisconnectedError("The connection ended before the response did.", sent=True)
 
 
 def _framed(fields: list[tuple[bytes, bytes]]) -> bool:

@@ -35,6 +35,13 @@ class DisconnectedError(OutboundError):
     """The connection ended before the response did."""
 
 
+class TlsAlertError(DisconnectedError):
+    """The server ended TLS with an alert, before it read anything."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=True)
+
+
 class ResponseError(OutboundError):
     """What came is not HTTP/1.1, or larger than allowed."""
 

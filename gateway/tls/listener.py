@@ -8,6 +8,7 @@ place is taken from the moment it is accepted until the socket is closed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -28,6 +29,9 @@ ACCEPT_AT_ONCE: Final = 64
 """How many connections are accepted before others have their turn."""
 PAUSE_SECONDS: Final = 0.2
 """How long accepting rests when the process has no descriptors left."""
+READ_AT_ONCE: Final = 64 * 1024
+MAX_READS: Final = 4
+"""So many times, at most, something is read from a client that was refused."""
 
 _DER: Final = 2
 """``_ssl.ENCODING_DER``."""
@@ -134,6 +138,7 @@ class TlsListener:
             task.add_done_callback(self._handshakes.discard)
 
     async def _handshake(self, accepted: socket.socket, address: str, place: Place) -> None:
+        spare = _duplicate(accepted)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self._connection(address, place.leave),
@@ -145,6 +150,7 @@ class TlsListener:
         except BaseException as error:
             place.leave()
             if isinstance(error, ssl.SSLError):
+                _send_alert(spare, getattr(error, "alert", b""))
                 self._refused(address, _handshake_reason(error), getattr(error, "presented", None))
             elif isinstance(error, ConnectionAbortedError | TimeoutError):
                 self._refused(address, "handshake_timeout")
@@ -152,6 +158,29 @@ class TlsListener:
                 log.debug("a handshake from %s did not finish: %s", address, error)
             else:
                 raise
+        finally:
+            if spare is not None:
+                spare.close()
+
+
+def _duplicate(accepted: socket.socket) -> socket.socket | None:
+    """The same connection once more: the event loop closes its own before anybody hears of a failed handshake."""
+    try:
+        return accepted.dup()
+    except OSError:  # no descriptor is left: then nobody is told why
+        return None
+
+
+def _send_alert(connection: socket.socket | None, alert: bytes) -> None:
+    """Tell the client why its handshake failed (RFC 8446 section 6.2)."""
+    if connection is None or not alert:
+        return
+    with contextlib.suppress(OSError):
+        connection.send(alert)
+        connection.shutdown(socket.SHUT_WR)
+        for _ in range(MAX_READS):  # what is left unread would make it a reset, and the alert be lost
+            if not connection.recv(READ_AT_ONCE):
+                return
 
 
 def sent_with(secured: ssl.SSLObject) -> tuple[bytes, ...]:

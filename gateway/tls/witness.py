@@ -40,6 +40,8 @@ class WitnessedTls(ssl.SSLObject):
     """What has come from the network."""
     _inner: ssl.MemoryBIO
     """What OpenSSL has been given of it."""
+    _outgoing: ssl.MemoryBIO
+    """What is to be sent."""
 
     @classmethod
     def _create(cls, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **options: Any) -> WitnessedTls:
@@ -50,11 +52,15 @@ class WitnessedTls(ssl.SSLObject):
             self: WitnessedTls = super()._create(inner, outgoing, **options)  # type: ignore[misc]
         finally:
             _listen(context, None)
-        self._outer, self._inner = incoming, inner
+        self._outer, self._inner, self._outgoing = incoming, inner, outgoing
         return self
 
     def do_handshake(self) -> None:
-        """As ``SSLObject.do_handshake``; a failure has ``presented``, the certificate of who was refused."""
+        """As ``SSLObject.do_handshake``.
+
+        A failure has ``presented``, the certificate of who was refused, and ``alert``, the bytes that tell them: the event
+        loops send nothing after a failure.
+        """
         self._feed(self._outer.pending)
         context = self.context
         _listen(context, _overheard)
@@ -64,6 +70,7 @@ class WitnessedTls(ssl.SSLObject):
             raise
         except ssl.SSLError as error:
             error.presented = self.presented  # type: ignore[attr-defined]
+            error.alert = self._outgoing.read()  # type: ignore[attr-defined]
             raise
         finally:
             _listen(context, None)

@@ -193,9 +193,10 @@ def test_what_cannot_be_used_is_named(home: Any, user: User, tmp_path: Path) -> 
     assert f"{junk} holds no CA certificate" in user.refused(
         "login", served.url, "--ca", str(junk), "--cert", str(junk)
     )
-    assert "not a certificate and its key" in user.refused(
-        "login", served.url, "--ca", ca, "--cert", str(junk)
-    )
+    assert "name its key with --key" in user.refused("login", served.url, "--ca", ca, "--cert", str(junk))
+    alice, bob = (home.folder / "clients" / name / name for name in ("alice", "bob"))
+    pair = ("--cert", f"{alice}.pem", "--key", f"{bob}.key")
+    assert "do not belong together" in user.refused("login", served.url, "--ca", ca, *pair)
     assert "no such file" in user.refused(
         "login", served.url, "--ca", str(tmp_path / "none"), "--cert", str(junk)
     )
