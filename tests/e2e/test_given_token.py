@@ -51,7 +51,7 @@ def key(gate: Home) -> str:
 def served(gate: Home, key: str) -> Iterator[Served]:
     """It runs, and its upstream does."""
     running = gate.serve()
-    with Caller(gate, running) as nobody:
+    with Caller(gate, running) as nobody:  # the call waits for the upstream to start
         headers = {"X-API-Key": key, "Content-Type": "application/json"}
         call = {
             "jsonrpc": "2.0",

@@ -132,3 +132,11 @@ def test_what_the_admin_api_answers_is_as_described(
         assert answer[noun], noun
         for each in answer[noun]:
             assert each.keys() == one["properties"].keys() == set(one["required"]), noun
+
+
+def test_the_documents_name_every_route(document: Any) -> None:
+    """Where this fails: name the route in docs/http.md."""
+    text = (ROOT / "docs" / "http.md").read_text()
+    paths = {path.replace("/mcp/notes", "/mcp"): methods for path, methods in document["paths"].items()}
+    named = [f"`{m.upper()} {path}`" for path, methods in paths.items() for m in methods if m != "head"]
+    assert [route for route in named if route not in text] == []
