@@ -1,6 +1,8 @@
 // Gives every request of the suite a client certificate and, where set, a bearer token: it has no options for them.
 // OSTIARY_CA, OSTIARY_CERT, OSTIARY_KEY: PEM files. OSTIARY_TOKEN: a JWT. OSTIARY_MODULES: a node_modules folder.
 import fs from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
 import { createRequire } from 'node:module';
 
 const { Agent, setGlobalDispatcher } = createRequire(process.env.OSTIARY_MODULES + '/')('undici');
@@ -14,6 +16,15 @@ const withToken = (headers) => {
   return { ...headers, [field[0]]: field[1] };
 };
 
-const agent = new Agent({ connect: { ca: pem('OSTIARY_CA'), cert: pem('OSTIARY_CERT'), key: pem('OSTIARY_KEY') } });
+const identity = { ca: pem('OSTIARY_CA'), cert: pem('OSTIARY_CERT'), key: pem('OSTIARY_KEY') };
+const agent = new Agent({ connect: identity });
 const bearing = (dispatch) => (options, handler) => dispatch({ ...options, headers: withToken(options.headers) }, handler);
 setGlobalDispatcher(token ? agent.compose(bearing) : agent);
+
+// One scenario sends its requests by node:http, to a URL of https, too.
+if (identity.cert) {
+  http.request = (options, answered) => {
+    const headers = token ? withToken(options.headers) : options.headers;
+    return https.request({ ...options, ...identity, headers }, answered);
+  };
+}
