@@ -43,7 +43,7 @@ conformance: $(READY) ## the official MCP suite, against a server directly and t
 	@$(BIN)/python -m tests.conformance
 
 servers: $(READY) ## servers of others behind one gateway, one killed under load; LOAD seconds a phase (needs npm)
-	@OSTIARY_SERVERS_SECONDS=$(LOAD) $(BIN)/python -m pytest -q -s tests/e2e/test_real_servers.py
+	@LOAD_SECONDS=$(LOAD) $(BIN)/python -m pytest -q -s tests/e2e/test_real_servers.py
 
 soak: $(READY) ## 200,000 calls, 2,000 sessions, 500 cancellations: whether memory and descriptors stay flat
 	@$(BIN)/python -m bench.soak

@@ -28,7 +28,7 @@ from mcp.shared.exceptions import MCPError
 from tests.npm.packages import NODE, available, install, module
 
 BIN = Path(__file__).resolve().parent.parent.parent / ".venv" / "peers" / "bin"
-SECONDS = float(os.environ.get("OSTIARY_SERVERS_SECONDS", "1"))
+SECONDS = float(os.environ.get("LOAD_SECONDS", "1"))
 """How long each phase lasts."""
 PATIENCE = 60
 """Seconds in which what has died must be back, and in which no call may be without an answer."""
