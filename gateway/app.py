@@ -45,6 +45,7 @@ from gateway.identity.api_keys import ApiKeys
 from gateway.identity.certificates import Certificates
 from gateway.identity.clients import Passwords
 from gateway.identity.keyring import Keyring
+from gateway.identity.lockouts import Lockouts
 from gateway.identity.roles import Roles
 from gateway.identity.tenants import known_clients
 from gateway.identity.tokens import Tokens
@@ -63,7 +64,7 @@ from gateway.problems import Problems
 from gateway.reloading import Reloading
 from gateway.server import Gateway
 from gateway.services.http import ServiceProxy
-from gateway.suspicion import alarm
+from gateway.suspicion import alarm, lockout_alarm
 from gateway.telemetry.logs import start_logging
 from gateway.tls.connection import Connection
 from gateway.tls.files import TlsReload, TlsState
@@ -155,8 +156,8 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         stack.push_async_callback(audit.close)
         keyring = Keyring(config.tokens)
         tokens = Tokens(config.tokens, keyring, stores.tokens, clients, now=time.time)
-        passwords = Passwords(config.accounts, config.limits, monotonic=time.monotonic)
-        stack.push_async_callback(passwords.close)
+        turn = asyncio.Lock()
+        lockouts, passwords = _open_passwords(stack, config, stores, audit, turn)
         sessions = signed_in.Sessions(
             stores.collection(SESSIONS), tokens, grace=config.accounts.refresh_grace, now=time.time
         )
@@ -198,7 +199,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         )
         services = [_open_service(stack, settings, audit) for settings in config.services]
         admission = _admission(config, authenticator)
-        factors = open_factors(config.accounts, stores, stack, time.time)
+        factors = open_factors(config.accounts, stores, stack, lockouts, time.time)
         door = OAuthDoor(
             public_url=config.server.public_url,
             admission=admission,
@@ -218,8 +219,10 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             public_url=config.server.public_url,
             register=config.accounts.register,
             passwords=passwords,
+            lockouts=lockouts,
             door=door,
             audit=audit,
+            turn=turn,
             now=time.time,
         )
         token_endpoint = TokenEndpoint(config=config, issuing=accounts.issuing)
@@ -244,7 +247,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             roles=lambda: config.roles,
             now=time.time,
             hash_password=passwords.hash_password,
-            unlock=lambda name: passwords.unlock(name) | factors.unlock(name),
+            lockouts=lockouts,
             reload_keys=reloading.keys,
             reload=reloading.everything,
             on_roles_changed=authenticator.forget_contexts,
@@ -252,7 +255,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             redacted=audit.redacted,
             second_factors=factors,
             running_api_keys=api_keys,
-            turn=accounts.turn,
+            turn=turn,
         )
         description = OpenApi(lambda: routes, config.server.public_url)
         own = {
@@ -299,6 +302,17 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         for care in (housekeeping, tls_reload.watch()):
             stack.push_async_callback(_cancel, asyncio.get_running_loop().create_task(care))
         yield gateway
+
+
+def _open_passwords(
+    stack: AsyncExitStack, config: Config, stores: Stores, audit: Audit, turn: asyncio.Lock
+) -> tuple[Lockouts, Passwords]:
+    lockouts = Lockouts(stores, config.accounts.lockout_after, now=time.time, alarm=lockout_alarm(audit))
+    passwords = Passwords(
+        config.accounts, config.limits, lockouts=lockouts, turn=turn, monotonic=time.monotonic
+    )
+    stack.push_async_callback(passwords.close)
+    return lockouts, passwords
 
 
 def _open_service(stack: AsyncExitStack, settings: ServiceSettings, audit: Audit) -> ServiceProxy:

@@ -40,6 +40,10 @@ class Remembered(Generic[K, V]):
         for key in [key for key, value in self._values.items() if useless(value)]:
             del self._values[key]
 
+    def any(self, matches: Callable[[V], bool]) -> bool:
+        """Whether a value ``matches``."""
+        return any(matches(value) for value in self._values.values())
+
     def clear(self) -> None:
         """Forget everything."""
         self._values.clear()

@@ -117,3 +117,29 @@ class ApiKeyRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     last_used_at: str | None = None
     successor_id: str | None = None
     """The key that takes its place; until ``exp`` both are good."""
+
+
+class LockoutRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An account, an address or both, that has to wait after too many wrong passwords or codes."""
+
+    lockout_id: str
+    """A digest of what is locked."""
+    scope: str
+    """What is locked: ``account_at_address``, ``account``, ``address`` or ``second_factor``."""
+    client_id: str | None = None
+    """None: an address is locked, or a name that nobody has."""
+    tenant_id: str | None = None
+    origin: str | None = None
+    """The address, or the network; None: wherever it is tried."""
+    count: int
+    """The wrong ones in a row."""
+    locked_at: str
+    locked_until: str
+
+
+class FamiliarAddresses(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """From where an account was signed in to, the latest first."""
+
+    client_id: str
+    tenant_id: str
+    networks: tuple[str, ...] = ()

@@ -59,6 +59,11 @@ class JsonCollection(Generic[RecordT]):
         if records:
             self._journal.append_soon(self._change(records))
 
+    def remove_soon(self, *keys: str) -> None:
+        """As ``remove``, without waiting for the disk. Raises StoreError where the journal takes no more writes."""
+        if keys:
+            self._journal.append_soon(CollectionChanged(self.kind.name, remove=keys))
+
     def _change(self, records: Sequence[RecordT]) -> CollectionChanged:
         return CollectionChanged(self.kind.name, tuple(msgspec.Raw(self._encode(each)) for each in records))
 

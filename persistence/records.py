@@ -18,7 +18,9 @@ from msgspec import UNSET, UnsetType
 
 from persistence.account_records import (
     ApiKeyRecord,
+    FamiliarAddresses,
     InvitationRecord,
+    LockoutRecord,
     MfaSession,
     PasswordHistory,
     ProfileRecord,
@@ -203,6 +205,8 @@ MFA_SESSIONS: Final = Kind("mfa_sessions", MfaSession, "token_hash", ("client_id
 TOOL_PINS: Final = Kind("tool_pins", ToolPin, "pin_id", ("upstream",))
 UPSTREAM_NAMES: Final = Kind("upstream_names", UpstreamNames, "upstream")
 API_KEYS: Final = Kind("api_keys", ApiKeyRecord, "key_id", ("key_hash", "client_id"))
+LOCKOUTS: Final = Kind("lockouts", LockoutRecord, "lockout_id", ("client_id",))
+FAMILIAR_ADDRESSES: Final = Kind("familiar_addresses", FamiliarAddresses, "client_id")
 
 KINDS: Final[tuple[Kind[Any], ...]] = (
     REVOKED_CERTIFICATES,
@@ -219,6 +223,8 @@ KINDS: Final[tuple[Kind[Any], ...]] = (
     API_KEYS,
     TOOL_PINS,
     UPSTREAM_NAMES,
+    LOCKOUTS,
+    FAMILIAR_ADDRESSES,
 )
 """Every kind. A store that was made before a kind was added gets its file when it is opened."""
 
@@ -373,6 +379,9 @@ class Collection(Protocol[RecordT]):
 
     def put_soon(self, *records: RecordT) -> None:
         """As ``put``, without waiting for the disk: for what may be lost. Raises StoreError."""
+
+    def remove_soon(self, *keys: str) -> None:
+        """As ``remove``, without waiting for the disk. Raises StoreError."""
 
 
 class Intent(Protocol):

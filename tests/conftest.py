@@ -267,10 +267,21 @@ class Caller:
     """One kept-alive TLS connection to a gateway, as some client or as nobody."""
 
     def __init__(
-        self, home: Home, served: Served, client: Path | None = None, token: str | None = None
+        self,
+        home: Home,
+        served: Served,
+        client: Path | None = None,
+        token: str | None = None,
+        *,
+        address: str | None = None,
     ) -> None:
+        """``address``: of the loopback network, to call from."""
         self._connection = http.client.HTTPSConnection(
-            "localhost", served.port, context=home.tls(client), timeout=20
+            "localhost",
+            served.port,
+            context=home.tls(client),
+            timeout=20,
+            source_address=None if address is None else (address, 0),
         )
         self.token = token
         self._id = 0
@@ -338,8 +349,10 @@ def caller(home: Home) -> Iterator[Callable[..., Caller]]:
     """Makes callers of ``home``'s gateway, and closes them."""
     made: list[Caller] = []
 
-    def make(served: Served, client: Path | None = None, token: str | None = None) -> Caller:
-        made.append(Caller(home, served, client, token))
+    def make(
+        served: Served, client: Path | None = None, token: str | None = None, *, address: str | None = None
+    ) -> Caller:
+        made.append(Caller(home, served, client, token, address=address))
         return made[-1]
 
     yield make

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.clock import rfc3339
+from gateway.identity.lockouts import Lockouts
 from gateway.identity.tenants import known_clients
 from gateway.model import ClientContext, Inbound, Permissions
 from gateway.operations.administration import (
@@ -28,6 +29,7 @@ from gateway.operations.parameters import AddClient, SetPassword
 from gateway.operations.table import OPERATIONS, check_parameters, perform
 from persistence import open_stores
 from persistence.records import (
+    LOCKOUTS,
     PASSWORD_HISTORIES,
     AuditEntry,
     AuditQuery,
@@ -57,7 +59,13 @@ async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
 
 @pytest.fixture
 def admin(stores: Stores) -> Administration:
-    return Administration(stores=stores, roles=lambda: ROLES, now=lambda: NOW, hash_password=hash_password)
+    return Administration(
+        stores=stores,
+        roles=lambda: ROLES,
+        now=lambda: NOW,
+        hash_password=hash_password,
+        lockouts=Lockouts(stores, 3, now=lambda: NOW),
+    )
 
 
 def everything_in(folder: Path) -> bytes:
@@ -293,22 +301,34 @@ async def test_an_erased_client_leaves_only_what_keeps_its_names_from_others(
         assert secret not in kept
 
 
-async def test_unlock_says_where_there_is_nothing_to_unlock(stores: Stores, admin: Administration) -> None:
+async def test_lock_outs_are_listed_and_ended(stores: Stores, admin: Administration) -> None:
     await do(admin, "clients.add", client_id="bob")
-    assert (await do(admin, "clients.unlock", client_id="bob"))["server_running"] is False
-    locked = {"bob"}
-
-    def unlock(name: str) -> bool:
-        was = name in locked
-        locked.discard(name)
-        return was
-
-    running = Administration(
-        stores=stores, roles=lambda: ROLES, now=lambda: NOW, hash_password=hash_password, unlock=unlock
-    )
-    assert (await do(running, "clients.unlock", client_id="bob"))["unlocked"] is True
-    assert (await do(running, "clients.unlock", client_id="bob"))["unlocked"] is False
-    assert (await audit_of(admin))[-1].method == "clients.unlock"
+    assert (await do(admin, "clients.unlock", client_id="bob"))["unlocked"] is False
+    assert len(await audit_of(admin)) == 1
+    bob = stores.clients.get("bob")
+    assert admin.lockouts is not None
+    for address in ("192.0.2.1", "192.0.2.2"):
+        inbound = Inbound("r", "POST", "/auth/login", address, None, None, (), (), 0.0)
+        attempt = admin.lockouts.of_password("bob", inbound, certified=False)
+        for _ in range(3):
+            admin.lockouts.wrong(attempt, bob)
+    await stores.collection(LOCKOUTS).remove("nothing")  # what was handed to the journal is read
+    listed = (await do(admin, "lockouts.list", client_id="bob"))["lockouts"]
+    assert {(each["scope"], each["origin"]) for each in listed} == {
+        ("account_at_address", "192.0.2.1"),
+        ("account_at_address", "192.0.2.2"),
+        ("account", None),
+    }
+    assert {(each["client_id"], each["count"]) for each in listed} <= {("bob", 3), ("bob", 4)}
+    one = listed[0]["lockout_id"]
+    assert (await do(admin, "lockouts.show", lockout_id=one))["lockout"] == listed[0]
+    await do(admin, "lockouts.end", lockout_id=one)
+    with pytest.raises(UnknownError, match="no such lock-out"):
+        await do(admin, "lockouts.end", lockout_id=one)
+    assert (await do(admin, "clients.unlock", client_id="bob"))["unlocked"] is True
+    assert (await do(admin, "lockouts.list"))["lockouts"] == []
+    assert (await do(admin, "clients.unlock", client_id="bob"))["unlocked"] is False
+    assert [entry.method for entry in await audit_of(admin)][1:] == ["lockouts.end", "clients.unlock"]
 
 
 async def test_revoking_an_access_token_ends_it_alone_and_a_refresh_token_its_family(

@@ -19,7 +19,7 @@ from gateway.edge.handler import GatewayRequest, Route
 from gateway.identity.accounts import Accounts
 from gateway.identity.clients import refusal_of
 from gateway.identity.sealing import SealingError
-from gateway.identity.second_factors import SecondFactors, session_over
+from gateway.identity.second_factors import Recorded, SecondFactors, session_over
 from gateway.identity.totp import base32, otpauth_uri
 from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
 from persistence.account_records import MfaSession
@@ -123,7 +123,7 @@ class MfaEndpoint:
         self._door.require_same_client(inbound, client, session.certificate_thumbprint)
         self._door.limit(client.client_id, inbound)
         try:
-            wrong = await self._factors.finish(session, wanted.code)
+            wrong = await self._factors.finish(session, client, wanted.code, inbound)
         except SealingError as error:
             raise Refused(_unavailable(error)) from None
         if wrong is not None:
@@ -146,13 +146,11 @@ class MfaEndpoint:
             refusals=(409,),
         )
     )
-    async def enrol(
-        self, _request: GatewayRequest, _inbound: Inbound, context: ClientContext
-    ) -> web.Response:
+    async def enrol(self, _request: GatewayRequest, inbound: Inbound, context: ClientContext) -> web.Response:
         """``POST /auth/mfa/enrol``"""
         client = self._accounts.client(owner(context, scope=ENROLMENT_SCOPE))
         try:
-            secret = await self._factors.enrol(client)
+            secret = await self._factors.enrol(client, self._recorder("mfa_enrolment", inbound, context))
         except SealingError as error:
             raise Refused(_unavailable(error)) from None
         if isinstance(secret, Deny):
@@ -172,15 +170,15 @@ class MfaEndpoint:
         self, request: GatewayRequest, inbound: Inbound, context: ClientContext
     ) -> web.Response:
         """``POST /auth/mfa/confirm``"""
-        client_id = owner(context, scope=ENROLMENT_SCOPE)
+        client = self._accounts.client(owner(context, scope=ENROLMENT_SCOPE))
         wanted = await json_body(request, MfaCode)
         try:
-            codes = await self._factors.confirm(client_id, wanted.code)
+            recorded = self._recorder("mfa_enabled", inbound, context)
+            codes = await self._factors.confirm(client, wanted.code, inbound, recorded)
         except SealingError as error:
             raise Refused(_unavailable(error)) from None
         if isinstance(codes, Deny):
             raise Refused(codes)
-        await self._record("mfa_enabled", inbound, context)
         return json_answer(RecoveryCodes(recovery_codes=codes))
 
     @described(Description("Turns the second factor off.", {204: None}, body=MfaDisable, refusals=(409,)))
@@ -193,28 +191,31 @@ class MfaEndpoint:
         if not self._factors.enabled(client_id):
             raise Refused(Deny(Reason.CONFLICT, "There is no second factor.", client_id=client_id))
         certified = context.certificate_thumbprint is not None
-        await self._door.check_password(inbound, client_id, wanted.password, certified=certified)
+        client = await self._door.check_password(inbound, client_id, wanted.password, certified=certified)
         try:
-            wrong = await self._factors.verify(client_id, wanted.code)
+            wrong = await self._factors.verify(client, wanted.code, inbound)
         except SealingError as error:
             raise Refused(_unavailable(error)) from None
         if wrong is not None:
             raise Refused(wrong)
-        await self._record("mfa_disabled", inbound, context)
+        await self._recorder("mfa_disabled", inbound, context)()
         await self._factors.remove(client_id)
         return web.Response(status=204, headers=NO_STORE)
 
-    async def _record(self, event: str, inbound: Inbound, context: ClientContext) -> None:
-        await self._audit.record(
-            self._audit.entry(
-                event,
-                AuditStatus.OK,
-                inbound,
-                context,
-                target=context.client_id,
-                duration_ms=self._audit.since(inbound),
+    def _recorder(self, event: str, inbound: Inbound, context: ClientContext) -> Recorded:
+        async def record() -> None:
+            await self._audit.record(
+                self._audit.entry(
+                    event,
+                    AuditStatus.OK,
+                    inbound,
+                    context,
+                    target=context.client_id,
+                    duration_ms=self._audit.since(inbound),
+                )
             )
-        )
+
+        return record
 
 
 def qr_svg(text: str) -> str:

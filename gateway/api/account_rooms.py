@@ -22,6 +22,7 @@ from gateway.edge.handler import Route
 from gateway.identity.accounts import Accounts
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import Passwords
+from gateway.identity.lockouts import Lockouts
 from gateway.identity.registration import Registration
 from gateway.identity.sealing import Sealing, SealingError
 from gateway.identity.second_factors import MfaSettings, SecondFactors
@@ -44,8 +45,7 @@ class AccountRooms:
     sessions: Sessions
     api_keys: ApiKeys
     factors: SecondFactors
-    turn: asyncio.Lock
-    """Held while a client is changed, whoever does it."""
+    lockouts: Lockouts
 
     def sweep(self) -> None:
         """To be called every second or so: what was kept for a moment is forgotten."""
@@ -57,6 +57,7 @@ class AccountRooms:
             await self.sessions.purge(_PURGE_SLICE)
             await self.api_keys.purge(_PURGE_SLICE)
             await self.factors.purge()
+            await self.lockouts.purge(_PURGE_SLICE)
         except StoreError as error:
             log.critical("the store cannot be written: %s", error)
 
@@ -72,12 +73,13 @@ def open_accounts(
     public_url: str,
     register: Register,
     passwords: Passwords,
+    lockouts: Lockouts,
     door: OAuthDoor,
     audit: Audit,
+    turn: asyncio.Lock,
     now: Callable[[], float],
 ) -> AccountRooms:
-    """Everything about accounts. ``clients``: as their tenants let them be known."""
-    turn = asyncio.Lock()
+    """Everything about accounts. ``clients``: as their tenants let them be known. ``turn``: held while one is changed."""
     issuing = Issuing(tokens, sessions, door, api_keys, factors, now)
     accounts = Accounts(stores, clients, passwords, turn=turn, now=now)
     account = AccountEndpoint(issuing=issuing, accounts=accounts, audit=audit)
@@ -92,17 +94,22 @@ def open_accounts(
     registration = Registration(stores, clients, passwords, register, turn=turn, now=now)
     registering = RegisterEndpoint(registration, door, audit)
     routes = {**account.routes(), **keys.routes(), **mfa.routes(), **registering.routes()}
-    return AccountRooms(issuing, routes, sessions, api_keys, factors, turn)
+    return AccountRooms(issuing, routes, sessions, api_keys, factors, lockouts)
 
 
 def open_factors(
-    settings: AccountSettings, stores: Stores, stack: AsyncExitStack, now: Callable[[], float]
+    settings: AccountSettings,
+    stores: Stores,
+    stack: AsyncExitStack,
+    lockouts: Lockouts,
+    now: Callable[[], float],
 ) -> SecondFactors:
     """The second factors, where their key is at hand; ``stack`` closes them. Raises ConfigError."""
     factors = SecondFactors(
         stores,
         Sealing(settings.mfa_key_file),
-        MfaSettings(frozenset(settings.mfa_required_roles), settings.lockout_after),
+        MfaSettings(frozenset(settings.mfa_required_roles)),
+        lockouts=lockouts,
         now=now,
     )
     try:

@@ -100,6 +100,8 @@ class Resource:
     remove: str | None = None
     removal: str = ""
     """What that does, in a sentence."""
+    permission: str = ""
+    """The noun of its permissions, where that is another one."""
 
 
 RESOURCES: Final = (
@@ -146,6 +148,15 @@ RESOURCES: Final = (
         remove="sessions.end",
         removal="Ends a session, and the tokens that came of it.",
     ),
+    Resource(
+        "lockouts",
+        "lockout",
+        "lockout_id",
+        list_query=PageOfClient,
+        remove="lockouts.end",
+        removal="Ends a lock-out.",
+        permission="clients",
+    ),
 )
 
 
@@ -174,7 +185,7 @@ class AdminApi:
         return {**table, f"{PREFIX}exports/": {"GET": export}}
 
     def _route(self, resource: Resource, action: str, handler: Handler) -> Route:
-        return Route(handler, (f"{resource.noun}:{action}",), chooses_tenant=True)
+        return Route(handler, (f"{resource.permission or resource.noun}:{action}",), chooses_tenant=True)
 
     def _list(self, resource: Resource) -> Handler:
         @described(
@@ -189,7 +200,7 @@ class AdminApi:
             request: GatewayRequest, inbound: Inbound, context: ClientContext
         ) -> web.StreamResponse:
             wanted = _page(request.raw_path.partition("?")[2], resource)
-            admin = self._for(context, inbound, resource.noun)
+            admin = self._for(context, inbound, resource.permission or resource.noun)
             return _json(await _perform(admin, f"{resource.noun}.list", wanted))
 
         return handler
@@ -206,7 +217,7 @@ class AdminApi:
         async def handler(
             _request: GatewayRequest, inbound: Inbound, context: ClientContext
         ) -> web.StreamResponse:
-            admin = self._for(context, inbound, resource.noun)
+            admin = self._for(context, inbound, resource.permission or resource.noun)
             answer = await _perform(admin, f"{resource.noun}.show", _named(resource, inbound, admin))
             return _json(answer[resource.one])
 
@@ -222,7 +233,7 @@ class AdminApi:
             request: GatewayRequest, inbound: Inbound, context: ClientContext
         ) -> web.StreamResponse:
             wanted = await _body(request)
-            admin = self._for(context, inbound, resource.noun)
+            admin = self._for(context, inbound, resource.permission or resource.noun)
             if resource.noun == "clients":
                 wanted.setdefault("tenant_id", _acting_on(admin) or DEFAULT_TENANT)
             elif resource.noun == "roles":
@@ -250,7 +261,7 @@ class AdminApi:
                 msgspec.convert(wanted, body)
             except msgspec.ValidationError as error:
                 raise Refused(Deny(Reason.BAD_REQUEST, f"The body is not acceptable: {error}.")) from None
-            admin = self._for(context, inbound, resource.noun)
+            admin = self._for(context, inbound, resource.permission or resource.noun)
             answer = await _perform(admin, operation, wanted | _named(resource, inbound, admin))
             return _json(answer[resource.one])
 
@@ -268,7 +279,7 @@ class AdminApi:
         async def handler(
             _request: GatewayRequest, inbound: Inbound, context: ClientContext
         ) -> web.StreamResponse:
-            admin = self._for(context, inbound, resource.noun)
+            admin = self._for(context, inbound, resource.permission or resource.noun)
             await _perform(admin, operation, _named(resource, inbound, admin))
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
 

@@ -140,7 +140,7 @@ class OAuthDoor:
         if certified is not None and certified.client_id != secret.name:
             raise Refused(_mismatch(secret.name))
         client = await self._passwords.verify(
-            self._clients, secret.name, secret.readings, inbound.address, certified=certified is not None
+            self._clients, secret.name, secret.readings, inbound, certified=certified is not None
         )
         if isinstance(client, ClientRecord):
             return client
@@ -170,7 +170,7 @@ class OAuthDoor:
     ) -> ClientRecord:
         """The caller's own client, if that is its password, counted as any attempt. Raises Refused."""
         client = await self._passwords.verify(
-            self._clients, client_id, (password,), inbound.address, certified=certified
+            self._clients, client_id, (password,), inbound, certified=certified
         )
         if isinstance(client, Deny):
             raise Refused(client)

@@ -28,6 +28,7 @@ from gateway.cli.clients import clients
 from gateway.cli.init import init
 from gateway.cli.invitations import invitations
 from gateway.cli.keys import keys
+from gateway.cli.lockouts import lockouts
 from gateway.cli.mfa import mfa
 from gateway.cli.reload import reload
 from gateway.cli.remote import call, login, logout, whoami
@@ -70,6 +71,7 @@ _AT_THE_GATEWAY = (
     reload,
     check,
     clients,
+    lockouts,
     certs,
     tenants,
     roles,

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,7 @@ async def _perform_here(
     settings: CommandSettings, operation: str, parameters: dict[str, object]
 ) -> dict[str, Any]:
     from gateway.identity.clients import hash_password
+    from gateway.identity.lockouts import Lockouts
     from gateway.identity.sealing import Sealing
     from gateway.identity.second_factors import MfaSettings, SecondFactors
     from gateway.operations.administration import Administration
@@ -98,17 +100,20 @@ async def _perform_here(
         )
         try:
             accounts = settings.accounts
+            lockouts = Lockouts(stores, accounts.lockout_after, now=now)
             factors = SecondFactors(
                 stores,
                 Sealing(accounts.mfa_key_file),
-                MfaSettings(frozenset(accounts.mfa_required_roles), accounts.lockout_after),
+                MfaSettings(frozenset(accounts.mfa_required_roles)),
+                lockouts=lockouts,
                 now=now,
             )
             admin = Administration(
                 stores=stores,
                 roles=lambda: settings.roles,
                 now=now,
-                hash_password=hash_password,
+                hash_password=partial(hash_password, rounds=accounts.bcrypt_cost),
+                lockouts=lockouts,
                 second_factors=factors,
             )
             return await perform_on(admin, operation, parameters, actor)

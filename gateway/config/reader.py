@@ -369,6 +369,7 @@ def _accounts(root: Table, roles: Mapping[str, tuple[str, ...]]) -> AccountSetti
     settings = AccountSettings(
         register=register,
         lockout_after=table.integer("lockout_after", 10, 1, 1000),
+        bcrypt_cost=table.integer("bcrypt_cost", 12, 12, 16),
         refresh_grace=table.seconds("refresh_grace", 10.0, "0s", "5m"),
         mfa_required_roles=_mfa_roles(table, roles),
         mfa_key_file=table.path("mfa_key_file") or table.document.folder / "mfa.key",

@@ -282,6 +282,8 @@ class AccountSettings:
 
     register: Register = Register.OFF
     lockout_after: int = 10
+    bcrypt_cost: int = 12
+    """A hash of a lower cost is made anew when its password is used."""
     refresh_grace: float = 10.0
     mfa_required_roles: tuple[str, ...] = ()
     """Who has one of these signs in with a second factor."""

@@ -2,12 +2,14 @@
 
 The rules of guarding, in the order in which they are applied:
 
+- Who is locked out waits (``lockouts``).
 - Attempts are counted by address and by name before anything is hashed (``[limits] login_per_minute``).
-- After ``[accounts] lockout_after`` wrong passwords a name is locked: 30 s, then twice as long each time, up to 1 h.
 - A name that is unknown, disabled or has no password costs the same work and gets the same answer as a wrong password.
   So does the right password of a client that requires its certificate, where that is not there; it counts as wrong, too,
   or guessing without the certificate would tell.
 - Hashing runs in two threads with a bounded queue: over it, an attempt is refused, and the event loop never waits.
+- A hash of a lower cost than ``[accounts] bcrypt_cost`` gets the difference in work when it is compared, so that its time
+  tells nothing, and is made anew when its password was right.
 """
 
 from __future__ import annotations
@@ -16,25 +18,24 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import bcrypt
+import msgspec
 
 from gateway.config.values import AccountSettings, LimitSettings
 from gateway.identity.common_passwords import is_common
+from gateway.identity.lockouts import Attempt, Lockouts
 from gateway.limits import TokenBuckets, network_of
-from gateway.model import Deny, Reason, Refused
-from gateway.remembered import Remembered
-from persistence.records import ClientRecord, ClientStore
-
-log = logging.getLogger("ostiary.auth")
+from gateway.model import Deny, Inbound, Reason, Refused
+from persistence.records import ClientRecord, ClientStore, StoreError
 
 ROUNDS: Final = 12
-"""bcrypt's cost: 2**12 rounds."""
+"""bcrypt's least cost, and the usual one: 2**12 rounds."""
+_LEAST: Final = 4
+"""The least cost that bcrypt knows."""
 SCHEME: Final = "hmac-sha256-v1"
 """Stands before bcrypt's own string in a stored hash: what was done to the password before bcrypt saw it."""
 MAX_PASSWORD_BYTES: Final = 1024
@@ -47,11 +48,6 @@ _LABEL: Final = b"ostiary password pre-hash v1"
 # A salt and a digest that nobody knows the password of.
 _NOBODY: Final = "uq1fZ8WmT3oVb7cYd0LhXe" + "Kp5sR9tGj2nHv6xQw4yBaE1iUzM8dCf"
 
-_LOCK_SECONDS: Final = 30.0
-_MAX_LOCK_SECONDS: Final = 3600.0
-_FORGET_SECONDS: Final = 86_400.0
-"""Wrong passwords are forgotten a day after the last one."""
-_MAX_NAMES: Final = 65_536
 _MAX_NAME: Final = 256
 
 T = TypeVar("T")
@@ -105,17 +101,31 @@ def require_good_password(password: str, name: str = "") -> bytes:
     return password.encode()
 
 
-async def hash_password(password: str) -> str:
+async def hash_password(password: str, *, rounds: int = ROUNDS) -> str:
     """What is stored for a new password, where no gateway runs. Raises ValueError with the rules that it breaks."""
-    return await asyncio.to_thread(_hash, require_good_password(password), ROUNDS)
+    return await asyncio.to_thread(_hash, require_good_password(password), rounds)
 
 
 def _hash(password: bytes, rounds: int) -> str:
     return SCHEME + bcrypt.hashpw(_shortened(password), bcrypt.gensalt(rounds)).decode("ascii")
 
 
-def _matches(password: bytes, stored: bytes) -> bool:
-    return bcrypt.checkpw(_shortened(password), stored)
+def _matches(password: bytes, stored: str, rounds: int) -> bool:
+    """Whether it is the password; the work is that of 2**rounds, however few the stored hash has."""
+    shortened = _shortened(password)
+    for missing in range(max(_cost(stored), _LEAST), rounds):
+        bcrypt.checkpw(shortened, _nobody(missing).encode())
+    return bcrypt.checkpw(shortened, stored.encode())
+
+
+def _nobody(rounds: int) -> str:
+    return f"$2b${rounds:02d}${_NOBODY}"
+
+
+def _cost(stored: str) -> int:
+    """Bcrypt's cost of a stored hash, with its scheme or without."""
+    cost = stored.partition("$")[2].split("$")[1:2]
+    return int(cost[0]) if cost and cost[0].isdecimal() else 0
 
 
 def _shortened(password: bytes) -> bytes:
@@ -144,9 +154,13 @@ class Hasher:
         """Whether ``password`` is the stored one. Costs the same where there is none. Raises OverloadedError."""
         scheme, dollar, rest = (stored or "").partition("$")
         known = scheme == SCHEME and bool(dollar)
-        against = f"${rest}" if known else f"$2b${self._rounds:02d}${_NOBODY}"
-        matched = await self._run(lambda: _matches(password, against.encode()))
+        against = f"${rest}" if known else _nobody(self._rounds)
+        matched = await self._run(lambda: _matches(password, against, self._rounds))
         return matched and known
+
+    def is_outdated(self, stored: str) -> bool:
+        """Whether a hash of today would cost more."""
+        return _cost(stored) < self._rounds
 
     async def close(self) -> None:
         """Forget what waits, let what runs come to its end."""
@@ -162,48 +176,6 @@ class Hasher:
             self._taken -= 1
 
 
-@dataclass(slots=True)
-class _Wrong:
-    """The wrong passwords for one name, in a row. Times are monotonic seconds."""
-
-    count: int = 0
-    last: float = 0.0
-    locked_until: float = 0.0
-
-
-class Lockouts:
-    """Which names are locked, known or not. In memory: a restart forgets them, as the limits still hold."""
-
-    def __init__(self, after: int) -> None:
-        self._after = after
-        self._wrong: Remembered[str, _Wrong] = Remembered(_MAX_NAMES)
-
-    def wait(self, name: str, now: float) -> float:
-        """Seconds until ``name`` may try again; 0.0: now."""
-        wrong = self._wrong.get(name)
-        return 0.0 if wrong is None else max(0.0, wrong.locked_until - now)
-
-    def count(self, name: str, now: float) -> float:
-        """One more wrong password for ``name``; for how many seconds that locks it."""
-        wrong = self._wrong.get(name)
-        if wrong is None or now - wrong.last > _FORGET_SECONDS:
-            wrong = _Wrong()
-        wrong.count += 1
-        wrong.last = now
-        seconds = 0.0
-        if wrong.count >= self._after:
-            doublings = min(wrong.count - self._after, 16)
-            seconds = min(_LOCK_SECONDS * 2**doublings, _MAX_LOCK_SECONDS)
-            wrong.locked_until = now + seconds
-        self._wrong.put(name, wrong)
-        return seconds
-
-    def forget(self, name: str, now: float) -> bool:
-        """Begin anew with ``name``; whether it was locked."""
-        wrong = self._wrong.forget(name)
-        return wrong is not None and wrong.locked_until > now
-
-
 class Passwords:
     """Verifies passwords, and hashes new ones."""
 
@@ -212,18 +184,22 @@ class Passwords:
         accounts: AccountSettings,
         limits: LimitSettings,
         *,
+        lockouts: Lockouts,
+        turn: asyncio.Lock,
         monotonic: Callable[[], float],
         hasher: Hasher | None = None,
     ) -> None:
+        """``turn``: held while a client is changed, whoever does it."""
+        self._turn = turn
         self._monotonic = monotonic
-        self._hasher = hasher or Hasher()
-        self._lockouts = Lockouts(accounts.lockout_after)
+        self._hasher = hasher or Hasher(rounds=accounts.bcrypt_cost)
+        self._lockouts = lockouts
         per_minute = limits.login_per_minute
         self._by_address = TokenBuckets(per_minute, per_minute)
-        self._by_name = TokenBuckets(per_minute, per_minute)
+        self._by_account = TokenBuckets(per_minute, per_minute)
 
     async def verify(
-        self, clients: ClientStore, name: str, readings: Sequence[str], address: str, *, certified: bool
+        self, clients: ClientStore, name: str, readings: Sequence[str], inbound: Inbound, *, certified: bool
     ) -> ClientRecord | Deny:
         """The client of that name, if its password is one of ``readings``.
 
@@ -234,60 +210,90 @@ class Passwords:
         passwords form-encoded in ``Authorization: Basic``, most clients send them as they are).
         """
         name = name[:_MAX_NAME]
-        now = self._monotonic()
-        wait = self._by_address.take(network_of(address), now) or self._by_name.take(name, now)
-        if wait > 0:
-            return _too_many("Too many attempts", wait, name)
-        locked = self._lockouts.wait(name, now)
-        if locked > 0:
-            return _too_many("Too many wrong passwords for this name", locked, name)
-        client = clients.get(name)
-        stored = client.password_hash if client is not None and is_enabled(client) else None
+        attempt = self._lockouts.of_password(name, inbound, certified=certified)
+        # An attempt while locked out counts for the address, but takes nothing of what the account's owner may try.
+        refusal = self._limited(self._by_address, network_of(inbound.address), name)
+        refusal = refusal or self._locked(attempt)
+        refusal = refusal or self._limited(self._by_account, attempt.account, name)
+        if refusal is not None:
+            return refusal
         try:
-            matched = await self._matches(readings, stored)
+            proven = await self._proven(clients, name, readings)
         except OverloadedError:
             return _too_many("Too many passwords are being checked", 1.0, name)
-        return self._judge(clients, name, stored if matched else None, certified=certified)
+        judged = self._judge(clients, attempt, proven, certified=certified)
+        if isinstance(judged, Deny) or proven is None or not self._hasher.is_outdated(proven[1]):
+            return judged
+        return await self._upgraded(clients, judged, proven[0])
+
+    def _locked(self, attempt: Attempt) -> Deny | None:
+        wait = self._lockouts.wait(attempt)
+        return _too_many("Too many wrong passwords", wait, attempt.name) if wait > 0 else None
+
+    def _limited(self, buckets: TokenBuckets, key: str, name: str) -> Deny | None:
+        wait = buckets.take(key, self._monotonic())
+        return _too_many("Too many attempts", wait, name) if wait > 0 else None
+
+    async def _proven(
+        self, clients: ClientStore, name: str, readings: Sequence[str]
+    ) -> tuple[bytes, str] | None:
+        """The password, and the stored hash that it matched. Raises OverloadedError."""
+        stored = _stored_hash(clients, name)
+        matched = await self._matching(readings, stored)
+        now_stored = _stored_hash(clients, name)
+        if matched is not None and now_stored != stored:  # it was changed meanwhile, perhaps hashed anew
+            matched, stored = await self._matching(readings, now_stored), now_stored
+        return None if matched is None or stored is None else (matched, stored)
 
     def _judge(
-        self, clients: ClientStore, name: str, proven: str | None, *, certified: bool
+        self, clients: ClientStore, attempt: Attempt, proven: tuple[bytes, str] | None, *, certified: bool
     ) -> ClientRecord | Deny:
-        """``proven``: the stored hash that the password matched. Hashing takes a while, so look again."""
-        now = self._monotonic()
-        locked = self._lockouts.wait(name, now)
-        if locked > 0:  # by others meanwhile: guessing side by side must not get round the lock
-            return _too_many("Too many wrong passwords for this name", locked, name)
-        client = clients.get(name)
-        if proven is None or client is None or not is_enabled(client) or client.password_hash != proven:
-            self._count(name, client, now)
+        """Hashing takes a while, so look again: guessing side by side must not get round a lock-out."""
+        locked = self._locked(attempt)
+        if locked is not None:
+            return locked
+        name, client = attempt.name, clients.get(attempt.name)
+        if proven is None or client is None or not is_enabled(client) or client.password_hash != proven[1]:
+            self._lockouts.wrong(attempt, client)
             return Deny(Reason.INVALID_CREDENTIALS, _WRONG, client_id=name)
         if client.require_certificate and not certified:
-            self._count(name, client, now)
+            self._lockouts.wrong(attempt, client)
             return Deny(Reason.CERTIFICATE_REQUIRED, _WRONG, client_id=name)
-        self._lockouts.forget(name, now)
+        self._lockouts.right(attempt, client)
         return client
 
-    def _count(self, name: str, client: ClientRecord | None, now: float) -> None:
-        """A wrong password; an alarm where it locks somebody. (A name that nobody has could be a password.)"""
-        seconds = self._lockouts.count(name, now)
-        if seconds and client is not None:
-            log.warning(
-                "too many wrong passwords for client %s: locked for %.0f s; `ostiary clients unlock` ends it",
-                client.client_id,
-                seconds,
-            )
+    async def _upgraded(
+        self, clients: ClientStore, client: ClientRecord, password: bytes
+    ) -> ClientRecord | Deny:
+        """The client with a hash of today's cost; where that cannot be made now, as it was."""
+        try:
+            password_hash = await self._hasher.hash(password)
+        except OverloadedError:
+            return client
+        async with self._turn:
+            present = clients.get(client.client_id)
+            if present is None or not is_enabled(present):
+                return Deny(Reason.INVALID_CREDENTIALS, _WRONG, client_id=client.client_id)
+            if present.password_hash != client.password_hash:
+                return present
+            upgraded = msgspec.structs.replace(present, password_hash=password_hash)
+            try:
+                await clients.put(upgraded)
+            except StoreError:
+                return present  # signing in will say so
+        return upgraded
 
-    async def _matches(self, readings: Sequence[str], stored: str | None) -> bool:
+    async def _matching(self, readings: Sequence[str], stored: str | None) -> bytes | None:
+        """The reading that is the password."""
         for reading in readings:
             password = _as_bytes(reading)
             if await self._hasher.matches(password, stored if password else None):
-                return True
-        return False
+                return password
+        return None
 
     def throttle(self, address: str) -> Deny | None:
         """Count an attempt to register from that address; the refusal where it is one too many."""
-        wait = self._by_address.take(network_of(address), self._monotonic())
-        return _too_many("Too many attempts", wait, "") if wait > 0 else None
+        return self._limited(self._by_address, network_of(address), "")
 
     async def is_one_of(self, password: str, stored: Sequence[str]) -> bool:
         """Whether it is the password of one of these hashes. Raises Refused where too many wait."""
@@ -308,13 +314,14 @@ class Passwords:
         except OverloadedError:
             raise ValueError("too many passwords are being hashed now; try again") from None
 
-    def unlock(self, name: str) -> bool:
-        """End the lock-out of ``name``; whether there was one."""
-        return self._lockouts.forget(name, self._monotonic())
-
     async def close(self) -> None:
         """End the threads."""
         await self._hasher.close()
+
+
+def _stored_hash(clients: ClientStore, name: str) -> str | None:
+    client = clients.get(name)
+    return client.password_hash if client is not None and is_enabled(client) else None
 
 
 def _as_bytes(password: str) -> bytes:

@@ -2,8 +2,7 @@
 
 - A password alone is half of a sign-in: the other half is a code, within 300 s, by a token that is good for nothing else.
 - Each code is good once, and so is each time step; the one before and the one after are accepted, too.
-- Codes are limited for each account: 5 a minute, recovery codes 3; after ``[accounts] lockout_after`` wrong ones in a row
-  with the back-off of passwords.
+- Codes are limited for each account: 5 a minute, recovery codes 3; wrong ones in a row lock it (``lockouts``).
 - A certificate and an API key are strong by themselves: no second factor is asked for.
 """
 
@@ -12,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
@@ -20,12 +19,13 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from gateway.clock import rfc3339
-from gateway.identity.clients import Hasher, Lockouts, OverloadedError
+from gateway.identity.clients import Hasher, OverloadedError
+from gateway.identity.lockouts import Attempt, Lockouts
 from gateway.identity.sealing import Sealing
 from gateway.identity.tenants import Tenants
 from gateway.identity.totp import DIGITS, SECRET_BYTES, matching_step
 from gateway.limits import TokenBuckets
-from gateway.model import Deny, Reason
+from gateway.model import Deny, Inbound, Reason
 from persistence.account_records import MfaSession, SecondFactor
 from persistence.records import MFA_SESSIONS, SECOND_FACTORS, TENANTS, ClientRecord, Stores
 
@@ -39,12 +39,28 @@ _ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
 """31 characters, of which no two look alike."""
 
 
+Recorded = Callable[[], Awaitable[None]]
+"""Enters in the audit what is about to be done. What it raises, keeps it from being done."""
+
+
 @dataclass(frozen=True, slots=True)
 class MfaSettings:
     """What the configuration says of second factors."""
 
     required_roles: frozenset[str]
-    lockout_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """Who tries a code, and where."""
+
+    client: ClientRecord
+    inbound: Inbound
+
+    @property
+    def attempt(self) -> Attempt:
+        """As lock-outs count it."""
+        return Lockouts.of_code(self.client.client_id, self.inbound)
 
 
 class SecondFactors:
@@ -56,6 +72,7 @@ class SecondFactors:
         sealing: Sealing,
         settings: MfaSettings,
         *,
+        lockouts: Lockouts,
         now: Callable[[], float],
         hasher: Hasher | None = None,
     ) -> None:
@@ -66,7 +83,7 @@ class SecondFactors:
         self._settings = settings
         self._now = now
         self._hasher = hasher or Hasher(rounds=RECOVERY_ROUNDS, threads=1)
-        self._lockouts = Lockouts(settings.lockout_after)
+        self._lockouts = lockouts
         self._codes = TokenBuckets(CODES_PER_MINUTE, CODES_PER_MINUTE)
         self._recoveries = TokenBuckets(RECOVERIES_PER_MINUTE, RECOVERIES_PER_MINUTE)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -91,30 +108,38 @@ class SecondFactors:
 
     # Getting one, losing it
 
-    async def enrol(self, client: ClientRecord) -> bytes | Deny:
-        """A new secret, which counts once it is confirmed. Raises SealingError, StoreError."""
+    async def enrol(self, client: ClientRecord, recorded: Recorded) -> bytes | Deny:
+        """A new secret, which counts once it is confirmed. ``recorded``: as in ``confirm``. Raises SealingError, StoreError."""
         async with self._turn(client.client_id):
             if self.enabled(client.client_id):
                 detail = "There is a second factor already: disable it first."
                 return Deny(Reason.CONFLICT, detail, client_id=client.client_id)
             secret = secrets.token_bytes(SECRET_BYTES)
+            sealed_secret = self._sealing.seal(secret, client.client_id)
+            await recorded()
             await self._factors.put(
                 SecondFactor(
                     client_id=client.client_id,
                     tenant_id=client.tenant_id,
-                    sealed_secret=self._sealing.seal(secret, client.client_id),
+                    sealed_secret=sealed_secret,
                     created_at=rfc3339(self._now()),
                 )
             )
             return secret
 
-    async def confirm(self, client_id: str, code: str) -> tuple[str, ...] | Deny:
-        """The recovery codes, shown this once, for the first code of the app. Raises SealingError, StoreError."""
+    async def confirm(
+        self, client: ClientRecord, code: str, inbound: Inbound, recorded: Recorded
+    ) -> tuple[str, ...] | Deny:
+        """The recovery codes, shown this once, for the first code of the app. Raises SealingError, StoreError.
+
+        ``recorded`` is awaited once it is sure that it will be done, before it is.
+        """
+        client_id = client.client_id
         async with self._turn(client_id):
             factor = self._factors.get(client_id)
             if factor is None or factor.confirmed_at is not None:
                 return Deny(Reason.CONFLICT, "There is nothing to confirm: enrol first.", client_id=client_id)
-            step = self._step(factor, code)
+            step = self._step(factor, code, _Tried(client, inbound))
             if isinstance(step, Deny):
                 return step
             codes = tuple(_recovery_code() for _ in range(RECOVERY_CODES))
@@ -122,6 +147,7 @@ class SecondFactors:
                 hashes = [await self._hasher.hash(_normal(each).encode()) for each in codes]
             except OverloadedError:
                 return _too_many(1.0, client_id)
+            await recorded()
             await self._factors.put(
                 msgspec.structs.replace(
                     factor,
@@ -132,27 +158,28 @@ class SecondFactors:
             )
             return codes
 
-    async def verify(self, client_id: str, code: str) -> Deny | None:
+    async def verify(self, client: ClientRecord, code: str, inbound: Inbound) -> Deny | None:
         """Use up a code of the app, or a recovery code; None: it was good. Raises SealingError, StoreError."""
-        async with self._turn(client_id):
-            return await self._use_up(client_id, code)
+        async with self._turn(client.client_id):
+            return await self._use_up(code, _Tried(client, inbound))
 
-    async def _use_up(self, client_id: str, code: str) -> Deny | None:
+    async def _use_up(self, code: str, tried: _Tried) -> Deny | None:
+        client_id = tried.client.client_id
         factor = self._factors.get(client_id)
         if factor is None or factor.confirmed_at is None:
             return _wrong(client_id)
         if _is_totp(code):
-            step = self._step(factor, code)
+            step = self._step(factor, code, tried)
             if isinstance(step, Deny):
                 return step
             factor = msgspec.structs.replace(factor, last_step=step)
         else:
-            left = await self._without(factor, code)
+            left = await self._without(factor, code, tried)
             if isinstance(left, Deny):
                 return left
             factor = msgspec.structs.replace(factor, recovery_hashes=left)
         await self._factors.put(factor)
-        self._lockouts.forget(client_id, self._now())
+        self._lockouts.right(tried.attempt, tried.client)
         return None
 
     async def remove(self, client_id: str) -> bool:
@@ -178,10 +205,6 @@ class SecondFactors:
                 count += 1
         self._sealing.drop_old_keys()
         return count
-
-    def unlock(self, client_id: str) -> bool:
-        """End the lock-out of that client's codes; whether there was one."""
-        return self._lockouts.forget(client_id, self._now())
 
     # Between the two steps
 
@@ -214,7 +237,9 @@ class SecondFactors:
         """Whether the password that the first step proved is still the client's."""
         return secrets.compare_digest(session.password_digest, _digest(client.password_hash or ""))
 
-    async def finish(self, session: MfaSession, code: str) -> Deny | None:
+    async def finish(
+        self, session: MfaSession, client: ClientRecord, code: str, inbound: Inbound
+    ) -> Deny | None:
         """The second step: with a good code the token is good no more. Raises SealingError, StoreError.
 
         One at a time: of two good codes that come side by side, the second one finds no session.
@@ -222,7 +247,7 @@ class SecondFactors:
         async with self._turn(session.client_id):
             if self._sessions.get(session.token_hash) is None:
                 return session_over(session.client_id)
-            wrong = await self._use_up(session.client_id, code)
+            wrong = await self._use_up(code, _Tried(client, inbound))
             if wrong is None:
                 await self._sessions.remove(session.token_hash)
             return wrong
@@ -239,23 +264,21 @@ class SecondFactors:
 
     # Codes
 
-    def _step(self, factor: SecondFactor, code: str) -> int | Deny:
+    def _step(self, factor: SecondFactor, code: str, tried: _Tried) -> int | Deny:
         """The time step of a code that has not been used. Counted as an attempt."""
-        now = self._now()
-        limited = self._limited(self._codes, factor.client_id, now)
+        limited = self._limited(self._codes, tried)
         if limited is not None:
             return limited
         secret = self._sealing.open(factor.sealed_secret, factor.client_id)
-        step = matching_step(secret, code, now) if _is_totp(code) else None
+        step = matching_step(secret, code, self._now()) if _is_totp(code) else None
         if step is None or step <= factor.last_step:
-            self._lockouts.count(factor.client_id, now)
+            self._lockouts.wrong(tried.attempt, tried.client)
             return _wrong(factor.client_id)
         return step
 
-    async def _without(self, factor: SecondFactor, code: str) -> tuple[str, ...] | Deny:
+    async def _without(self, factor: SecondFactor, code: str, tried: _Tried) -> tuple[str, ...] | Deny:
         """The recovery codes that are left once ``code`` is used up. Counted as an attempt."""
-        now = self._now()
-        limited = self._limited(self._recoveries, factor.client_id, now)
+        limited = self._limited(self._recoveries, tried)
         if limited is not None:
             return limited
         encoded = _normal(code).encode("utf-8", "replace")[:64]
@@ -265,11 +288,12 @@ class SecondFactors:
                     return tuple(each for each in factor.recovery_hashes if each != stored)
         except OverloadedError:
             return _too_many(1.0, factor.client_id)
-        self._lockouts.count(factor.client_id, now)
+        self._lockouts.wrong(tried.attempt, tried.client)
         return _wrong(factor.client_id)
 
-    def _limited(self, buckets: TokenBuckets, client_id: str, now: float) -> Deny | None:
-        wait = self._lockouts.wait(client_id, now) or buckets.take(client_id, now)
+    def _limited(self, buckets: TokenBuckets, tried: _Tried) -> Deny | None:
+        client_id = tried.client.client_id
+        wait = self._lockouts.wait(tried.attempt) or buckets.take(client_id, self._now())
         return _too_many(wait, client_id) if wait > 0 else None
 
     def _turn(self, client_id: str) -> asyncio.Lock:

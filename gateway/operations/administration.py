@@ -12,6 +12,7 @@ import msgspec
 from gateway.clock import rfc3339
 from gateway.config.shapes import did_you_mean
 from gateway.identity.api_keys import ApiKeys
+from gateway.identity.lockouts import Lockouts
 from gateway.identity.roles import Roles
 from gateway.identity.second_factors import SecondFactors
 from gateway.identity.tenants import Tenants
@@ -68,7 +69,6 @@ class Administration:
     """What the operations work on.
 
     ``hash_password`` raises ValueError, with the rule that is broken, for a password that must not be used.
-    ``unlock`` ends a lock-out and says whether there was one; None: no server is running, so nobody is locked out.
     """
 
     stores: Stores
@@ -76,7 +76,8 @@ class Administration:
     """The roles of the configuration that is in force."""
     now: Callable[[], float]
     hash_password: Callable[[str], Awaitable[str]]
-    unlock: Callable[[str], bool] | None = None
+    lockouts: Lockouts | None = None
+    """Those of the running gateway, or of the store where none runs."""
     reload_keys: Callable[[], str] | None = None
     """Read the signing keys anew, and the ``kid`` of the one that signs; None: no server is running.
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from gateway.identity.sealing import SealingError
 from gateway.identity.second_factors import SecondFactors
 from gateway.operations.administration import Administration, Answer, Operation, OperationError
+from gateway.operations.lockouts import lockouts_of
 from gateway.operations.parameters import OneClient, Parameters
 from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus
 
@@ -23,7 +24,7 @@ async def _reset(admin: Administration, wanted: OneClient, actor: str) -> Answer
     await admin.stores.audit.append(
         _entry(admin, "clients.mfa_reset", actor, client.client_id, client.tenant_id)
     )
-    factors.unlock(client.client_id)
+    await lockouts_of(admin).unlock(client.client_id)
     return {"client_id": client.client_id, "reset": await factors.remove(client.client_id)}
 
 

@@ -32,6 +32,7 @@ from gateway.operations.certificates import CERTIFICATE_OPERATIONS
 from gateway.operations.erasure import ERASURE_OPERATIONS
 from gateway.operations.invitations import INVITATION_OPERATIONS
 from gateway.operations.keys import KEY_OPERATIONS
+from gateway.operations.lockouts import LOCKOUT_OPERATIONS
 from gateway.operations.mfa import MFA_OPERATIONS
 from gateway.operations.parameters import (
     NO_CERTIFICATE,
@@ -196,14 +197,6 @@ async def _change_client(admin: Administration, wanted: ChangeClient, actor: str
     return {"client": _client(changed), **revoked}
 
 
-async def _unlock_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
-    client = admin.changeable_client(wanted.client_id)
-    if admin.unlock is None:
-        return {"client_id": client.client_id, "unlocked": False, "server_running": False}
-    await admin.stores.audit.append(_entry(admin, actor, client, "clients.unlock"))
-    return {"client_id": client.client_id, "unlocked": admin.unlock(client.client_id), "server_running": True}
-
-
 async def _list_tokens(admin: Administration, wanted: ListTokens, _actor: str) -> Answer:
     store, start = admin.stores.tokens, wanted.cursor
     tokens: Iterable[TokenRecord] = store if wanted.client_id is None else store.of_client(wanted.client_id)
@@ -274,7 +267,6 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "clients.set_password": Operation(SetPassword, _set_password),
     "clients.roles": Operation(ChangeRoles, _change_roles),
     "clients.change": Operation(ChangeClient, _change_client),
-    "clients.unlock": Operation(OneClient, _unlock_client),
     "tokens.list": Operation(ListTokens, _list_tokens, changes=False),
     "tokens.show": Operation(OneToken, _show_token, changes=False),
     "tokens.revoke": Operation(RevokeTokens, _revoke_tokens),
@@ -292,6 +284,7 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     **MFA_OPERATIONS,
     **INVITATION_OPERATIONS,
     **API_KEY_OPERATIONS,
+    **LOCKOUT_OPERATIONS,
 }
 """Every operation, by the name that the control socket knows it by."""
 

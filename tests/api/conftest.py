@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -38,6 +39,7 @@ from gateway.edge.handler import GatewayRequest, Handler
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.clients import Hasher, Passwords
 from gateway.identity.keyring import Keyring
+from gateway.identity.lockouts import Lockouts
 from gateway.identity.sealing import Sealing
 from gateway.identity.second_factors import MfaSettings, SecondFactors
 from gateway.identity.sessions import Sessions
@@ -145,10 +147,14 @@ class World:
             self.config.tokens, Keyring(self.config.tokens), stores.tokens, stores.clients, now=self.clock
         )
         self.sessions = Sessions(stores.collection(SESSIONS), self.tokens, grace=10.0, now=self.clock)
+        self.lockouts = Lockouts(stores, self.config.accounts.lockout_after, now=self.clock)
+        self.code_lockouts = Lockouts(stores, 10, now=self.clock)
+        self.turn = asyncio.Lock()
         self.factors = SecondFactors(
             stores,
             Sealing(stores.path.parent / "mfa.key"),
-            MfaSettings(frozenset({"guarded"}), 10),
+            MfaSettings(frozenset({"guarded"})),
+            lockouts=self.code_lockouts,
             now=self.clock,
             hasher=Hasher(rounds=4, threads=1),
         )
@@ -157,7 +163,12 @@ class World:
             self.tokens, stores.clients, ROLES, DEFAULT_RULES, api_keys=self.api_keys, now=self.clock
         )
         self.passwords = Passwords(
-            self.config.accounts, self.config.limits, monotonic=self.clock, hasher=self.hasher
+            self.config.accounts,
+            self.config.limits,
+            lockouts=self.lockouts,
+            turn=self.turn,
+            monotonic=self.clock,
+            hasher=self.hasher,
         )
         self.use_audit(Audit(stores.audit, OnAuditFailure.REFUSE, now=self.clock, monotonic=self.clock))
         self.http: TestClient[Any, Any]
@@ -193,8 +204,10 @@ class World:
             public_url=URL,
             register=self.config.accounts.register,
             passwords=self.passwords,
+            lockouts=self.lockouts,
             door=door,
             audit=self.audit,
+            turn=self.turn,
             now=self.clock,
         )
         tokens = TokenEndpoint(config=self.config, issuing=rooms.issuing)

@@ -198,3 +198,17 @@ def test_a_password_that_an_administrator_sets_ends_every_session(
     again, _ = sign_in(caller, served, password=OTHER)
     back = post(again, "/auth/change-password", current_password=OTHER, new_password=PASSWORD)
     assert back.json["reason"] == "password_rejected", "one of the last five"
+
+
+def test_a_hash_is_made_anew_when_the_cost_has_risen(home: Home, caller: Any) -> None:
+    home.configure("", settings={"limits": {"login_per_minute": 1000}, "accounts": {"bcrypt_cost": 13}})
+    served = home.serve()
+    sign_in(caller, served)
+    home.cli("clients", "set-password", "bob", "--password-stdin", stdin=f"{OTHER}\n")
+    served.stop()
+    kept = json.loads((home.folder / "persistence" / "clients.json").read_text())["clients"]
+    hashes = {each["client_id"]: each["password_hash"] for each in kept}
+    assert hashes["alice"].startswith("hmac-sha256-v1$2b$13$")
+    assert hashes["bob"].startswith("hmac-sha256-v1$2b$13$")
+    assert hashes["root"].startswith("hmac-sha256-v1$2b$12$"), "nobody signed in"
+    sign_in(caller, home.serve())
