@@ -46,6 +46,7 @@ from gateway.identity.certificates import Certificates
 from gateway.identity.clients import Passwords
 from gateway.identity.keyring import Keyring
 from gateway.identity.lockouts import Lockouts
+from gateway.identity.profiles import Profiles
 from gateway.identity.roles import Roles
 from gateway.identity.tenants import known_clients
 from gateway.identity.tokens import Tokens
@@ -155,7 +156,14 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         )
         stack.push_async_callback(audit.close)
         keyring = Keyring(config.tokens)
-        tokens = Tokens(config.tokens, keyring, stores.tokens, clients, now=time.time)
+        tokens = Tokens(
+            config.tokens,
+            keyring,
+            stores.tokens,
+            clients,
+            now=time.time,
+            email_verified=Profiles(stores, now=time.time).is_verified,
+        )
         turn = asyncio.Lock()
         lockouts, passwords = _open_passwords(stack, config, stores, audit, turn)
         sessions = signed_in.Sessions(

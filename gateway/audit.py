@@ -184,6 +184,21 @@ class Audit:
         except StoreError as error:
             self._failed(error)
 
+    async def did(
+        self, event: str, inbound: Inbound, context: ClientContext, target: str | None = None
+    ) -> None:
+        """``record`` what a caller does to its own account. ``target``: if not the client itself."""
+        await self.record(
+            self.entry(
+                event,
+                AuditStatus.OK,
+                inbound,
+                context,
+                target=target or context.client_id,
+                duration_ms=self.since(inbound),
+            )
+        )
+
     async def begin(self, entry: AuditEntry, started: float) -> Pending:
         """The intent, durable on return. Raises Refused as ``record`` does. ``started``: monotonic seconds."""
         try:

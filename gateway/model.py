@@ -61,6 +61,7 @@ class Reason(StrEnum):
     NOT_ACCEPTABLE = "not_acceptable"
     PROTOCOL_VERSION = "protocol_version"
     INVALID_GRANT = "invalid_grant"
+    EMAIL_CODE_INVALID = "email_code_invalid"
     PASSWORD_REJECTED = "password_rejected"  # noqa: S105
     CONFLICT = "conflict"
     REGISTRATION_CLOSED = "registration_closed"

@@ -106,6 +106,7 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     Reason.NOT_ACCEPTABLE: _malformed(406, "Not acceptable"),
     Reason.PROTOCOL_VERSION: _malformed(400, "The MCP revision is not supported"),
     Reason.PASSWORD_REJECTED: _malformed(400, "The password cannot be used"),
+    Reason.EMAIL_CODE_INVALID: _malformed(400, "The e-mail address is not proven"),
     Reason.MFA_REQUIRED: _unauthenticated("A second factor is required", challenge=""),
     Reason.MFA_CODE_INVALID: _unauthenticated("The code is wrong", challenge=""),
     Reason.MFA_SESSION_INVALID: _unauthenticated("The sign-in has expired", challenge=""),

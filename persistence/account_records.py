@@ -23,6 +23,8 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     address: str | None = None
     user_agent: str | None = None
     certificate_thumbprint: str | None = None
+    second_factor: bool = False
+    """Whether it was begun with one."""
     created_at: str
     last_used_at: str
 

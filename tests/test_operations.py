@@ -523,7 +523,7 @@ async def test_the_audit_says_what_was_changed(admin: Administration) -> None:
     await do(admin, "clients.change", client_id="bob", roles=["admin"], disabled=True)
     await do(admin, "clients.roles", client_id="bob", roles=[], permissions=[])
     assert [(entry.method, entry.target) for entry in await audit_of(admin)] == [
-        ("tenants.add", "acme"),
+        ("tenants.add", "acme: mfa_required=true"),
         ("tenants.set", "acme: name=Acme"),
         ("tenants.set", "acme: mfa_required=false"),
         ("tenants.disable", "acme"),

@@ -144,6 +144,7 @@ async def test_an_access_token_has_the_claims_and_the_header_of_rfc_9068(world: 
         "exp": int(START) + 3600,
         "auth_time": int(START),
         "email": "alice@example.org",
+        "email_verified": False,
         "cnf": {"x5t#S256": THUMBPRINT},
     }
     assert issued.expires_in == 3600
@@ -166,7 +167,7 @@ async def test_whoever_has_the_secret_can_verify_it(world: World) -> None:
 async def test_an_unbound_token_has_no_cnf_and_an_account_without_email_no_email(world: World) -> None:
     await world.change(email=None)
     claims = claims_of((await world.issue()).access_token)
-    assert not {"cnf", "email"} & claims.keys()
+    assert not {"cnf", "email", "email_verified"} & claims.keys()
 
 
 async def test_it_is_stored_before_it_is_handed_out_and_never_itself(world: World, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One's own account: signing in and out, who one is, the password, and one's sessions.
+"""One's own account: signing in and out, the password, and one's sessions.
 
 An API key may do none of this, nor may a token that was had with one, nor a token that was narrowed: they stand for the
 client at work, not for whoever owns the account.
@@ -6,7 +6,7 @@ client at work, not for whoever owns the account.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -22,7 +22,7 @@ from gateway.identity.sessions import Sessions
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.strict_json import StrictJsonError, parse_object
 from persistence.account_records import SessionRecord
-from persistence.records import AuditStatus, ClientRecord, TokenRecord
+from persistence.records import ClientRecord, TokenRecord
 
 MAX_BODY: Final = 16 * 1024
 SESSIONS_PATH: Final = "/auth/sessions/"
@@ -85,7 +85,6 @@ class AccountEndpoint:
         return {
             "/auth/login": {"POST": Route(self.login, identify=False)},
             "/auth/logout": {"POST": Route(self.logout)},
-            "/auth/me": {"GET": Route(self.me)},
             "/auth/health": dict.fromkeys(("GET", "HEAD"), Route(self.health, identify=False)),
             "/auth/change-password": {"POST": Route(self.change_password)},
             "/auth/sessions": {"GET": Route(self.list_sessions), "DELETE": Route(self.end_others)},
@@ -121,10 +120,10 @@ class AccountEndpoint:
         self, _request: GatewayRequest, inbound: Inbound, context: ClientContext
     ) -> web.Response:
         """``POST /auth/logout``: ends the session that the token is of, or the token where there is none."""
-        client_id = owner(context, any_scope=True)
+        owner(context, any_scope=True)
         token = self._token(context)
         session = self._current(token)
-        await self._record("logout", inbound, context, target=client_id)
+        await self._audit.did("logout", inbound, context)
         if session is not None:
             await self._sessions.end(session)
         if token is not None:
@@ -141,31 +140,7 @@ class AccountEndpoint:
             {"status": "ok" if healthy else "unavailable"}, status=200 if healthy else 503, headers=NO_STORE
         )
 
-    # Who one is
-
-    @described(Description("Who the caller is.", {200: dict[str, Any]}))
-    async def me(self, _request: GatewayRequest, _inbound: Inbound, context: ClientContext) -> web.Response:
-        """``GET /auth/me``"""
-        client = self._accounts.client(signed_in(context))
-        return web.json_response(
-            {
-                "client_id": client.client_id,
-                "username": client.username,
-                "user_id": client.user_id,
-                "tenant_id": client.tenant_id,
-                "email": client.email,
-                **self._accounts.profile(client),
-                "roles": list(context.roles),
-                "permissions": sorted(context.permissions.grants),
-                "scope": context.scope,
-                "auth_time": None if context.auth_time is None else int(context.auth_time),
-                "token_id": context.token_id,
-                "certificate": context.certificate_thumbprint,
-                "proof": context.proofs.get("client_id"),
-                "created_at": client.created_at,
-            },
-            headers=NO_STORE,
-        )
+    # The password
 
     @described(
         Description(
@@ -182,7 +157,7 @@ class AccountEndpoint:
         await self._door.check_password(inbound, client_id, wanted.current_password, certified=certified)
 
         async def recorded(_client: ClientRecord) -> None:
-            await self._record("password_changed", inbound, context, target=client_id)
+            await self._audit.did("password_changed", inbound, context)
 
         refusal = await self._accounts.change_password(client_id, wanted.new_password, recorded)
         if refusal is not None:
@@ -212,7 +187,7 @@ class AccountEndpoint:
         kept = None if current is None else current.session_id
         others = [each for each in self._sessions.of_client(client_id) if each.session_id != kept]
         for each in others:
-            await self._record("session_ended", inbound, context, target=each.session_id)
+            await self._audit.did("session_ended", inbound, context, each.session_id)
         await self._sessions.end(*others)
         return web.json_response({"ended": len(others)}, headers=NO_STORE)
 
@@ -227,7 +202,7 @@ class AccountEndpoint:
             raise Refused(
                 Deny(Reason.SESSION_UNKNOWN, "There is no such session: GET /auth/sessions lists yours.")
             )
-        await self._record("session_ended", inbound, context, target=session.session_id)
+        await self._audit.did("session_ended", inbound, context, session.session_id)
         await self._sessions.end(session)
         return web.Response(status=204, headers=NO_STORE)
 
@@ -238,18 +213,6 @@ class AccountEndpoint:
         if token is None or token.family_id is None:
             return None
         return self._sessions.get(token.family_id)
-
-    async def _record(self, event: str, inbound: Inbound, context: ClientContext, *, target: str) -> None:
-        await self._audit.record(
-            self._audit.entry(
-                event,
-                AuditStatus.OK,
-                inbound,
-                context,
-                target=target,
-                duration_ms=self._audit.since(inbound),
-            )
-        )
 
 
 def session_answer(session: SessionRecord, current: SessionRecord | None) -> SessionAnswer:

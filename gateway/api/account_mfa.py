@@ -19,11 +19,11 @@ from gateway.edge.handler import GatewayRequest, Route
 from gateway.identity.accounts import Accounts
 from gateway.identity.clients import refusal_of
 from gateway.identity.sealing import SealingError
-from gateway.identity.second_factors import Recorded, SecondFactors, session_over
+from gateway.identity.second_factors import SecondFactors, session_over
 from gateway.identity.totp import base32, otpauth_uri
 from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
 from persistence.account_records import MfaSession
-from persistence.records import AuditStatus, ClientRecord
+from persistence.records import ClientRecord
 
 log = logging.getLogger("ostiary.auth")
 
@@ -130,7 +130,9 @@ class MfaEndpoint:
             raise Refused(wrong)
         client = self._begun(session)  # again: the code took a while
         scope = self._issuing.scope(client, session.scope)
-        return await self._issuing.issue(inbound, client, Proof.PASSWORD, scope, session=session.with_refresh)
+        return await self._issuing.issue(
+            inbound, client, Proof.PASSWORD, scope, session=session.with_refresh, second_factor=True
+        )
 
     def _begun(self, session: MfaSession) -> ClientRecord:
         """The client, if its password is still the one that the first step proved. Raises Refused."""
@@ -150,7 +152,9 @@ class MfaEndpoint:
         """``POST /auth/mfa/enrol``"""
         client = self._accounts.client(owner(context, scope=ENROLMENT_SCOPE))
         try:
-            secret = await self._factors.enrol(client, self._recorder("mfa_enrolment", inbound, context))
+            secret = await self._factors.enrol(
+                client, lambda: self._audit.did("mfa_enrolment", inbound, context)
+            )
         except SealingError as error:
             raise Refused(_unavailable(error)) from None
         if isinstance(secret, Deny):
@@ -173,8 +177,9 @@ class MfaEndpoint:
         client = self._accounts.client(owner(context, scope=ENROLMENT_SCOPE))
         wanted = await json_body(request, MfaCode)
         try:
-            recorded = self._recorder("mfa_enabled", inbound, context)
-            codes = await self._factors.confirm(client, wanted.code, inbound, recorded)
+            codes = await self._factors.confirm(
+                client, wanted.code, inbound, lambda: self._audit.did("mfa_enabled", inbound, context)
+            )
         except SealingError as error:
             raise Refused(_unavailable(error)) from None
         if isinstance(codes, Deny):
@@ -198,24 +203,9 @@ class MfaEndpoint:
             raise Refused(_unavailable(error)) from None
         if wrong is not None:
             raise Refused(wrong)
-        await self._recorder("mfa_disabled", inbound, context)()
+        await self._audit.did("mfa_disabled", inbound, context)
         await self._factors.remove(client_id)
         return web.Response(status=204, headers=NO_STORE)
-
-    def _recorder(self, event: str, inbound: Inbound, context: ClientContext) -> Recorded:
-        async def record() -> None:
-            await self._audit.record(
-                self._audit.entry(
-                    event,
-                    AuditStatus.OK,
-                    inbound,
-                    context,
-                    target=context.client_id,
-                    duration_ms=self._audit.since(inbound),
-                )
-            )
-
-        return record
 
 
 def qr_svg(text: str) -> str:

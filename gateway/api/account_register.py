@@ -82,7 +82,7 @@ class RegisterEndpoint:
                 inbound,
                 client_id=client.client_id,
                 method="clients.register",
-                target=client.client_id,
+                target=f"{client.client_id}: {' '.join(client.roles)}" if client.roles else client.client_id,
                 duration_ms=self._audit.since(inbound),
             )
             # The client is not stored yet, so the entry cannot know its tenant.

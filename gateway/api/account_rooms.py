@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from gateway.api.account import AccountEndpoint
 from gateway.api.account_keys import ApiKeyEndpoint
 from gateway.api.account_mfa import MfaEndpoint
+from gateway.api.account_profile import ProfileEndpoint
 from gateway.api.account_register import RegisterEndpoint
 from gateway.api.issuing import Issuing
 from gateway.api.oauth_door import OAuthDoor
@@ -91,9 +92,12 @@ def open_accounts(
         audit=audit,
         issuer=f"Ostiary ({urlsplit(public_url).hostname})",
     )
+    profile = ProfileEndpoint(accounts=accounts, audit=audit)
     registration = Registration(stores, clients, passwords, register, turn=turn, now=now)
     registering = RegisterEndpoint(registration, door, audit)
-    routes = {**account.routes(), **keys.routes(), **mfa.routes(), **registering.routes()}
+    routes: dict[str, dict[str, Route]] = {}
+    for endpoint in (account, profile, keys, mfa, registering):
+        routes |= endpoint.routes()
     return AccountRooms(issuing, routes, sessions, api_keys, factors, lockouts)
 
 

@@ -66,6 +66,11 @@ class ClientPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     permissions: tuple[str, ...] | UnsetType = UNSET
     disabled: bool | UnsetType = UNSET
     password: str | UnsetType = UNSET
+    given_name: str | UnsetType | None = UNSET
+    family_name: str | UnsetType | None = UNSET
+    email: str | UnsetType | None = UNSET
+    """Another address is unverified, unless ``email_verified`` says otherwise."""
+    email_verified: bool | UnsetType = UNSET
 
     def __repr__(self) -> str:
         return "ClientPatch(…)"
@@ -182,7 +187,8 @@ class AdminApi:
                 remove = self._remove(resource, resource.remove)
                 table[f"{path}/"]["DELETE"] = self._route(resource, "write", remove)
         export = Route(self._export, ("clients:read",), chooses_tenant=True)
-        return {**table, f"{PREFIX}exports/": {"GET": export}}
+        code = Route(self._email_code, ("clients:write",), chooses_tenant=True)
+        return {**table, f"{PREFIX}exports/": {"GET": export}, f"{PREFIX}email-codes/": {"POST": code}}
 
     def _route(self, resource: Resource, action: str, handler: Handler) -> Route:
         return Route(handler, (f"{resource.permission or resource.noun}:{action}",), chooses_tenant=True)
@@ -299,6 +305,22 @@ class AdminApi:
         admin = self._for(context, inbound, "clients")
         query = _query(request.raw_path.partition("?")[2], ("cursor",))
         return _json(await _perform(admin, "clients.export", query | {"client_id": _id(inbound, "exports")}))
+
+    @described(
+        Description(
+            "A code that proves a client's e-mail address, to be sent there.",
+            {201: _Object},
+            refusals=_REFUSALS,
+            template="{client_id}",
+        )
+    )
+    async def _email_code(
+        self, _request: GatewayRequest, inbound: Inbound, context: ClientContext
+    ) -> web.StreamResponse:
+        admin = self._for(context, inbound, "clients")
+        return _json(
+            await _perform(admin, "clients.email_code", {"client_id": _id(inbound, "email-codes")}), 201
+        )
 
     def _for(self, context: ClientContext, inbound: Inbound, noun: str) -> Administration:
         """The administration, on behalf of the caller. Raises Refused."""

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from certs.identity import PeerIdentity
-from gateway.api.oauth import NO_STORE
+from gateway.api.oauth import NO_STORE, CredentialsRefused
 from gateway.api.oauth_door import OAuthDoor
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.roles import requested_scope, scope_of
@@ -18,7 +18,7 @@ from gateway.identity.second_factors import SESSION_SECONDS, SecondFactors
 from gateway.identity.sessions import Sessions
 from gateway.identity.tokens import Grant, Issued, Tokens
 from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
-from persistence.records import ClientRecord
+from persistence.records import ClientRecord, TokenRecord
 
 ENROLMENT_SCOPE: Final = "mfa:enrol"
 ENROLMENT_SECONDS: Final = 600.0
@@ -62,12 +62,19 @@ class Issuing:
     now: Callable[[], float]
 
     async def issue(
-        self, inbound: Inbound, client: ClientRecord, proof: Proof, scope: str, *, session: bool
+        self,
+        inbound: Inbound,
+        client: ClientRecord,
+        proof: Proof,
+        scope: str,
+        *,
+        session: bool,
+        second_factor: bool = False,
     ) -> web.Response:
         """An access token, and with ``session`` a refresh token. Raises Refused, StoreError."""
         grant = self.grant(client, scope, inbound.peer, int(self.now()))
         if session:
-            issued = await self.sessions.begin(grant, inbound)
+            issued = await self.sessions.begin(grant, inbound, second_factor=second_factor)
         else:
             issued = await self.tokens.issue(grant, with_refresh=False)
         if isinstance(issued, Deny):
@@ -92,6 +99,13 @@ class Issuing:
         if self.factors.required(client):
             return await self._only_to_enrol(inbound, client)
         return await self.issue(inbound, client, Proof.PASSWORD, scope, session=session)
+
+    def require_second_factor(self, client: ClientRecord, refresh: TokenRecord) -> None:
+        """A session that was begun without one goes no further once one is demanded. Raises Refused."""
+        if self.factors.required(client) and not self.sessions.had_second_factor(refresh):
+            detail = "A second factor is demanded now: sign in again."
+            deny = Deny(Reason.MFA_REQUIRED, detail, client_id=client.client_id)
+            raise CredentialsRefused(deny, invalid_grant=True)
 
     async def _only_to_enrol(self, inbound: Inbound, client: ClientRecord) -> web.Response:
         """A token that is good for getting the second factor that the client must have, and for nothing else."""

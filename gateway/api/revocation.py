@@ -99,7 +99,9 @@ class RevocationEndpoint:
             record = self._tokens.get(parameters.token_id or "")
             if record is None and not caller.permissions.cover((TOKENS_WRITE,)):
                 raise Refused(_not_yours(caller))  # as for one that exists: who may not know learns nothing
-        if record is not None and not _may(caller, record, TOKENS_WRITE):
+        if record is not None and not (
+            _may_of_others(caller, record, TOKENS_WRITE) or self._is_own(caller, record)
+        ):
             raise Refused(_not_yours(caller))
         if record is not None and self._tokens.leads_to_live(record):
             await self._door.record(
@@ -115,7 +117,9 @@ class RevocationEndpoint:
             raise Refused(Deny(Reason.BAD_REQUEST, "token is missing."))
         verified = self._tokens.inspect(parameters.token)
         token = self._tokens.find(parameters.token) if isinstance(verified, Deny) else verified[0]
-        if token is not None and not _may(caller, token, TOKENS_READ):
+        if token is not None and not (
+            caller.client_id == token.client_id or _may_of_others(caller, token, TOKENS_READ)
+        ):
             same_tenant = token.tenant_id == caller.tenant_id  # whose audit must not name another's clients
             target = token.client_id if same_tenant else token.token_id
             self._door.withheld(inbound, caller, token.token_id, target)
@@ -123,6 +127,22 @@ class RevocationEndpoint:
         if isinstance(verified, Deny):
             return _answer(_INACTIVE)
         return _answer(self._description(*verified))
+
+    def _is_own(self, caller: ClientContext, record: TokenRecord) -> bool:
+        """Whether the caller may end the token as its own.
+
+        An API key, and a token that was had with one or was narrowed, stands for the client at work, not for the account:
+        it ends itself, and what came with it.
+        """
+        if caller.client_id != record.client_id:
+            return False
+        if caller.api_key_id is not None:
+            return record.api_key_id == caller.api_key_id
+        own = None if caller.token_id is None else self._tokens.get(caller.token_id)
+        if not caller.scope or own is None:
+            return True
+        same_family = own.family_id is not None and own.family_id == record.family_id
+        return same_family or own.token_id == record.token_id
 
     def _description(self, token: VerifiedToken, client: ClientRecord) -> Introspection:
         """RFC 7662 section 2.2."""
@@ -153,11 +173,10 @@ def _answer(introspection: Introspection) -> web.Response:
     return web.Response(body=body, content_type="application/json", headers=NO_STORE)
 
 
-def _may(caller: ClientContext, token: TokenRecord | VerifiedToken, permission: str) -> bool:
-    """Whether the token is the caller's own, or the caller may see to those of others."""
-    if caller.tenant_id != token.tenant_id:
-        return caller.permissions.cover((permission, ACROSS_TENANTS))
-    return caller.client_id == token.client_id or caller.permissions.cover((permission,))
+def _may_of_others(caller: ClientContext, token: TokenRecord | VerifiedToken, permission: str) -> bool:
+    """Whether the caller may see to the tokens of others, and to those of that tenant."""
+    crosses = caller.tenant_id != token.tenant_id
+    return caller.permissions.cover((permission, ACROSS_TENANTS) if crosses else (permission,))
 
 
 def _not_yours(caller: ClientContext) -> Deny:

@@ -180,6 +180,7 @@ class TokenEndpoint:
         self._authenticator.notice_use(token, inbound, allowed=allowed)
         if not allowed:
             raise Refused(_certificate_required(client))
+        self._issuing.require_second_factor(client, record)
         return await self._renew(inbound, parameters.scope, token, client, record)
 
     async def _renew(

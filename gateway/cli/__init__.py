@@ -30,6 +30,7 @@ from gateway.cli.invitations import invitations
 from gateway.cli.keys import keys
 from gateway.cli.lockouts import lockouts
 from gateway.cli.mfa import mfa
+from gateway.cli.profiles import email_code, profile
 from gateway.cli.reload import reload
 from gateway.cli.remote import call, login, logout, whoami
 from gateway.cli.roles import roles
@@ -91,6 +92,8 @@ for command in (*_AT_THE_GATEWAY, *_FROM_AFAR):
     ostiary.add_command(command)
 for command in (crl, renew, sign):
     certs.add_command(command)
+for command in (profile, email_code):
+    clients.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -290,10 +290,18 @@ def _print_client(answer: dict[str, Any], *, as_json: bool) -> None:
             ("certificate", client["certificate"] or "none is accepted"),
             ("certificate required", "yes" if client["require_certificate"] else "no"),
             ("password", "set" if client["has_password"] else "none"),
+            ("name", " ".join(filter(None, (client["given_name"], client["family_name"]))) or "none"),
+            ("e-mail", _email(client)),
             ("created", short_time(client["created_at"])),
             ("changed", short_time(client["updated_at"])),
         ]
     )
+
+
+def _email(client: dict[str, Any]) -> str:
+    if client["email"] is None:
+        return "none"
+    return f"{client['email']} ({'verified' if client['email_verified'] else 'not verified'})"
 
 
 def _state(client: dict[str, Any]) -> str:

@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gateway.cli.clients import clients
+from gateway.cli.output import printable
+from gateway.cli.remote import gateway_option, signed_in
 from gateway.cli.session import config_option, perform
+
+if TYPE_CHECKING:
+    from gateway.client.session import Session
 
 
 @click.group()
 def mfa() -> None:
     """Second factors."""
+
+
+@mfa.command()
+@gateway_option
+def enrol(url: str | None) -> None:
+    """Get a second factor of your own, at the gateway that you are signed in to.
+
+    Shows a QR code for an authenticator app, asks for the first code that the app shows (a line of stdin, where there is no
+    terminal), and prints the recovery codes.
+    """
+
+    async def ask(session: Session) -> list[str]:
+        answer = await session.enrol()
+        click.echo(qr_text(str(answer.get("otpauth_uri"))))
+        click.echo(f"Secret, if the app cannot read that: {printable(answer.get('secret'))}")
+        return await session.confirm(_first_code())
+
+    codes = signed_in(url, ask)
+    click.echo("The second factor is on. Recovery codes, shown this once; each is good once:")
+    for code in codes:
+        click.echo(f"  {printable(code)}")
+
+
+def qr_text(text: str) -> str:
+    """The QR code in half blocks, two rows of it a line."""
+    import segno
+
+    out = io.StringIO()
+    segno.make(text, error="m", micro=False).terminal(out=out, compact=True)
+    return out.getvalue().rstrip("\n")
+
+
+def _first_code() -> str:
+    if sys.stdin.isatty():
+        code: str = click.prompt("Code", err=True)
+        return code
+    return sys.stdin.readline().strip()
 
 
 @mfa.command(name="rotate-key")

@@ -108,6 +108,8 @@ def login(
         print_json(_me(origin, me))
         return
     click.echo(f"Signed in at {origin} as {printable(me.get('client_id'))}.")
+    if me.get("scope") == "mfa:enrol":
+        click.echo("A second factor is demanded here: ostiary mfa enrol, then sign in again.")
 
 
 @click.command()

@@ -206,18 +206,35 @@ class Session:
 
     async def who_am_i(self) -> Answer:
         """What the gateway says of its caller, and when the token will be renewed at the latest. Raises ClientError."""
-        status, answer = await self._ask_signed_in("GET", "/auth/me")
-        if status != 200:
-            raise ClientError(f"{self.origin}: {_refusal(status, answer)}")
+        answer = await self._done("GET", "/auth/me")
         tokens = None if self._given is not None else self._identities.tokens(self.origin)
         return answer | {"expires_at": None if tokens is None else int(tokens.expires_at)}
 
-    async def _ask_signed_in(self, method: str, target: str) -> tuple[int, Answer]:
+    async def enrol(self) -> Answer:
+        """The secret of a new second factor, as the gateway gives it. Raises ClientError."""
+        return await self._done("POST", "/auth/mfa/enrol")
+
+    async def confirm(self, code: str) -> list[str]:
+        """Turn the second factor on by its first code; the recovery codes. Raises ClientError."""
+        answer = await self._done("POST", "/auth/mfa/confirm", {"code": code})
+        codes = answer.get("recovery_codes")
+        return [str(each) for each in codes] if isinstance(codes, list) else []
+
+    async def _done(self, method: str, target: str, fields: Mapping[str, str] | None = None) -> Answer:
+        status, answer = await self._ask_signed_in(method, target, fields)
+        if status != 200:
+            raise ClientError(f"{self.origin}: {_refusal(status, answer)}")
+        return answer
+
+    async def _ask_signed_in(
+        self, method: str, target: str, fields: Mapping[str, str] | None = None
+    ) -> tuple[int, Answer]:
         """As ``_ask``, with a good token, once more with a new one where that is refused. Raises ClientError."""
+        headers, body = ([], None) if fields is None else ([_JSON], msgspec.json.encode(fields))
         refused: str | None = None
         while True:
             token = None if self._given is not None else await self.access_token(refused=refused)
-            status, answer = await self._ask(method, target, self._presented(token), None)
+            status, answer = await self._ask(method, target, [*headers, *self._presented(token)], body)
             if status == 401 and self._given is not None:
                 raise self._given_is_refused(answer)
             if status != 401 or refused is not None:

@@ -10,11 +10,11 @@ import msgspec
 
 from gateway.clock import rfc3339
 from gateway.identity.clients import Passwords, is_enabled
+from gateway.identity.profiles import ProfileChange, Profiles
 from gateway.model import Deny, Reason
 from persistence.account_records import PasswordHistory
 from persistence.records import (
     PASSWORD_HISTORIES,
-    PROFILES,
     ClientRecord,
     ClientStore,
     Stores,
@@ -22,6 +22,10 @@ from persistence.records import (
 
 HISTORY: Final = 5
 """So many passwords, the present one among them, that a new one must differ from."""
+
+
+Recorded = Callable[[ClientRecord], Awaitable[None]]
+"""Enters in the audit what is about to be done to the client. What it raises, keeps it from being done."""
 
 
 class Accounts:
@@ -41,7 +45,7 @@ class Accounts:
         self._clients = stores.clients
         self._known = known
         self._histories = stores.collection(PASSWORD_HISTORIES)
-        self._profiles = stores.collection(PROFILES)
+        self._profiles = Profiles(stores, now=now)
         self._passwords = passwords
         self._turn = turn
         self._now = now
@@ -60,17 +64,28 @@ class Accounts:
 
     def profile(self, client: ClientRecord) -> dict[str, Any]:
         """Names, and whether the e-mail address is proven."""
-        profile = self._profiles.get(client.client_id)
-        verified = profile is not None and profile.verified_email == client.email and client.email is not None
-        return {
-            "given_name": None if profile is None else profile.given_name,
-            "family_name": None if profile is None else profile.family_name,
-            "email_verified": verified,
-        }
+        return self._profiles.shown(client)
 
-    async def change_password(
-        self, client_id: str, password: str, recorded: Callable[[ClientRecord], Awaitable[None]]
-    ) -> Deny | None:
+    async def change_profile(self, client_id: str, wanted: ProfileChange, recorded: Recorded) -> None:
+        """Change what is in ``wanted``. Raises StoreError, and LookupError where the client is gone."""
+        async with self._turn:
+            client = self._present(client_id)
+            await recorded(client)
+            await self._profiles.change(client, wanted)
+
+    async def verify_email(self, client_id: str, code: str, recorded: Recorded) -> Deny | None:
+        """Prove the address by the code; the refusal where it is not good. Raises as ``change_profile`` does."""
+        async with self._turn:
+            client = self._present(client_id)
+            return await self._profiles.verify(client, code, lambda: recorded(client))
+
+    def _present(self, client_id: str) -> ClientRecord:
+        client = self._clients.get(client_id)
+        if client is None:
+            raise LookupError(client_id)
+        return client
+
+    async def change_password(self, client_id: str, password: str, recorded: Recorded) -> Deny | None:
         """Give the client a new password; the refusal where it must not be that one. Raises StoreError.
 
         ``recorded`` is called once it is sure that it will be done, before it is.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ import msgspec
 from gateway.clock import rfc3339
 from gateway.config.values import Register
 from gateway.identity.clients import Passwords
+from gateway.identity.profiles import is_email
 from gateway.identity.tenants import Tenants
 from gateway.model import Deny, Reason
 from persistence.account_records import InvitationRecord
 from persistence.records import DEFAULT_TENANT, INVITATIONS, TENANTS, ClientRecord, ClientStore, Stores
-
-_EMAIL: Final = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,189}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ class Registration:
         Raises StoreError.
         """
         if self._mode is Register.OFF:
-            return Deny(Reason.REGISTRATION_CLOSED, "Nobody registers here: ask an administrator.")
+            return _CLOSED
         limited = self._passwords.throttle(address)
         if limited is not None:
             return limited
@@ -79,7 +77,9 @@ class Registration:
             return Deny(Reason.REGISTRATION_CLOSED, "An invitation is needed: ask an administrator.")
         if wanted.invitation is not None and self._invitation(wanted.invitation) is None:
             return _INVITATION_REFUSED
-        if wanted.email is not None and not _EMAIL.fullmatch(wanted.email):
+        if wanted.invitation is None and not self._tenants.is_enabled(DEFAULT_TENANT):
+            return _CLOSED
+        if wanted.email is not None and not is_email(wanted.email):
             return Deny(Reason.BAD_REQUEST, "That is no e-mail address.")
         try:
             password_hash = await self._passwords.hash_password(wanted.password, wanted.username)
@@ -94,6 +94,8 @@ class Registration:
         invitation = None if wanted.invitation is None else self._invitation(wanted.invitation)
         if wanted.invitation is not None and invitation is None:
             return _INVITATION_REFUSED
+        if invitation is None and not self._tenants.is_enabled(DEFAULT_TENANT):
+            return _CLOSED
         if self._known.get(wanted.username) is not None:
             return Deny(Reason.CONFLICT, "The name is taken: choose another.")
         moment = rfc3339(self._now())
@@ -129,6 +131,7 @@ def code_digest(code: str) -> str:
     return hashlib.sha256(code.strip().encode()).hexdigest()
 
 
+_CLOSED: Final = Deny(Reason.REGISTRATION_CLOSED, "Nobody registers here: ask an administrator.")
 _INVITATION_REFUSED: Final = Deny(
     Reason.REGISTRATION_CLOSED, "The invitation is not good, was used, or has expired: ask for a new one."
 )

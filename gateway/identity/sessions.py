@@ -75,12 +75,13 @@ class Sessions:
 
     # Beginning and going on
 
-    async def begin(self, grant: Grant, inbound: Inbound) -> Issued | Deny:
-        """The first tokens of a new session, stored. Raises StoreError."""
+    async def begin(self, grant: Grant, inbound: Inbound, *, second_factor: bool = False) -> Issued | Deny:
+        """The first tokens of a new session, stored. ``second_factor``: there was one. Raises StoreError."""
         issued = await self._tokens.issue(grant, with_refresh=True)
         if isinstance(issued, Deny) or issued.refresh is None:
             return issued
-        await self._store.put(self._new(issued.refresh, inbound))
+        session = self._new(issued.refresh, inbound)
+        await self._store.put(msgspec.structs.replace(session, second_factor=second_factor))
         return issued
 
     async def renew(self, parent: TokenRecord, grant: Grant, inbound: Inbound) -> Issued | Deny | Reused:
@@ -184,6 +185,11 @@ class Sessions:
     def of_client(self, client_id: str) -> list[SessionRecord]:
         """The live sessions of that client, in the order in which they began."""
         return [each for each in self._store.where("client_id", client_id) if self._is_live(each)]
+
+    def had_second_factor(self, refresh: TokenRecord) -> bool:
+        """Whether the session of that refresh token was begun with a second factor."""
+        session = self._store.get(refresh.family_id or refresh.token_id)
+        return session is not None and session.second_factor
 
     def get(self, session_id: str) -> SessionRecord | None:
         """The session, if it is live."""

@@ -135,7 +135,10 @@ class Tokens:
         clients: ClientStore,
         *,
         now: Callable[[], float],
+        email_verified: Callable[[ClientRecord], bool] = lambda _client: False,
     ) -> None:
+        """``email_verified``: whether the client's address was proven."""
+        self._email_verified = email_verified
         self._settings = settings
         self._keyring = keyring
         self._store = store
@@ -198,7 +201,8 @@ class Tokens:
         if is_access:
             claims |= {"roles": list(client.roles), "scope": grant.permissions}
             if client.email is not None:
-                claims["email"] = client.email
+                # OpenID Connect Core 1.0 section 5.1.
+                claims |= {"email": client.email, "email_verified": self._email_verified(client)}
             if grant.thumbprint is not None:
                 claims["cnf"] = {"x5t#S256": grant.thumbprint}
         record = TokenRecord(

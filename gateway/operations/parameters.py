@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from gateway.clock import rfc3339
 from gateway.config.shapes import NAME, PERMISSION, PERMISSION_REMEDY, ROLE, did_you_mean
+from gateway.identity.profiles import ProfileChange, Text
 from persistence.records import DEFAULT_TENANT, AuditStatus
 
 MAX_PAGE: Final = 1000
@@ -112,16 +114,39 @@ class UseKeys(Parameters, frozen=True, kw_only=True):
     revoke_all: bool = False
 
 
-class ChangeClient(Parameters, frozen=True, kw_only=True):
-    """What is None stays; ``roles`` and ``permissions`` take the place of those the client has."""
+class ChangeProfile(Parameters, frozen=True, kw_only=True):
+    """What is left out stays; None removes it. ``email_verified``: as whoever asks knows."""
 
     client_id: str
+    given_name: Text = UNSET
+    family_name: Text = UNSET
+    email: Text = UNSET
+    email_verified: bool | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        self.change.check()
+
+    @property
+    def change(self) -> ProfileChange:
+        """What is to be otherwise about the profile."""
+        return ProfileChange(
+            given_name=self.given_name,
+            family_name=self.family_name,
+            email=self.email,
+            email_verified=self.email_verified,
+        )
+
+
+class ChangeClient(ChangeProfile, frozen=True, kw_only=True):
+    """What is None stays; ``roles`` and ``permissions`` take the place of those the client has."""
+
     roles: tuple[str, ...] | None = None
     permissions: tuple[str, ...] | None = None
     disabled: bool | None = None
     password: str | None = None
 
     def __post_init__(self) -> None:
+        self.change.check()
         check_roles(self.roles or ())
         check_permissions(self.permissions or ())
 

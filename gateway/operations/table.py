@@ -18,6 +18,7 @@ import msgspec
 
 from gateway.config.shapes import did_you_mean
 from gateway.identity.accounts import remember_password
+from gateway.identity.profiles import Profiles
 from gateway.operations.administration import (
     Administration,
     Answer,
@@ -51,6 +52,7 @@ from gateway.operations.parameters import (
     SetPassword,
 )
 from gateway.operations.pins import PIN_OPERATIONS
+from gateway.operations.profiles import PROFILE_OPERATIONS, check_change
 from gateway.operations.roles import ROLE_OPERATIONS
 from gateway.operations.sessions import SESSION_OPERATIONS
 from gateway.operations.tenants import TENANT_OPERATIONS
@@ -98,19 +100,19 @@ async def _list_clients(admin: Administration, wanted: ListClients, _actor: str)
     more = len(page) > wanted.limit
     page = page[: wanted.limit]
     return {
-        "clients": [_client(client) for client in page],
+        "clients": [_client(admin, client) for client in page],
         "next_cursor": page[-1].client_id if more else None,
     }
 
 
 async def _show_client(admin: Administration, wanted: OneClient, _actor: str) -> Answer:
-    return {"client": _client(admin.known_client(wanted.client_id))}
+    return {"client": _client(admin, admin.known_client(wanted.client_id))}
 
 
 async def _disable_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
     client = admin.changeable_client(wanted.client_id)
     if client.disabled_at is not None:
-        return {"client": _client(client)}
+        return {"client": _client(admin, client)}
     moment = admin.timestamp()
     changed = msgspec.structs.replace(client, disabled_at=moment, updated_at=moment)
     return await _change(admin, changed, "clients.disable", actor)
@@ -119,7 +121,7 @@ async def _disable_client(admin: Administration, wanted: OneClient, actor: str) 
 async def _enable_client(admin: Administration, wanted: OneClient, actor: str) -> Answer:
     client = admin.changeable_client(wanted.client_id)
     if client.disabled_at is None:
-        return {"client": _client(client)}
+        return {"client": _client(admin, client)}
     changed = msgspec.structs.replace(client, disabled_at=None, updated_at=admin.timestamp())
     return await _change(admin, changed, "clients.enable", actor)
 
@@ -154,7 +156,7 @@ async def _change_roles(admin: Administration, wanted: ChangeRoles, actor: str) 
     _check_roles(admin, client.tenant_id, [role for role in roles if role not in client.roles])
     admin.require_grants(set(permissions) - set(client.permissions), "the permissions of a client")
     if (roles, permissions) == (client.roles, client.permissions):
-        return {"client": _client(client)}
+        return {"client": _client(admin, client)}
     changed = msgspec.structs.replace(
         client, roles=roles, permissions=permissions, updated_at=admin.timestamp()
     )
@@ -178,8 +180,11 @@ async def _change_client(admin: Administration, wanted: ChangeClient, actor: str
     if wanted.disabled is not None and wanted.disabled != (disabled_at is not None):
         disabled_at = moment if wanted.disabled else None
         operations.append("clients.disable" if wanted.disabled else "clients.enable")
+    if wanted.change.said:
+        check_change(client, wanted.change)
+        operations.append("clients.profile")
     if not operations:
-        return {"client": _client(client)}
+        return {"client": _client(admin, client)}
     changed = msgspec.structs.replace(
         client,
         roles=roles,
@@ -189,12 +194,15 @@ async def _change_client(admin: Administration, wanted: ChangeClient, actor: str
         updated_at=moment,
     )
     for operation in operations:
-        await admin.stores.audit.append(_entry(admin, actor, changed, operation))
+        said = wanted.change.said if operation == "clients.profile" else ""
+        await admin.stores.audit.append(_entry(admin, actor, changed, operation, said))
     if password_hash is not None:
         await remember_password(admin.stores, client)
     await admin.stores.clients.put(changed)
+    if wanted.change.said:
+        changed = await Profiles(admin.stores, now=admin.now).change(changed, wanted.change)
     revoked = {} if password_hash is None else {"revoked": await _revoke_for_password(admin, client)}
-    return {"client": _client(changed), **revoked}
+    return {"client": _client(admin, changed), **revoked}
 
 
 async def _list_tokens(admin: Administration, wanted: ListTokens, _actor: str) -> Answer:
@@ -285,6 +293,7 @@ OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     **INVITATION_OPERATIONS,
     **API_KEY_OPERATIONS,
     **LOCKOUT_OPERATIONS,
+    **PROFILE_OPERATIONS,
 }
 """Every operation, by the name that the control socket knows it by."""
 
@@ -312,12 +321,14 @@ def _known_operation(name: str) -> Operation[Any]:
 async def _change(admin: Administration, record: ClientRecord, operation: str, actor: str) -> Answer:
     await admin.stores.audit.append(_entry(admin, actor, record, operation))
     await admin.stores.clients.put(record)
-    return {"client": _client(record)}
+    return {"client": _client(admin, record)}
 
 
-def _entry(admin: Administration, actor: str, client: ClientRecord, operation: str) -> AuditEntry:
+def _entry(
+    admin: Administration, actor: str, client: ClientRecord, operation: str, said: str = ""
+) -> AuditEntry:
     """Who did what to which client, now; where it was given something, with all that it has then."""
-    target = client.client_id
+    target = client.client_id if not said else f"{client.client_id}: {said}"
     granted = " ".join((*client.roles, *client.permissions))
     if operation == "clients.roles" or (operation == "clients.add" and granted):
         target = f"{target}: {granted or 'none'}"[:_MAX_TARGET]
@@ -342,11 +353,11 @@ async def _hashed(admin: Administration, password: str) -> str:
         raise ParameterError(str(error)) from None
 
 
-def _client(record: ClientRecord) -> Answer:
-    """A client without its password's hash."""
+def _client(admin: Administration, record: ClientRecord) -> Answer:
+    """A client with its profile, and without its password's hash."""
     answer: Answer = msgspec.to_builtins(record)
     answer["has_password"] = answer.pop("password_hash") is not None
-    return answer
+    return answer | Profiles(admin.stores, now=admin.now).shown(record)
 
 
 def _check_name(admin: Administration, name: str) -> None:

@@ -87,7 +87,10 @@ async def _add(admin: Administration, wanted: AddTenant, actor: str) -> Answer:
         created_at=moment,
         updated_at=moment,
     )
-    return await _put(admin, record, "tenants.add", actor)
+    said = "mfa_required=true" if wanted.mfa_required else ""
+    await admin.stores.audit.append(_entry(admin, actor, record, "tenants.add", said))
+    await admin.tenants.records.put(record)
+    return {"tenant": _tenant(record)}
 
 
 async def _list(admin: Administration, wanted: ListTenants, _actor: str) -> Answer:
@@ -176,12 +179,6 @@ def _require_platform(admin: Administration) -> None:
     caller = admin.caller
     if caller is not None and not caller.context.permissions.cover((PLATFORM_TENANTS,)):
         raise ForbiddenError("tenants are changed by administrators of the platform", (PLATFORM_TENANTS,))
-
-
-async def _put(admin: Administration, record: TenantRecord, operation: str, actor: str) -> Answer:
-    await admin.stores.audit.append(_entry(admin, actor, record, operation))
-    await admin.tenants.records.put(record)
-    return {"tenant": _tenant(record)}
 
 
 def _entry(

@@ -219,6 +219,7 @@ class World:
             ("POST", "/auth/refresh"): tokens.refresh,
             ("POST", "/auth/revoke"): revocation.revoke,
             ("POST", "/auth/introspect"): revocation.introspect,
+            ("POST", "/auth/login/mfa"): rooms.routes["/auth/login/mfa"]["POST"].handler,
         }
 
     @staticmethod

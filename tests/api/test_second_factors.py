@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from gateway.identity.second_factors import SESSION_SECONDS
 from gateway.identity.totp import STEP, code_at
-from gateway.model import Deny, Inbound, Reason
-from persistence.records import LOCKOUTS, ClientRecord
+from gateway.model import Deny, Inbound, Reason, Refused
+from persistence.account_records import MfaSession
+from persistence.records import LOCKOUTS, SECOND_FACTORS, ClientRecord
 
 if TYPE_CHECKING:
     from tests.api.conftest import World
@@ -111,3 +114,42 @@ async def test_a_session_token_is_good_once_side_by_side(world: World) -> None:
         Reason.MFA_SESSION_INVALID,
     ]
     assert await _reason(world, codes[0]) is None, "what came too late used nothing up"
+
+
+async def test_where_the_audit_cannot_say_so_nothing_is_turned_on(world: World) -> None:
+    async def refused() -> None:
+        raise Refused(Deny(Reason.STORE_UNAVAILABLE, "The audit is full."))
+
+    alice = _alice(world)
+    with pytest.raises(Refused):
+        await world.factors.enrol(alice, refused)
+    assert world.stores.collection(SECOND_FACTORS).get("alice") is None
+    secret = await world.factors.enrol(alice, _nothing)
+    assert isinstance(secret, bytes)
+    with pytest.raises(Refused):
+        await world.factors.confirm(alice, _code(world, secret), INBOUND, refused)
+    assert not world.factors.enabled("alice")
+    assert isinstance(await world.factors.confirm(alice, _code(world, secret), INBOUND, _nothing), tuple)
+
+
+async def test_a_password_that_is_changed_while_the_code_is_checked_ends_the_sign_in(world: World) -> None:
+    """The second step looks at the password once more after the code, which takes bcrypt's time."""
+    _, codes = await _enrolled(world)
+    first = await world.password()
+    verifying = asyncio.Event()
+    changed = asyncio.Event()
+    finish = world.factors.finish
+
+    async def slow(session: MfaSession, *rest: Any) -> Deny | None:
+        verifying.set()
+        await changed.wait()
+        return await finish(session, *rest)
+
+    world.factors.finish = slow  # type: ignore[method-assign]
+    body = {"mfa_session_token": first.body["mfa_session_token"], "code": codes[0]}
+    second = asyncio.create_task(world.post("login/mfa", json=body))
+    await verifying.wait()
+    await world.change("alice", password_hash=await world.hasher.hash(b"Another-Horse-8"))
+    changed.set()
+    answer = await second
+    assert (answer.status, answer.body["reason"]) == (401, "mfa_session_invalid")

@@ -307,3 +307,46 @@ def test_rotation_does_not_go_round_the_limit(alice: Caller) -> None:
         assert (answer.status, answer.json["reason"]) == (409, "conflict")
     assert rotate(alice, keys[0], overlap=0).status == 201, "one goes, one comes"
     assert len(alice.ask("GET", "/auth/api-keys").json["api_keys"]) == 64
+
+
+def test_a_key_and_a_narrowed_token_end_no_other_tokens_of_their_client(
+    served: Served, alice: Caller, caller: Any
+) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    def narrowed(how: Caller) -> Any:
+        answer = how.ask("POST", "/auth/token", "scope=files:read", form)
+        assert answer.status == 200
+        return answer.json
+
+    def revoke(credential: dict[str, str], token: str, name: str = "token") -> tuple[int, str | None]:
+        answer = caller(served).ask("POST", "/auth/revoke", f"{name}={token}", {**form, **credential})
+        return answer.status, answer.json.get("reason")
+
+    def live(token: str) -> bool:
+        answer = alice.ask("POST", "/auth/introspect", f"token={token}", form)
+        return bool(answer.json["active"])
+
+    key = {"X-API-Key": make(alice, name="whole").json["api_key"]}
+    other_key = {"X-API-Key": make(alice, name="other").json["api_key"]}
+    of_key, of_other = (token_for(caller(served), each["X-API-Key"]) for each in (key, other_key))
+    full = alice.ask("GET", "/auth/token").json["access_token"]
+    token_id = alice.ask("POST", "/auth/introspect", f"token={full}", form).json["jti"]
+    refused = (403, "permission_denied")
+    for credential in (key, {"Authorization": f"Bearer {of_key}"}):
+        assert revoke(credential, full) == refused
+        assert revoke(credential, token_id, "token_id") == refused
+        assert revoke(credential, of_other) == refused
+    assert (live(full), live(of_other)) == (True, True)
+    assert revoke(key, of_key) == (200, None), "its own it may"
+    assert not live(of_key)
+
+    narrow = narrowed(alice)["access_token"]
+    bound = {"Authorization": f"Bearer {narrow}"}
+    answer = alice.ask("POST", "/auth/revoke", f"token={full}", {**form, **bound})
+    assert (answer.status, answer.json["reason"]) == refused
+    assert live(full)
+    assert alice.ask("POST", "/auth/revoke", f"token={narrow}", {**form, **bound}).status == 200
+    assert not live(narrow)
+    assert alice.ask("POST", "/auth/revoke", f"token={full}", form).status == 200
+    assert not live(full)

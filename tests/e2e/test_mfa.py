@@ -249,3 +249,42 @@ def test_another_password_ends_what_was_begun(home: Home, served: Served, caller
     home.cli("clients", "set-password", "alice", "--password-stdin", stdin="Walnut-Ferry-42-Loft\n")
     answer = post(caller(served), "/auth/login/mfa", mfa_session_token=token, code=code(secret))
     assert answer.json["reason"] == "mfa_session_invalid"
+
+
+def test_a_second_factor_that_is_demanded_later_reaches_sessions_that_run(
+    home: Home, served: Served, caller: Any
+) -> None:
+    before = login(caller(served)).json
+    home.cli("tenants", "set", "default", "--mfa-required")
+    nobody = caller(served)
+    refused = post(nobody, "/auth/refresh", refresh_token=before["refresh_token"])
+    assert (refused.status, refused.json["error"], refused.json["reason"]) == (
+        400,
+        "invalid_grant",
+        "mfa_required",
+    )
+    again = nobody.form("/auth/token", grant_type="refresh_token", refresh_token=before["refresh_token"])
+    assert again.json["reason"] == "mfa_required"
+    first = login(nobody).json
+    assert first["mfa_enrolment_required"] is True
+    alice = caller(served, token=first["access_token"])
+    secret = post(alice, "/auth/mfa/enrol").json["secret"]
+    assert post(alice, "/auth/mfa/confirm", code=code(secret, ahead=-1)).status == 200
+    late = post(nobody, "/auth/refresh", refresh_token=before["refresh_token"])
+    assert late.json["reason"] == "mfa_required", "enrolled now, but that session was begun without"
+    token = login(nobody).json["mfa_session_token"]
+    done = post(nobody, "/auth/login/mfa", mfa_session_token=token, code=code(secret)).json
+    renewed = post(nobody, "/auth/refresh", refresh_token=done["refresh_token"])
+    assert renewed.status == 200
+    assert post(nobody, "/auth/refresh", refresh_token=renewed.json["refresh_token"]).status == 200
+
+
+def test_what_is_done_with_second_factors_is_entered_before_it_is_done(
+    home: Home, served: Served, caller: Any
+) -> None:
+    secret, _, alice = enrol(caller, served)
+    assert post(alice, "/auth/mfa/disable", password=PASSWORD, code=code(secret)).status == 204
+    entries = home.json("audit", "query", "--client", "alice")["entries"]
+    said = [each["event"] for each in reversed(entries) if each["event"].startswith("mfa_")]
+    assert said == ["mfa_enrolment", "mfa_enabled", "mfa_disabled"]
+    assert secret not in json.dumps(entries)

@@ -62,6 +62,15 @@ def test_open(home: Home, caller: Any) -> None:
     assert ("clients.register", "zoe") in {(each["method"], each["target"]) for each in entries}
 
 
+def test_while_its_tenant_is_disabled_nobody_registers(home: Home, caller: Any) -> None:
+    served = serve(home, "open")
+    home.cli("tenants", "disable", "default")
+    refused = register(caller, served)
+    assert (refused.status, refused.json["reason"]) == (403, "registration_closed")
+    home.cli("tenants", "enable", "default")
+    assert register(caller, served).status == 201
+
+
 def test_an_invitation_is_good_once(home: Home, caller: Any) -> None:
     home.configure('[roles]\nanalyst = ["files:read"]\n')
     served = serve(home, "invitation")
@@ -76,6 +85,8 @@ def test_an_invitation_is_good_once(home: Home, caller: Any) -> None:
     assert sorted(answer.status for answer in answers) == [201, 403, 403, 403]
     [made] = [answer.json for answer in answers if answer.status == 201]
     assert made["roles"] == ["analyst"]
+    [entry] = home.json("audit", "query", "--event", "admin_change", "--client", made["client_id"])["entries"]
+    assert entry["target"] == f"{made['client_id']}: analyst", "with what was given"
     [listed] = home.json("invitations", "list")["invitations"]
     assert listed["client_id"] == made["client_id"]
     assert code not in (home.folder / "persistence" / "invitations.json").read_text()

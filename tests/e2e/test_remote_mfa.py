@@ -80,3 +80,32 @@ def test_without_a_code_or_with_a_wrong_one_nobody_is_signed_in(
     used = _login(home, served, tmp_path, "--code", _code(factors[0], ahead=-1))
     assert (used.returncode, "signing in was refused: 401" in used.stderr) == (1, True), used
     assert not (tmp_path / ".ostiary" / "token").exists()
+
+
+def test_a_second_factor_is_got_on_the_terminal(home: Any, served: Any, caller: Any, tmp_path: Path) -> None:
+    assert _login(home, served, tmp_path).returncode == 0
+    command = [sys.executable, "-m", "gateway", "mfa", "enrol"]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONIOENCODING"] = "utf-8"
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        cwd=ROOT,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        shown = []
+        while not (shown and shown[-1].startswith("Secret")):
+            shown.append(process.stdout.readline())
+            assert shown[-1], "it ended too early"
+        secret = shown[-1].split()[-1]
+        said, wrong = process.communicate(_code(secret, ahead=-1) + "\n", timeout=60)
+    assert process.returncode == 0, wrong
+    assert "█" in shown[0]
+    assert len({len(line) for line in shown[:-1]}) == 1, "a square"
+    codes = [line.strip() for line in said.splitlines()[1:]]
+    assert len(codes) == 10
+    assert _login(home, served, tmp_path, "--code", codes[0]).returncode == 0
