@@ -255,11 +255,12 @@ class Audit:
         """A refusal: entered at once, or summed up with others of its reason and address."""
         now = self._monotonic()
         flood = self._flood(entry, now)
-        flood.budget = min(FLOOD_BURST, flood.budget + now - flood.updated)
-        flood.updated = now
         if flood.held is not None:
             flood.held = _sum_up(flood.held, entry)
-        elif flood.budget >= 1:
+            return
+        flood.budget = min(FLOOD_BURST, flood.budget + now - flood.updated)
+        flood.updated = now
+        if flood.budget >= 1:
             flood.budget -= 1
             self._write(entry)
         else:
@@ -300,9 +301,11 @@ class Audit:
         self._flusher = None
 
     def _flush(self) -> None:
+        now = self._monotonic()
         for flood in self._floods.values():
             if flood.held is not None:
                 held, flood.held = flood.held, None
+                flood.budget, flood.updated = 0.0, now
                 self._write(held)
         if self._withheld and self._store.has_room():
             log.warning("the disk has room again: the refusals that were summed up are entered")

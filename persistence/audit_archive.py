@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
 from persistence.audit_chain import START, line_hash
 from persistence.audit_checkpoint import (
     CHECKPOINT,
     INDEX,
     KEY,
+    UPGRADED,
     AuditKey,
     ChainStart,
     Checkpoint,
@@ -99,6 +100,9 @@ class AuditArchive:
         for name, document in ((INDEX, self._index), (CHECKPOINT, self._checkpoint)):
             if document.key != self._key.public:
                 raise StoreError(f"{self._path(name)} was not signed with {KEY} beside it: {_RESTORE}")
+        problem = self._index.checkpoint_problem(self._checkpoint)
+        if problem is not None:
+            raise StoreError(f"{self._path(CHECKPOINT)}: {problem}; {_RESTORE}")
         # A crash between the index and audit.json leaves a record of the segment that is still being filled.
         kept = tuple(record for record in self._index.segments if record.segment < number)
         self._index = msgspec.structs.replace(self._index, segments=kept)
@@ -109,7 +113,6 @@ class AuditArchive:
         if first_seq != last_seq + 1 or prev not in {last_hash, None}:
             raise StoreError(f"audit.json does not follow what {self._path(INDEX)} lists: {_RESTORE}")
         await asyncio.to_thread(self._tidy)
-        await asyncio.to_thread(self._check_published)
 
     @property
     def signed_journal(self) -> int | UnsetType:
@@ -126,7 +129,10 @@ class AuditArchive:
             raise StoreError(f"{self._path('audit.json')}: {problem}: {_RESTORE}")
 
     def check(self, segment: Segment) -> None:
-        """Compare the newest segment with the checkpoint. Raises StoreError where they do not fit."""
+        """Compare the newest segment with the checkpoints, the published one too; blocks.
+
+        Raises StoreError where they do not fit.
+        """
         signed = self._checkpoint
         last_seq = segment.first_seq + len(segment.lines) - 1
         if signed.seq > last_seq:
@@ -140,6 +146,7 @@ class AuditArchive:
                 f"audit entry {signed.seq} in {self._path('audit.json')} is not the one that {CHECKPOINT} is "
                 f"signed for: {_RESTORE}"
             )
+        self._check_published(segment)
 
     @property
     def end(self) -> tuple[int, str]:
@@ -157,7 +164,7 @@ class AuditArchive:
     @property
     def unsigned(self) -> bool:
         """Whether the chain has begun, but nothing of it is signed for: entries from before may still come."""
-        return self._checkpoint.seq < self._index.start.seq
+        return self._index.unsigned(self._checkpoint)
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
@@ -187,7 +194,7 @@ class AuditArchive:
             raise StoreError(f"{self._sealed.path / record.file} is damaged ({error}): {_RESTORE}") from error
 
     def _content(self, record: SegmentRecord) -> bytes:
-        """The bytes of a segment; nothing is kept of them. Raises StoreError, OSError, ValueError."""
+        """The bytes of a segment, as they were sealed; nothing is kept of them. Raises StoreError, OSError, ValueError."""
         try:
             data = self._sealed.read_now(record.file)
         except StoreError:
@@ -196,6 +203,8 @@ class AuditArchive:
                 raise
             record = now[0]  # it was compressed meanwhile
             data = self._sealed.read_now(record.file)
+        if sha256(data).hexdigest() != record.sha256:
+            raise StoreError(f"{self._sealed.path / record.file} is not the file that was sealed: {_RESTORE}")
         return unpack(data, record.file)
 
     # ---- writing -----------------------------------------------------------------------------------------------
@@ -206,7 +215,7 @@ class AuditArchive:
         async with self._turn:
             await self._sealed.replace(record.file, _each(parts))
             before = tuple(r for r in self._index.segments if r.segment < segment.number)
-            await self._write_index(segments=(*before, record))
+            await self._write_segments((*before, record))
 
     async def sign(self, segment: Segment, journal: int) -> None:
         """Sign for the newest segment as it was where the generation ``journal`` began. Raises OSError."""
@@ -221,6 +230,9 @@ class AuditArchive:
         )
         await self._folder.replace(CHECKPOINT, _each([self._key.sign(checkpoint)]))
         self._checkpoint = checkpoint
+        if self._index.bound is UNSET:
+            async with self._turn:
+                await self._write_index(msgspec.structs.replace(self._index, bound=True))
         await asyncio.to_thread(self._publish)
 
     async def prune(self, before: str) -> Sequence[SegmentRecord]:
@@ -239,7 +251,8 @@ class AuditArchive:
                 reason="pruned",
                 at=self._timestamp(),
             )
-            await self._write_index(start=start, segments=self._index.segments[len(gone) :])
+            kept = self._index.segments[len(gone) :]
+            await self._write_index(msgspec.structs.replace(self._index, start=start, segments=kept))
             await asyncio.to_thread(self._sealed.remove, [record.file for record in gone])
             return gone
 
@@ -269,8 +282,7 @@ class AuditArchive:
     async def _compress(self, record: SegmentRecord) -> None:
         packed, smaller = await asyncio.to_thread(self._packed, record)
         await self._sealed.replace(smaller.file, _each([packed]))
-        segments = tuple(smaller if r is record else r for r in self._index.segments)
-        await self._write_index(segments=segments)
+        await self._write_segments(tuple(smaller if r is record else r for r in self._index.segments))
         await asyncio.to_thread(self._sealed.remove, [record.file])
 
     def find(self, taken: Taken) -> dict[int, dict[int, list[str]]]:
@@ -291,8 +303,9 @@ class AuditArchive:
                     await self._sealed.replace(anew.file, _each(parts))
                     changed[record.segment] = anew
             old = [record.file for record in self._index.segments if record.segment in changed]
-            segments = tuple(changed.get(record.segment, record) for record in self._index.segments)
-            await self._write_index(segments=segments)
+            await self._write_segments(
+                tuple(changed.get(record.segment, record) for record in self._index.segments)
+            )
             await asyncio.to_thread(self._sealed.remove, old)
 
     def _without(
@@ -314,18 +327,15 @@ class AuditArchive:
 
     def _packed(self, record: SegmentRecord) -> tuple[bytes, SegmentRecord]:
         """The compressed file of a segment, and its record. Raises StoreError."""
-        data = self._sealed.read_now(record.file)
-        if sha256(data).hexdigest() != record.sha256:
-            raise StoreError(f"{self._sealed.path / record.file} is damaged: {_RESTORE}")
-        packed = gzip.compress(data, 6, mtime=0)
+        packed = gzip.compress(self._content(record), 6, mtime=0)
         return packed, msgspec.structs.replace(
             record, file=record.file + COMPRESSED, sha256=sha256(packed).hexdigest()
         )
 
-    async def _write_index(
-        self, *, segments: tuple[SegmentRecord, ...], start: ChainStart | None = None
-    ) -> None:
-        index = msgspec.structs.replace(self._index, segments=segments, start=start or self._index.start)
+    async def _write_segments(self, segments: tuple[SegmentRecord, ...]) -> None:
+        await self._write_index(msgspec.structs.replace(self._index, segments=segments))
+
+    async def _write_index(self, index: Index) -> None:
         await self._folder.replace(INDEX, _each([self._key.sign(index)]))
         self._index = index
 
@@ -351,7 +361,7 @@ class AuditArchive:
             except msgspec.MsgspecError as error:
                 raise StoreError(f"{self._sealed.path / name} is damaged ({error}): {_RESTORE}") from error
             records.append(head.record(name, None, data))
-        start = ChainStart(segment=1, seq=first_seq, prev=START, reason="upgraded", at=self._timestamp())
+        start = ChainStart(segment=1, seq=first_seq, prev=START, reason=UPGRADED, at=self._timestamp())
         self._begin(start, tuple(records))
         log.warning("the audit of %s becomes a chain from entry %d on", self._folder.path, first_seq)
 
@@ -379,7 +389,7 @@ class AuditArchive:
         except OSError as error:
             log.error("the audit's checkpoint could not be published at %s: %s", self._checkpoint_file, error)
 
-    def _check_published(self) -> None:
+    def _check_published(self, newest: Segment) -> None:
         """Raises StoreError where a checkpoint was published that is not one of this audit, or is ahead of it."""
         if self._checkpoint_file is None:
             return
@@ -390,13 +400,27 @@ class AuditArchive:
         elif (
             found.key != mine.key
             or found.seq > mine.seq
-            or (found.seq == mine.seq and found.hash != mine.hash)
             or found.is_ahead_of(mine)
+            or found.hash != self._hash_of(found.seq, newest)
         ):
             raise StoreError(
                 f"{self._checkpoint_file} is signed for audit entry {found.seq} at {found.signed_at}, which this store does not have: "
-                "an older state was put in its place; keep that file as evidence, move it away, then start again"
+                "an older state, or another one, was put in its place; keep that file as evidence, move it away, then start again"
             )
+
+    def _hash_of(self, seq: int, newest: Segment) -> str | None:
+        """The hash of an entry; None: it is not kept, or was written before there was a chain. Raises StoreError."""
+        if seq >= newest.first_seq:
+            return line_hash(newest.lines[seq - newest.first_seq])
+        start = self._index.start
+        if seq == start.seq - 1:
+            return start.prev
+        for record in self._index.segments:
+            if record.last_seq == seq:
+                return record.hash
+            if record.hash is not None and record.first_seq <= seq < record.last_seq:
+                return line_hash(self._lines(record)[seq - record.first_seq])
+        return None
 
     def _path(self, name: str) -> Path:
         return self._folder.path / name

@@ -32,6 +32,7 @@ VERSION: Final = 1
 KEY: Final = "audit.key"
 CHECKPOINT: Final = "audit-checkpoint.json"
 INDEX: Final = "audit-index.json"
+UPGRADED: Final = "upgraded"
 
 
 class SegmentRecord(SealedSegment, frozen=True, kw_only=True):
@@ -67,8 +68,23 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
     segments: tuple[SegmentRecord, ...] = ()
     key: str
     """The public key, in base64."""
+    bound: bool | UnsetType = UNSET
+    """True once a checkpoint that names its journal was signed: from then on no other is good."""
 
     purpose: ClassVar[bytes] = b"ostiary audit index\n"
+
+    def unsigned(self, checkpoint: Checkpoint) -> bool:
+        """Whether the chain of an older version's store has begun, but nothing of it is signed for yet.
+
+        Only then entries may still come that are not in the chain.
+        """
+        return self.bound is UNSET and self.start.reason == UPGRADED and checkpoint.seq < self.start.seq
+
+    def checkpoint_problem(self, checkpoint: Checkpoint) -> str | None:
+        """What is wrong with a checkpoint beside this index; None: nothing that it could say."""
+        if self.bound is not UNSET and checkpoint.journal is UNSET:
+            return f"an older version signed it, and this store was signed by a newer one since: an older state of {CHECKPOINT} was put in its place"
+        return None
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,8 +5,9 @@ The entry ``erased`` that says what goes comes first, and is signed for, before 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
+from typing import Final
 
 import msgspec
 
@@ -18,6 +19,9 @@ Taken = Callable[[AuditEntry], Sequence[str]]
 
 OWN: Sequence[str] = ("client_id", "address", "user_agent", "target", "certificate_thumbprint")
 """What goes out of a client's own entries."""
+
+ERASED: Final = "erased"
+"""Whose entries they are that come of a client once it was erased: what was still under way, or summed up."""
 
 _encode_entry = msgspec.json.Encoder().encode
 
@@ -38,6 +42,15 @@ def is_target(entry: AuditEntry, client_id: str) -> bool:
     return entry.target is not None and (
         entry.target == client_id or entry.target.startswith(f"{client_id}: ")
     )
+
+
+def nameless(entry: AuditEntry, erased: Collection[str]) -> AuditEntry:
+    """The entry without what identifies any of these clients."""
+    if entry.client_id in erased:
+        return msgspec.structs.replace(entry, **(dict.fromkeys(OWN) | {"client_id": ERASED}))
+    if entry.target is not None and entry.target.partition(": ")[0] in erased:
+        return msgspec.structs.replace(entry, target=None)
+    return entry
 
 
 def find(lines: Sequence[bytes], taken: Taken) -> dict[int, list[str]]:

@@ -24,13 +24,14 @@ from persistence.audit_chain import (
     START,
     Erasure,
     Salts,
+    erased_fields,
     laid_out,
     line_hash,
     new_line,
     read_line,
     wrong_digests,
 )
-from persistence.audit_erasure import claim, of_client
+from persistence.audit_erasure import claim, nameless, of_client
 from persistence.audit_segments import EntryFilter, Match, Segment, encodable, from_cursor, matches, to_cursor
 from persistence.changes import EntryAdded, IntentBegun
 from persistence.checkpoint import AuditFile
@@ -101,10 +102,14 @@ class AuditLog:
         self._archive = archive
         self._on_change = on_change
         self._erasing = asyncio.Lock()
+        self._erased: set[str] = set()
+        """The clients that were erased since the start: what still comes of them is entered without their names."""
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         """Who waits for a checkpoint, and for what it must have done."""
         self.seal_wanted = False
         """Whether the newest segment is to be sealed however small it is."""
+        self._oldest_journal = 0
+        """The oldest generation of the journal that is kept."""
         self._salts = Salts()
         self._number = 1
         self._first_seq = 1
@@ -146,11 +151,11 @@ class AuditLog:
 
         A caller that is cancelled while it waits has not acted: its intent ends as ``cancelled``. Raises StoreError.
         """
-        begun = IntentBegun(self._next_intent, entry)
+        begun = IntentBegun(self._next_intent, nameless(entry, self._erased))
         try:
             future = self._journal.append(begun)
         except UnicodeEncodeError:
-            begun = IntentBegun(self._next_intent, encodable(entry))
+            begun = IntentBegun(self._next_intent, encodable(begun.entry))
             future = self._journal.append(begun)
         self._next_intent += 1
         try:
@@ -226,9 +231,12 @@ class AuditLog:
     async def erase(self, entry: AuditEntry, client_id: str) -> int:
         """Take what identifies that client out of all entries so far; how many values. ``entry``: says so, ``erased``.
 
-        The entry is durable and signed for before anything goes. Raises StoreError.
+        The entry is durable and signed for before anything goes. On return no journal has the name any more; what is
+        still under way ends without it. Raises StoreError.
         """
         async with self._erasing:
+            self._erased.add(client_id)
+            await self._forget_in_intents()
             await self._seal_now()
             try:
                 found = await asyncio.to_thread(self._archive.find, of_client(client_id))
@@ -237,10 +245,10 @@ class AuditLog:
                 future = self._journal.append(added)
                 self._next_seq, self._last_hash = added.seq + 1, last
                 await future
-                if not claims:
-                    return 0
-                await self._checkpointed(lambda: self._archive.signed_seq >= added.seq)
-                await self._archive.erase(found, added.seq)
+                generation = self._journal.generation
+                await self._checkpointed(lambda: self._oldest_journal > generation)
+                if claims:
+                    await self._archive.erase(found, added.seq)
             except OSError as error:
                 raise StoreError(f"the audit could not be erased from: {error}") from error
             return sum(one.count for one in claims)
@@ -384,6 +392,22 @@ class AuditLog:
         self.seal_wanted = False
         self._tell_waiting()
 
+    def journals_gone(self, before: int) -> None:
+        """A checkpoint is complete: the journals before that generation were removed."""
+        self._oldest_journal = before
+        self._tell_waiting()
+
+    async def _forget_in_intents(self) -> None:
+        """Begin the open intents of erased clients anew, without their names: the numbers stay."""
+        await self._journal.settle()
+        anew = [
+            IntentBegun(begun.number, entry)
+            for begun in self._intents.values()
+            if begun.number not in self._ending
+            and (entry := nameless(begun.entry, self._erased)) is not begun.entry
+        ]
+        await asyncio.gather(*map(self._journal.append, anew))
+
     async def _seal_now(self) -> None:
         await self._journal.settle()
         number = self._number
@@ -416,7 +440,7 @@ class AuditLog:
         self, entry: AuditEntry, intent: int | None = None, erases: Sequence[Erasure] = ()
     ) -> tuple[EntryAdded, str]:
         """The change that adds an entry as the next one, and the entry's hash."""
-        seq = self._next_seq
+        seq, entry = self._next_seq, nameless(entry, self._erased) if self._erased else entry
         try:
             line, last = new_line(seq, self._last_hash, entry, self._salts, erases)
         except UnicodeEncodeError:
@@ -429,7 +453,7 @@ class AuditLog:
         if link.prev is None and self._archive.unsigned:
             line, self._last_hash = new_line(link.seq, self._last_hash, entry, self._salts)
             return line
-        wrong = wrong_digests(link, entry)
+        wrong = wrong_digests(link, entry) or [name for name, _ in erased_fields(link)]  # erasing seals first
         if link.prev != self._last_hash or wrong:
             what = f"its {wrong[0]}" if wrong else "it, or the one before,"
             raise StoreError(

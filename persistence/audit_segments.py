@@ -34,6 +34,7 @@ _END: Final = b"\n]}\n"
 PSEUDONYM: Final = "erased-"
 """Before the number of the entry that says so, in the place of an erased client's name."""
 _PSEUDONYM: Final = re.compile(rf"{PSEUDONYM}([0-9]+)")
+_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 _decode_entry = msgspec.json.Decoder(AuditEntry).decode
@@ -132,13 +133,15 @@ def segment_of(name: str) -> int | None:
 
 
 def instant(timestamp: str) -> datetime:
-    """The instant that an RFC 3339 timestamp names. Raises ValueError, also where it has no offset."""
+    """The instant that a timestamp names (RFC 3339 section 5.6). Raises ValueError."""
+    written = timestamp.upper()
     try:
-        parsed = datetime.fromisoformat(timestamp)
+        parsed = datetime.fromisoformat(written)
     except ValueError:
-        raise ValueError(f"{timestamp!r} is not an RFC 3339 timestamp") from None
-    if parsed.tzinfo is None or "T" not in timestamp.upper():
-        raise ValueError(f"{timestamp!r} is not an RFC 3339 timestamp with an offset")
+        parsed = None
+    if parsed is None or not _RFC3339.fullmatch(written):
+        hint = "; in a URL, + is written %2B" if " " in timestamp else ""
+        raise ValueError(f"{timestamp!r} is not an RFC 3339 timestamp, as 2026-01-31T08:00:00Z{hint}")
     return parsed
 
 

@@ -7,17 +7,26 @@ signed index says how the chain goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
-from persistence.audit_chain import Erasure, erased_fields, laid_out, line_hash, read_line, wrong_digests
+from persistence.audit_chain import (
+    START,
+    Erasure,
+    erased_fields,
+    laid_out,
+    line_hash,
+    read_line,
+    wrong_digests,
+)
 from persistence.audit_checkpoint import CHECKPOINT, INDEX, KEY, Checkpoint, SegmentRecord
-from persistence.audit_segments import lines_of, segment_name, segment_of
+from persistence.audit_segments import Segment, lines_of, seal, segment_name, segment_of, unpack
 from persistence.audit_state import NEWEST, AuditState, read_audit
 from persistence.records import StoreError
 from persistence.snapshot import AUDIT_FOLDER, take_snapshot
@@ -61,6 +70,10 @@ class Report:
     """How many entries are newer than the newest checkpoint."""
     erased: int = 0
     """How many values were erased, each covered by a signed entry."""
+    compared_with: str = ""
+    """When the checkpoint that was kept elsewhere was signed; empty: there was none to compare with."""
+    left_over: list[str] = field(default_factory=list)
+    """Files that a crash left, or that a server is about to remove: whole, and of no use any more."""
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -107,8 +120,13 @@ class _Chain:
         """By the ``erased`` entry that is named, and the segment: what is gone."""
         self._claims: dict[int, tuple[Erasure, ...]] = {}
 
-    def walk(self, lines: Iterable[bytes], file: str, first_seq: int, *, chained: bool = True) -> None:
-        """The entries of a segment. ``chained``: none of them may be from before the chain."""
+    def walk(
+        self, lines: Iterable[bytes], file: str, first_seq: int, *, chained: bool = True, sealed: bool = True
+    ) -> None:
+        """The entries of a segment. ``chained``: none of them may be from before the chain.
+
+        ``sealed``: values may have been erased from it, which never happens before a segment is sealed.
+        """
         for line in lines:
             try:
                 link, entry = read_line(line)
@@ -127,6 +145,9 @@ class _Chain:
             for name in wrong_digests(link, entry):
                 self.problem(file, link.seq, f"{name} is not what was entered")
             for name, by in erased_fields(link):
+                if not sealed:
+                    self.problem(file, link.seq, f"{name} is gone, and it was not erased")
+                    continue
                 self._erased.setdefault((by, first_seq), []).append((link.seq, name))
             if entry.event == "erased" and link.erases:
                 self._claims[link.seq] = link.erases
@@ -184,8 +205,12 @@ class _Verifier:
         report.key, report.signed_seq, report.signed_at = state.public_key, signed.seq, signed.signed_at
         report.first_seq, report.segments = state.index.start.seq, len(self._records)
         self._check_keys(against, key)
+        problem = state.index.checkpoint_problem(signed)
+        if problem is not None:
+            chain.problem(CHECKPOINT, None, problem)
         self._point(signed, CHECKPOINT)
         if against is not None:
+            report.compared_with = against.signed_at
             self._point(against, "the published checkpoint")
             if against.seq <= signed.seq and against.is_ahead_of(signed):
                 what = f"the published checkpoint of {against.signed_at} is not of this store, or of a later state of it"
@@ -281,30 +306,52 @@ class _Verifier:
         if intents_problem is not None:
             chain.problem(NEWEST, None, intents_problem)
         found = len(self._report.problems)
-        chained = state.checkpoint.seq >= state.index.start.seq
-        chain.walk(map(bytes, newest.entries), NEWEST, newest.first_seq, chained=chained)
+        chained = not state.index.unsigned(state.checkpoint)
+        chain.walk(map(bytes, newest.entries), NEWEST, newest.first_seq, chained=chained, sealed=False)
         if not state.laid_out and (chained or newest.prev) and len(self._report.problems) == found:
             chain.problem(NEWEST, None, "it is not laid out as it was written")
-        chain.walk(state.journalled, "the journal", newest.first_seq, chained=chained)
+        chain.walk(state.journalled, "the journal", newest.first_seq, chained=chained, sealed=False)
 
     def _check_names(self) -> None:
         """Files that belong to no segment. What a crash leaves behind, the next start removes."""
-        newest, start = self._state.newest, self._state.index.start
-        known = {record.segment for record in self._records}
-        for name in self._state.sealed_files.held:
-            number = segment_of(name)
-            if number is not None and (number in known or number < start.segment):
-                continue
-            if name != segment_name(newest.segment) or not self._is_half_sealed(name):
+        files = {record.file for record in self._records}
+        for name in sorted(self._state.sealed_files.held.keys() - files):
+            if self._is_left_over(name):
+                self._report.left_over.append(f"{AUDIT_FOLDER}/{name}")
+            else:
                 self._chain.problem(f"{AUDIT_FOLDER}/{name}", None, "it is no segment of this audit")
 
-    def _is_half_sealed(self, name: str) -> bool:
-        """Whether it is the newest segment, whose sealing a crash interrupted."""
+    def _is_left_over(self, name: str) -> bool:
+        """Whether it is what sealing, compressing, erasing or pruning leaves when a crash interrupts it."""
+        number, start, newest = segment_of(name), self._state.index.start, self._state.newest
         try:
-            lines = _split(self._state.sealed_files.read_now(name))
-        except StoreError:
+            data = unpack(self._state.sealed_files.read_now(name), name)
+            lines = lines_of(data, len(_split(data)))
+        except (StoreError, msgspec.MsgspecError, ValueError):
             return False
-        return lines == list(self._state.newest_lines())[: len(lines)]
+        if number is None or not lines:
+            return False
+        if number < start.segment:
+            return start.reason == "pruned"
+        if name == segment_name(newest.segment):
+            first = tuple(islice(self._state.newest_lines(), len(lines)))
+            full = Segment(newest.segment, newest.first_seq, newest.prev or START, first)
+            return tuple(lines) == first and data == b"".join(seal(full)[1])
+        return any(_is_of(record, lines) for record in self._records if record.segment == number)
+
+
+def _is_of(record: SegmentRecord, lines: Sequence[bytes]) -> bool:
+    """Whether these are the entries of the segment, with or without what was erased from it since."""
+    if len(lines) != record.last_seq - record.first_seq + 1:
+        return False
+    if record.hash is None:
+        return True
+    try:
+        hashes = [line_hash(line) for line in lines]
+        links = [read_line(line)[0].prev for line in lines]
+    except (msgspec.MsgspecError, ValueError):
+        return False
+    return links[1:] == hashes[:-1] and hashes[-1] == record.hash
 
 
 def _lines(data: bytes, record: SegmentRecord) -> list[bytes]:

@@ -221,6 +221,7 @@ class Checkpointer:
                 await self._write(part, generation, segments[0])
                 self.bases[part] = generation
             await self._journal.forget(before=generation)
+            self._audit.journals_gone(before=generation)
         except BaseException:
             for part in changed:
                 self._parts[part].changed = True

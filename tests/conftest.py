@@ -20,6 +20,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says something of the machine alone.
+settings.register_profile("ostiary", deadline=None)
+settings.load_profile("ostiary")
 
 ROOT = Path(__file__).resolve().parent.parent
 ADMIN_PASSWORD = "Correct-Horse-7-Battery"

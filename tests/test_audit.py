@@ -79,6 +79,20 @@ async def test_a_flood_is_summed_up_and_nothing_is_lost() -> None:
     assert {(entry.event, entry.reason) for entry in store.entries} == {("auth_failed", "token_signature")}
 
 
+async def test_a_flood_is_one_entry_a_second() -> None:
+    store = Written()
+    audit, clock = _audit(store)
+    for second in range(8):
+        for _ in range(40):
+            audit.refused(_inbound(), Deny(Reason.TOKEN_SIGNATURE, "no"))
+            clock.time += 0.025
+        before = len(store.entries)
+        audit._flush()
+        assert len(store.entries) == before + 1 == FLOOD_BURST + 1 + second
+    await audit.close()
+    assert sum(entry.count for entry in store.entries) == 8 * 40
+
+
 async def test_a_flood_from_many_addresses_takes_no_more_memory_than_allowed() -> None:
     store = Written()
     audit, _ = _audit(store)

@@ -151,6 +151,10 @@ class TestLines:
         assert line_hash(laid_out(link, changed)) != hashed
 
 
+def everything_in(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
 def _copied(folder: Path, copy: Path) -> None:
     """What a crash would leave; a checkpoint may be replacing files meanwhile, so until nothing was."""
     for _ in range(100):
@@ -173,7 +177,7 @@ class TestErasure:
             count = await stores.audit.erase(said, "client1")
             assert count > 40
             after = await all_of(stores)
-        assert b"client1" not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+        assert b"client1" not in everything_in(folder)
         report = await checked(folder)
         assert (report.erased, report.entries) == (count, 44)
         for old, new in zip(before, after, strict=False):
@@ -251,6 +255,56 @@ class TestErasure:
         async with store(tmp_path / "copy", pause=0.001) as stores:
             assert await stores.audit.erase(said, "client1") > 40
         assert (await checked(tmp_path / "copy")).erased > 40
+
+    async def test_what_is_under_way_ends_without_the_name(self, folder):
+        """Whoever is erased while a request of theirs is being forwarded, or was begun in the very moment."""
+        async with store(folder, pause=0.001) as stores:
+            said = entry(99, event="erased", client_id=None, address=None, target=None)
+            under_way = entry(70, client_id="zelda", user_agent="zeldas", target="zelda: x")
+            before = await stores.audit.begin(under_way)
+            left_open = await stores.audit.begin(under_way)
+            erasing = asyncio.create_task(stores.audit.erase(said, "zelda"))
+            await asyncio.sleep(0)
+            meanwhile = await stores.audit.begin(under_way)
+            await erasing
+            assert b"zelda" not in everything_in(folder)
+            for intent in (before, meanwhile):
+                intent.finish(AuditStatus.OK, timestamp=entry(71).timestamp, duration_ms=1.0)
+            stores.audit.append_soon(under_way)
+            del left_open
+        assert b"zelda" not in everything_in(folder)
+        await checked(folder)
+        async with store(folder) as stores:
+            late = [one for one in await all_of(stores) if one.client_id == "erased"]
+        assert [(one.event, one.reason) for one in late] == [
+            ("tool_call", None),
+            ("tool_call", None),
+            ("tool_call", None),
+            ("tool_call", "interrupted"),
+        ]
+        assert {(one.address, one.user_agent, one.target) for one in late} == {(None, None, None)}
+
+    async def test_a_crash_after_what_is_under_way_was_begun_anew(self, folder, tmp_path):
+        async with store(folder, pause=0.001) as stores:
+            said = entry(99, event="erased", client_id=None, address=None, target=None)
+            await stores.audit.begin(entry(70, client_id="zelda", target="zelda"))
+            await stores.audit.erase(said, "zelda")
+            _copied(folder, tmp_path / "copy")
+        await checked(tmp_path / "copy")
+        async with store(tmp_path / "copy") as stores:
+            (interrupted,) = [one for one in await all_of(stores) if one.reason == "interrupted"]
+        assert (interrupted.client_id, interrupted.target) == ("erased", None)
+
+    async def test_a_segment_that_was_changed_is_not_signed_anew(self, folder):
+        path = folder / "audit" / names(folder)[1]
+        path.write_bytes(path.read_bytes().replace(b"client0", b"client9"))
+        async with store(folder, pause=0.001) as stores:
+            said = entry(99, event="erased", client_id=None, address=None, target=None)
+            with pytest.raises(StoreError, match="is not the file that was sealed"):
+                await stores.audit.erase(said, "client1")
+            with pytest.raises(StoreError, match="is not the file that was sealed"):
+                await all_of(stores)
+        assert any("is not" in str(problem) for problem in (await verify(folder)).problems)
 
 
 class TestPruning:
@@ -333,13 +387,15 @@ class TestCompression:
         path = folder / "audit" / "000001.json"
         path.write_bytes(path.read_bytes().replace(b"client1", b"client2"))
         async with store(folder) as stores:
-            with pytest.raises(StoreError, match=r"000001\.json is damaged"):
+            with pytest.raises(StoreError, match=r"000001\.json is not the file that was sealed"):
                 await stores.audit.compress(1)
 
-    @pytest.mark.parametrize("left", ["000001.json.gz", "000001.7.json", "000002.json.gz"])
+    @pytest.mark.parametrize("left", ["000001.json.gz", "000001.7.json", "000002.7.json.gz"])
     async def test_what_a_crash_left_over_goes_at_the_next_start(self, folder, left):
-        shutil.copy(folder / "audit" / "000001.json", folder / "audit" / left)
-        await checked(folder)
+        content = (folder / "audit" / f"{left[:6]}.json").read_bytes()
+        (folder / "audit" / left).write_bytes(gzip.compress(content) if left.endswith(".gz") else content)
+        (folder / "audit" / left).chmod(0o600)
+        assert (await checked(folder)).left_over == [f"audit/{left}"]
         async with store(folder):
             pass
         assert left not in names(folder)
@@ -371,6 +427,32 @@ class TestPublishing:
         published.unlink()
         async with store(tmp_path / "old", checkpoint_file=published):
             assert json.loads(published.read_text())["seq"] == 1
+
+    @pytest.mark.parametrize("more", [1, 3])
+    async def test_a_store_that_went_another_way_is_refused(self, tmp_path, more):
+        """It has as many entries as what was published, or more, but not the same ones."""
+        published = tmp_path / "elsewhere.json"
+        async with store(tmp_path / "s", checkpoint_file=published) as stores:
+            await stores.audit.append(entry(1))
+        shutil.copytree(tmp_path / "s", tmp_path / "fork")
+        async with store(tmp_path / "s", checkpoint_file=published) as stores:
+            await stores.audit.append(entry(2))
+        kept = published.read_bytes()
+        async with store(tmp_path / "fork", segment_bytes=1) as stores:
+            for number in range(more):
+                await stores.audit.append(entry(10 + number))
+        async with store(tmp_path / "fork"):
+            pass
+        with pytest.raises(StoreError, match=r"elsewhere\.json is signed for audit entry 2"):
+            await JsonStores.open(tmp_path / "fork", now=lambda: NOW, checkpoint_file=published)
+        assert published.read_bytes() == kept
+        async with store(
+            tmp_path / "s", segment_bytes=1
+        ) as stores:  # published nowhere, and yet the same way
+            for number in range(more):
+                await stores.audit.append(entry(20 + number))
+        async with store(tmp_path / "s", checkpoint_file=published):
+            pass
 
     async def test_a_disk_that_is_gone_stops_nothing(self, tmp_path, caplog):
         async with store(tmp_path / "s", checkpoint_file=tmp_path / "gone" / "x.json") as stores:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import re
 import shutil
@@ -11,14 +12,21 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from persistence import JsonStores, StoreError
-from persistence.audit_checkpoint import Checkpoint, read_signed
+from persistence.audit_chain import Salts, laid_out, line_hash, new_line, read_line, without
+from persistence.audit_checkpoint import AuditKey, Checkpoint, read_signed
+from persistence.audit_erasure import claim, find, of_client
 from persistence.audit_verify import Report, verify
-from persistence.frames import header
+from persistence.changes import EntryAdded
+from persistence.checkpoint import AuditFile
+from persistence.frames import frame, header
+from persistence.frames import read as read_frames
 from persistence.journal import journal_name
 from persistence.records import AuditEntry, AuditQuery, AuditStatus
 from tests.stores import NOW, store, until
@@ -84,6 +92,30 @@ def change_lines(path: Path, change) -> None:
     first, *lines, end = path.read_text().splitlines()
     lines = [line.removesuffix(",") for line in lines]
     path.write_text("\n".join([first, ",\n".join(change(lines)), end, ""]))
+
+
+def _newest_journal(folder: Path) -> tuple[Path, int, list[bytes]]:
+    path = max(folder.glob("journal-*.log"))
+    generation = int(path.name[8:17])
+    return path, generation, list(read_frames(path.read_bytes(), path, generation).payloads)
+
+
+def into_the_journal(folder: Path, change: EntryAdded) -> None:
+    """Its frames have checksums, and no key."""
+    path, _, payloads = _newest_journal(folder)
+    with path.open("ab") as file:
+        file.write(frame(len(payloads) + 1, [msgspec.json.encode(change)]))
+
+
+def rebase(folder: Path, audit: int) -> None:
+    """Let the newest journal say that it follows that generation of ``audit.json``."""
+    path, generation, (first, *rest) = _newest_journal(folder)
+    bases = json.loads(first)
+    bases[0]["generations"]["audit"] = audit
+    frames = [frame(number, [payload[1:-1]]) for number, payload in enumerate(rest, 2)]
+    path.write_bytes(
+        header(generation) + frame(1, [json.dumps(one).encode() for one in bases]) + b"".join(frames)
+    )
 
 
 def test_what_was_written_verifies(folder):
@@ -190,6 +222,75 @@ class TestTampering:
         assert any("audit.json: it and the journals" in problem for problem in found(folder))
         with pytest.raises(StoreError, match=r"audit\.json: it and the journals"):
             asyncio.run(JsonStores.open(folder, now=lambda: NOW))
+
+    @pytest.mark.parametrize("with_the_entry_that_says_so", [True, False])
+    def test_values_erased_without_the_key(self, folder, with_the_entry_that_says_so):
+        """An erasure is never in the newest segment: that is sealed before."""
+        path = folder / "audit.json"
+        lines = [bytes(line) for line in msgspec.json.decode(path.read_bytes(), type=AuditFile).entries]
+        gone = find(lines, of_client("client0"))
+        last = read_line(lines[-1])[0].seq
+        forged = [
+            laid_out(*without(link, one, gone.get(link.seq, ()), last + 1))
+            for link, one in map(read_line, lines)
+        ]
+        assert forged != lines
+        change_lines(path, lambda _lines: [line.decode() for line in forged])
+        if with_the_entry_that_says_so:
+            said = entry(0, event="erased", client_id=None, address=None)
+            line, _ = new_line(last + 1, line_hash(lines[-1]), said, Salts(), [claim(21, gone)])
+            into_the_journal(folder, EntryAdded(last + 1, msgspec.Raw(line)))
+        assert any("client_id is gone, and it was not erased" in problem for problem in found(folder))
+        with pytest.raises(StoreError, match=r"audit\.json.*was changed"):
+            asyncio.run(JsonStores.open(folder, now=lambda: NOW))
+
+    @pytest.mark.parametrize("names_its_journal", [True, False])
+    def test_entries_outside_of_the_chain_behind_the_first_checkpoint(self, tmp_path, names_its_journal):
+        """They come from an older version, or from whoever has a copy of a checkpoint that is signed for nothing."""
+        folder = tmp_path / "s"
+        asyncio.run(written(folder, rounds=0, last=0))
+        first = (folder / "audit-checkpoint.json").read_bytes()
+        if not names_its_journal:
+            key = AuditKey.read((folder / "audit.key").read_bytes(), "audit.key")
+            signed = read_signed(first, Checkpoint, "first")
+            first = key.sign(msgspec.structs.replace(signed, journal=UNSET, intents=UNSET))
+        asyncio.run(written(folder, rounds=0, last=3))
+        assert report(folder).signed_seq == 3
+        (folder / "audit-checkpoint.json").write_bytes(first)
+        document = json.loads((folder / "audit.json").read_bytes())
+        lines = ",\n".join(
+            json.dumps({"seq": number} | msgspec.to_builtins(entry(number, client_id="forged")))
+            for number in (1, 2)
+        )
+        head = document | {"journal": json.loads(first).get("journal", document["journal"])}
+        del head["entries"]
+        (folder / "audit.json").write_text(json.dumps(head)[:-1] + f',"entries":[\n{lines}\n]}}\n')
+        rebase(folder, head["journal"])
+        assert found(folder)
+        with pytest.raises(StoreError, match=r"audit verify"):
+            asyncio.run(JsonStores.open(folder, now=lambda: NOW))
+
+    def test_files_that_are_no_segments(self, folder):
+        junk = {
+            "000001.9.json": b'{"version":1,"entries":[\n',
+            "000000.json": sealed(folder, 1).read_bytes(),
+            "000002.json.gz": b"junk",
+            "000003.7.json": sealed(folder, 2).read_bytes(),
+            "000004.7.json": sealed(folder, 4).read_bytes().replace(b"files_16", b"files_61"),
+            "000005.json": b'{"version":1,"entries":[\n',
+            "notes.txt": b"",
+        }
+        for name, content in junk.items():
+            (folder / "audit" / name).write_bytes(content)
+            (folder / "audit" / name).chmod(0o600)
+        assert found(folder) == [f"audit/{name}: it is no segment of this audit" for name in sorted(junk)]
+
+    def test_what_a_crash_leaves_is_no_damage_and_is_named(self, folder):
+        compressed = folder / "audit" / "000001.json.gz"
+        compressed.write_bytes(gzip.compress(sealed(folder, 1).read_bytes()))
+        compressed.chmod(0o600)
+        result = report(folder)
+        assert (result.problems, result.left_over) == ([], ["audit/000001.json.gz"])
 
     def test_two_files_exchanged(self, folder):
         one, other = sealed(folder, 1).read_bytes(), sealed(folder, 2).read_bytes()

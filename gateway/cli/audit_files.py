@@ -210,6 +210,13 @@ def _print(report: Report) -> None:
             ("erased values", report.erased),
             ("signed up to", f"entry {report.signed_seq}, {short_time(report.signed_at) or '-'}"),
             ("not yet signed", report.unsigned),
+            (
+                "compared with",
+                f"the checkpoint of {short_time(report.compared_with)}"
+                if report.compared_with
+                else "nothing kept elsewhere: an older audit in its place is not seen (--checkpoint)",
+            ),
+            ("left over", ", ".join(report.left_over) or None),
             ("public key", report.key),
         ]
     )

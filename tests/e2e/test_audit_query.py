@@ -20,6 +20,8 @@ def test_what_cannot_be_asked_is_refused(home: Any, caller: Any) -> None:
         ("limit=x", "from 1 to 1000"),
         ("cursor=nothing", "cursor"),
         ("since=yesterday", "RFC 3339"),
+        ("since=20260131T080000Z", "RFC 3339"),
+        ("since=2026-01-31T08:00:00+04:00", "%2B"),
         ("colour=red", "Each filter may be there once"),
         ("event=a&event=b", "Each filter may be there once"),
         ("event", "cannot be read"),
