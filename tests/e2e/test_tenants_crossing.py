@@ -286,3 +286,30 @@ def test_nothing_crosses_on_the_command_line(gate: Home, served: Served) -> None
 def _newest(gate: Home, tenant: str) -> Any:
     """The newest entry of that tenant's audit."""
     return _do(gate, "audit.query", tenant_id=tenant, limit=1)["entries"]
+
+
+def test_what_roles_grant_holds_at_once_for_a_token_that_is_out(gate: Home, served: Served) -> None:
+    _do(gate, "roles.add", role="shift", tenant_id="red", permissions=["audit:read"])
+    _do(gate, "clients.add", client_id="shifting", tenant_id="red", roles=["shift"])
+    key = _do(gate, "api_keys.add", client_id="shifting", name="test")["api_key"]
+    with Member(gate, served, key) as machine:
+        token = machine.form("/auth/token", grant_type="client_credentials").json["access_token"]
+    with Caller(gate, served, token=token) as holder:
+
+        def may() -> bool:
+            listed = OWN["red"] in holder.tools()
+            answer = holder.call(OWN["red"], {"text": "x"})
+            assert ("result" in answer) == listed
+            modern = Modern(holder).result("tools/list")["tools"]
+            assert (OWN["red"] in [tool["name"] for tool in modern]) == listed
+            return listed
+
+        assert not may()
+        for permission, allowed in (("red:use", True), ("blue:use", False), ("red:*", True)):
+            _do(gate, "roles.set", role="shift", tenant_id="red", permissions=[permission])
+            assert may() == allowed, permission
+        for change, allowed in (("remove_roles", False), ("add_roles", True)):
+            _do(gate, "clients.roles", client_id="shifting", **{change: ["shift"]})
+            assert may() == allowed, change
+        _do(gate, "clients.disable", client_id="shifting")
+        assert holder.rpc("tools/list").status == 401

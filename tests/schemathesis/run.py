@@ -106,9 +106,9 @@ class Account:
 
     def _ask(self, method: str, path: str, body: dict[str, str] | None = None) -> Any:
         headers = {"Content-Type": "application/json", "Host": "localhost"}
-        if self.token:
+        if self.token and not path.startswith("/auth/login"):
             headers["Authorization"] = f"Bearer {self.token}"
-        content = None if body is None else json.dumps(body).encode()
+        content = None if method == "GET" else json.dumps(body or {}).encode()
         request = urllib.request.Request(f"{self._url}{path}", content, headers, method=method)
         with urllib.request.urlopen(request, context=self._context) as answer:
             return json.load(answer)
