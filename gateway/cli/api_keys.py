@@ -14,7 +14,7 @@ from gateway.cli.session import config_option, json_option, perform
 
 @click.group(name="api-keys")
 def api_keys() -> None:
-    """The API keys of clients: for machines that have neither a certificate nor a way to sign in.
+    """The API keys of clients, for machines that have no certificate.
 
     Clients make their own over HTTP, too (/auth/api-keys).
     """

@@ -13,7 +13,7 @@ import click
 
 _GAP = 3
 """What rich puts between two columns, and around them all."""
-FREE_TEXT = frozenset({"ROLES", "ALTERNATIVE NAMES", "WHAT", "REASON"})
+FREE_TEXT = frozenset({"ROLES", "SCOPES", "NAME", "ALTERNATIVE NAMES", "WHAT", "REASON"})
 """The columns that may be folded between words; all others hold ids, times and the like."""
 
 

@@ -15,6 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from gateway.config.values import Algorithm
+from gateway.identity.signing_keys import make
 from tests.conftest import Caller, Home
 
 PASSWORD = "Correct-Horse-7-Battery"
@@ -26,7 +28,8 @@ def prepare(home: Home) -> None:
     home.cli("clients", "add", "bob", "--password-stdin", stdin=f"{PASSWORD}\n")
     home.cli("keys", "retire")
     signing = home.folder / "signing.pem"
-    home.cli("keys", "make", "RS256", str(signing))
+    signing.touch(mode=0o600)
+    signing.write_text(make(Algorithm.RS256))
     text = home.config.read_text()
     mine = f'algorithm = "RS256"\nprivate_key_file = "{signing.name}"'
     home.config.write_text(text.replace('secret_file = "secret.key"', mine))
