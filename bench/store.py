@@ -1,8 +1,9 @@
 """The store with many live tokens beside the store with few: start, memory, writes, checkpoints, purge.
 
-    python -m bench.store [--tokens N] [--folder DIR]
+    python -m bench.store [--tokens N] [--runs N] [--folder DIR]
 
-Each number of tokens has a process of its own. Waits are of one write after the other, as a caller sees them; pauses are of
+Both are measured by turns, each time in a process of its own that spares the garbage collector as the gateway does, and the
+medians are shown: a longest wait of one run is mostly that of a machine which does something else, too. Waits are of one write after the other, as a caller sees them; pauses are of
 the event loop, as a task sees them that only wants its turn.
 """
 
@@ -12,6 +13,8 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,7 +33,7 @@ from persistence import JsonStores, TokenKind, TokenRecord
 FEW = 1000
 WRITES = 2000
 CLIENTS = 1000
-SLICE = 500
+SLICE = 100
 NOW = 1_800_000_000.0
 TIME = "2027-01-15T08:00:00.000Z"
 
@@ -170,6 +173,8 @@ async def measure(folder: Path, count: int) -> Figures:
         await timed(stores, issued)
     await stores.close()
     stores = await opened(folder, 0.01)
+    gc.collect()
+    gc.freeze()
     async with pauses() as in_checkpoint:
         waits = await in_checkpoints(stores, count + WRITES, 3)
     stats = stores.stats()
@@ -199,30 +204,39 @@ async def measure(folder: Path, count: int) -> Figures:
     )
 
 
-def measured(folder: Path, count: int) -> Figures:
-    """In processes of their own."""
-
-    def run(what: str) -> bytes:
-        words = ["-m", "bench.store", what, str(count), "--folder", str(folder)]
-        return subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, check=True).stdout
-
-    run("--fill")
-    return msgspec.json.decode(run("--measure"), type=Figures)
+def run(what: str, folder: Path, count: int) -> bytes:
+    """A part of this in a process of its own."""
+    words = ["-m", "bench.store", what, str(count), "--folder", str(folder)]
+    return subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, check=True).stdout
 
 
-def report(folder: Path, count: int) -> Table:
+def measured(filled: Path, count: int) -> Figures:
+    """A copy of that store."""
+    with tempfile.TemporaryDirectory(dir=filled.parent) as folder:
+        copy = Path(shutil.copytree(filled, Path(folder) / "store"))
+        os.sync()
+        return msgspec.json.decode(run("--measure", copy, count), type=Figures)
+
+
+def report(folder: Path, count: int, runs: int) -> Table:
     """Both stores, side by side."""
-    few, many = (measured(folder / str(number), number) for number in (FEW, count))
+    filled = {number: folder / str(number) for number in (FEW, count)}
+    for number, store in filled.items():
+        run("--fill", store, number)
+    found: dict[int, list[Figures]] = {number: [] for number in filled}
+    for _ in range(runs):
+        for number, store in filled.items():
+            found[number].append(measured(store, number))
     table = Table("", f"{FEW:,} tokens", f"{count:,} tokens", "ratio")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, (label, unit, scale) in ROWS.items():
-        one, other = getattr(few, name), getattr(many, name)
+        few, many = (statistics.median(getattr(each, name) for each in found[n]) for n in (FEW, count))
         table.add_row(
             label,
-            f"{one * scale:,.2f} {unit}",
-            f"{other * scale:,.2f} {unit}",
-            f"{other / one:.2f}" if one else "",
+            f"{few * scale:,.2f} {unit}",
+            f"{many * scale:,.2f} {unit}",
+            f"{many / few:.2f}" if few else "",
         )
     return table
 
@@ -232,6 +246,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument(
         "--folder", type=Path, help="on the disk that is to be measured; a temporary one by default"
     )
@@ -244,7 +259,7 @@ def main() -> None:
         sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(measure(arguments.folder, arguments.measure))))
     else:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            Console().print(report(Path(folder), arguments.tokens))
+            Console().print(report(Path(folder), arguments.tokens, arguments.runs))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ log = logging.getLogger("ostiary.errors")
 
 SWEEP_EVERY: Final = 120
 """Every so many rounds of the watch, what is idle or expired is cleared away."""
-PURGE_SLICE: Final = 500
+PURGE_SLICE: Final = 100
 """Tokens that are forgotten at a time (about a millisecond) before requests get their turn."""
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 

@@ -23,7 +23,7 @@ from persistence.audit_chain import line_hash, read_line
 from persistence.audit_checkpoint import SegmentRecord
 from persistence.audit_erasure import is_target
 from persistence.changes import IntentBegun
-from persistence.checkpoint import SLICE
+from persistence.large import BLOCK
 from persistence.records import AuditEntry, AuditQuery
 
 VERSION: Final = 1
@@ -72,9 +72,9 @@ class Segment:
         return full, Segment(self.number + 1, last + 1, prev, self.lines[count:], self.intents)
 
     def slices(self) -> Iterator[bytes]:
-        """Its entries as newline-terminated JSON, a slice at a time."""
-        for start in range(0, len(self.lines), SLICE):
-            yield b"\n".join((*self.lines[start : start + SLICE], b""))
+        """Its entries as newline-terminated JSON, some at a time."""
+        for start in range(0, len(self.lines), BLOCK):
+            yield b"\n".join((*self.lines[start : start + BLOCK], b""))
 
 
 class SealedHead(msgspec.Struct, frozen=True, kw_only=True):

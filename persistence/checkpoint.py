@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from types import GenericAlias
 from typing import Any, Final, Protocol, TypeVar, cast
@@ -26,12 +26,6 @@ _END: Final = b"]}\n"
 _CHECKSUM: Final = b',"crc32":"%08x"}\n'
 _CHECKSUM_SIZE: Final = len(_CHECKSUM % 0)
 _CHECKSUM_FORM: Final = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n\Z')
-
-SLICE: Final = 2000
-"""Records encoded at a time (about half a millisecond) before others get their turn."""
-
-encode_lines = msgspec.json.Encoder().encode_lines
-"""A sequence of records as newline-terminated JSON."""
 
 
 class CheckpointFile(Protocol):
@@ -193,12 +187,6 @@ def _without_checksum(data: bytes, before: int, path: object) -> bytes:
     if zlib.crc32(body, before) != int(found[1], 16):
         raise StoreError(f"{path} is damaged (its checksum is wrong): {RESTORE}")
     return body + b"}\n"
-
-
-def in_lines(records: Sequence[object]) -> Iterator[bytes]:
-    """The records as newline-terminated JSON, a slice at a time."""
-    for start in range(0, len(records), SLICE):
-        yield encode_lines(records[start : start + SLICE])
 
 
 async def _decode_by_lines(pieces: AsyncIterator[bytes]) -> tuple[int, list[TokenRecord]]:

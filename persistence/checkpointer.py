@@ -18,7 +18,7 @@ from typing import Any, Final
 from persistence.audit_log import AuditLog
 from persistence.audit_segments import Segment
 from persistence.changes import AUDIT, CLIENTS, PARTS, TOKENS, Bases
-from persistence.checkpoint import encode, file_name, in_lines, with_checksum
+from persistence.checkpoint import encode, file_name, with_checksum
 from persistence.clients import JsonClients
 from persistence.collection import JsonCollection
 from persistence.files import Folder
@@ -67,15 +67,15 @@ class Checkpointer:
         """``on_recovery`` is called once writes are taken again after the journal had failed."""
         self._folder = folder
         self._journal = journal
-        self._clients = clients
-        self._tokens = tokens
         self._audit = audit
-        self._collections = collections
-        self._parts: dict[str, JsonClients | JsonTokens | AuditLog | JsonCollection[Any]] = {
+        self._records: dict[str, JsonClients | JsonTokens | JsonCollection[Any]] = {
             CLIENTS: clients,
             TOKENS: tokens,
-            AUDIT: audit,
             **collections,
+        }
+        self._parts: dict[str, JsonClients | JsonTokens | JsonCollection[Any] | AuditLog] = {
+            **self._records,
+            AUDIT: audit,
         }
         self._segment_bytes = segment_bytes
         self._shortest_pause = pause
@@ -233,14 +233,10 @@ class Checkpointer:
         """Replace the file of one part. The audit's is written as it was between the generations; the others may
         hold later changes already, for which it makes no difference that the journal is replayed over them.
         """
-        if part == CLIENTS:
-            await self._replace(part, {"journal": generation}, in_lines(list(self._clients)))
-        elif part == TOKENS:
-            await self._replace(part, {"journal": generation}, self._tokens.lines())
-        elif part == AUDIT:
+        if part == AUDIT:
             await self._write_audit(generation, segment)
         else:
-            await self._replace(part, {"journal": generation}, in_lines(list(self._collections[part])))
+            await self._replace(part, {"journal": generation}, self._records[part].lines())
 
     async def _write_audit(self, generation: int, segment: Segment) -> None:
         """Once the segment is large enough, seal it, then let ``audit.json`` name the next one.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from persistence.changes import ClientPut, ClientRemoved
 from persistence.journal import Journal
+from persistence.large import in_lines
 from persistence.records import ClientRecord, StoreError
 
 
@@ -35,6 +36,13 @@ class JsonClients:
 
     def __iter__(self) -> Iterator[ClientRecord]:
         return iter(sorted(self._clients.values(), key=lambda record: record.client_id))
+
+    def lines(self) -> Iterator[bytes]:
+        """All clients as newline-terminated JSON, as they are now, some at a time.
+
+        Those of one instant, lest a certificate id be read as that of the client that gave it up and of the one that took it.
+        """
+        return in_lines(list(self._clients.values()))
 
     async def put(self, record: ClientRecord) -> None:
         """Insert or replace.

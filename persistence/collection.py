@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic
 
@@ -10,6 +9,7 @@ import msgspec
 
 from persistence.changes import CollectionChanged
 from persistence.journal import Journal
+from persistence.large import Ordered, Sharded
 from persistence.records import Kind, RecordT
 
 
@@ -21,10 +21,8 @@ class JsonCollection(Generic[RecordT]):
         self._journal = journal
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(kind.record).decode
-        self._records: dict[str, RecordT] = {}
-        self._indexes: dict[str, defaultdict[str, dict[str, None]]] = {
-            index: defaultdict(dict) for index in kind.indexes
-        }
+        self._records: Ordered[RecordT] = Ordered()
+        self._indexes: dict[str, Sharded[dict[str, None]]] = {index: Sharded() for index in kind.indexes}
         """By field and value: the keys, in order of insertion."""
         self.changed = False
         """Whether something was applied since the owner last set this to False."""
@@ -33,7 +31,7 @@ class JsonCollection(Generic[RecordT]):
         return len(self._records)
 
     def __iter__(self) -> Iterator[RecordT]:
-        return iter(list(self._records.values()))
+        return iter(self._records)
 
     def get(self, key: str) -> RecordT | None:
         """The record with that key."""
@@ -41,8 +39,8 @@ class JsonCollection(Generic[RecordT]):
 
     def where(self, index: str, value: str) -> Sequence[RecordT]:
         """The records whose field ``index`` is ``value``. Raises KeyError where the kind has no such index."""
-        keys = self._indexes[index]
-        return [self._records[key] for key in keys[value]] if value in keys else []
+        found = map(self._records.get, self._indexes[index].get(value) or ())
+        return [record for record in found if record is not None]
 
     async def put(self, *records: RecordT) -> None:
         """Insert or replace all of them as one write. Raises StoreError where it is not durable."""
@@ -78,17 +76,20 @@ class JsonCollection(Generic[RecordT]):
         """Take over what was read."""
         for record in records:
             key: str = getattr(record, self.kind.key)
-            before = self._records.get(key)
-            self._records[key] = record
-            for index, keys in self._indexes.items():
+            before = self._records.put(key, record)
+            for index in self._indexes:
                 old, new = getattr(before, index, None), getattr(record, index)
                 if before is not None and old != new:
                     self._unlist(index, old, key)
                 if new is not None:
-                    keys[new][key] = None
+                    self._indexes[index].shard(new).setdefault(new, {})[key] = None
+
+    def lines(self) -> Iterator[bytes]:
+        """The records as newline-terminated JSON, some at a time; as ``JsonTokens.lines``."""
+        return self._records.lines()
 
     def _forget(self, key: str) -> None:
-        record = self._records.pop(key, None)
+        record = self._records.pop(key)
         if record is not None:
             for index in self._indexes:
                 self._unlist(index, getattr(record, index), key)
@@ -96,7 +97,8 @@ class JsonCollection(Generic[RecordT]):
     def _unlist(self, index: str, value: str | None, key: str) -> None:
         if value is None:
             return
-        keys = self._indexes[index]
-        keys[value].pop(key, None)
-        if not keys[value]:
-            del keys[value]
+        shard = self._indexes[index].shard(value)
+        keys = shard.get(value, {})
+        keys.pop(key, None)
+        if not keys:
+            shard.pop(value, None)

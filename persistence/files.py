@@ -31,7 +31,7 @@ RESTORE: Final = "move the store's folder away, then put a backup in its place: 
 PIECE: Final = 1 << 20
 """Bytes that are read or written in one call (aiofiles costs a thread hop for each)."""
 
-_SYNC_EVERY: Final = 8 << 20
+_SYNC_EVERY: Final = 2 << 20
 """Bytes of a large file after which it is synced: one fsync of it all would hold up the journal's for long."""
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
@@ -173,9 +173,8 @@ class Folder:
         try:
             async with aiofiles.open(self._create(temporary), "wb", buffering=0) as file:
                 async for piece in _in_large(pieces):
-                    await asyncio.to_thread(write_all, self.system, file.fileno(), piece)
-                    if size // _SYNC_EVERY != (size + len(piece)) // _SYNC_EVERY:
-                        await asyncio.to_thread(self.system.fsync, file.fileno())
+                    sync = size // _SYNC_EVERY != (size + len(piece)) // _SYNC_EVERY
+                    await asyncio.to_thread(self._write_piece, file.fileno(), piece, sync=sync)
                     size += len(piece)
                 await asyncio.to_thread(self.system.fsync, file.fileno())
             await asyncio.to_thread(self._put_in_place, temporary, name)
@@ -249,6 +248,11 @@ class Folder:
             os.close(descriptor)
             raise StoreError(f"{path} has mode {mode:04o}, so others may read it: chmod 600 {path}")
         return descriptor
+
+    def _write_piece(self, descriptor: int, piece: bytes, *, sync: bool) -> None:
+        write_all(self.system, descriptor, piece)
+        if sync:
+            self.system.fsync(descriptor)
 
     def _create(self, name: str) -> int:
         """A new file; one left by a crash under that name (always a temporary one) goes first."""

@@ -1,18 +1,22 @@
 """The tokens, in memory by token_id, client, family and expiry; changes go through the journal.
 
-Issuing, revoking and purging cost the same whatever the number of tokens: each index is a dictionary, and expiry is a
-bucket of token ids for each second, with a heap of the seconds, so that a purge looks at nothing but what expired.
+Issuing, revoking and purging cost the same whatever the number of tokens: each index is a dictionary (``large``), and
+expiry is a bucket of token ids for each second, with a heap of the seconds, so that a purge looks at nothing but what
+expired.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 from persistence.changes import TokensPut
-from persistence.checkpoint import SLICE, encode_lines
 from persistence.journal import Journal
+from persistence.large import Keys, Ordered, Sharded
 from persistence.records import TokenRecord
+
+_SMALL_FAMILY: Final = 8
 
 
 class JsonTokens:
@@ -21,15 +25,14 @@ class JsonTokens:
     def __init__(self, journal: Journal, *, on_purge: Callable[[], None]) -> None:
         self._journal = journal
         self._on_purge = on_purge
-        self._tokens: dict[str, TokenRecord] = {}
-        self._by_client: dict[str, dict[str, None]] = {}
-        self._by_family: dict[str, tuple[str, ...]] = {}
-        """Tuples, which the garbage collector does not look into again and again: most families have two tokens."""
+        self._tokens: Ordered[TokenRecord] = Ordered()
+        self._by_client: dict[str, Keys] = {}
+        self._by_family: Sharded[tuple[str, ...] | Keys] = Sharded()
+        """Tuples, which the garbage collector does not look into again and again, while a family is small: most have two
+        tokens, but that of an API key has all that were had with it."""
         self._by_exp: dict[int, list[str]] = {}
         self._seconds: list[int] = []
         """The keys of ``_by_exp``, a heap."""
-        self._issued: list[str] = []
-        """Token ids in order of issue, purged ones included until the next checkpoint."""
         self.changed = False
         """Whether something was applied or purged since the owner last set this to False."""
 
@@ -42,14 +45,18 @@ class JsonTokens:
 
     def of_client(self, client_id: str) -> Sequence[TokenRecord]:
         """Every token of that client, in order of issue."""
-        return [self._tokens[token_id] for token_id in self._by_client.get(client_id, ())]
+        return self._records(self._by_client.get(client_id))
 
     def of_family(self, family_id: str) -> Sequence[TokenRecord]:
         """Every token of that family, in order of issue."""
-        return [self._tokens[token_id] for token_id in self._by_family.get(family_id, ())]
+        return self._records(self._by_family.get(family_id))
+
+    def _records(self, token_ids: Iterable[str] | None) -> list[TokenRecord]:
+        found = map(self._tokens.get, token_ids or ())
+        return [record for record in found if record is not None]
 
     def __iter__(self) -> Iterator[TokenRecord]:
-        return iter(list(self._tokens.values()))
+        return iter(self._tokens)
 
     async def put(self, *records: TokenRecord) -> None:
         """Insert or replace all of them as one write. Raises StoreError where it is not durable."""
@@ -82,34 +89,22 @@ class JsonTokens:
 
     def load(self, records: Iterable[TokenRecord]) -> None:
         """Take over records in order of issue."""
+        put = self._tokens.put
         for record in records:
-            before = self._tokens.get(record.token_id)
-            self._tokens[record.token_id] = record
+            before = put(record.token_id, record)
             if before is None:
-                self._issued.append(record.token_id)
                 self._expires(record)
                 self._link(record)
             else:
                 self._moved(before, record)
 
     def lines(self) -> Iterator[bytes]:
-        """The tokens as JSON, one a line, in order of issue, a slice at a time; the state may change between slices.
+        """The tokens as JSON, one a line, in order of issue, some at a time; the state may change in between.
 
         What changes meanwhile may be in it or not: the journal that follows has it in any case, and a put that is
-        replayed twice is the same as once. So nothing is copied, and no slice takes long.
+        replayed twice is the same as once. So nothing is copied, and no step takes long.
         """
-        live: list[str] = []
-        end = len(self._issued)
-        for start in range(0, end, SLICE):
-            found = [
-                record
-                for token_id in self._issued[start : min(start + SLICE, end)]
-                if (record := self._tokens.get(token_id)) is not None
-            ]
-            live.extend(record.token_id for record in found)
-            yield encode_lines(found)
-        live.extend(self._issued[end:])
-        self._issued = live
+        return self._tokens.lines()
 
     def _moved(self, before: TokenRecord, record: TokenRecord) -> None:
         if before.exp != record.exp:
@@ -130,27 +125,36 @@ class JsonTokens:
         """Enter a token into the indexes by client and family."""
         of_client = self._by_client.get(record.client_id)
         if of_client is None:
-            self._by_client[record.client_id] = {record.token_id: None}
-        else:
-            of_client[record.token_id] = None
+            of_client = self._by_client[record.client_id] = Keys()
+        of_client.add(record.token_id)
         if record.family_id is None:
             return
-        self._by_family[record.family_id] = (*self._by_family.get(record.family_id, ()), record.token_id)
+        shard = self._by_family.shard(record.family_id)
+        family = shard.get(record.family_id, ())
+        if isinstance(family, tuple) and len(family) < _SMALL_FAMILY:
+            shard[record.family_id] = (*family, record.token_id)
+            return
+        if isinstance(family, tuple):
+            family = shard[record.family_id] = Keys(family)
+        family.add(record.token_id)
 
     def _forget(self, record: TokenRecord) -> None:
-        del self._tokens[record.token_id]
+        self._tokens.pop(record.token_id)
         self._unlink(record)
 
     def _unlink(self, record: TokenRecord) -> None:
         """Take a token out of the indexes by client and family."""
         of_client = self._by_client[record.client_id]
-        del of_client[record.token_id]
+        of_client.remove(record.token_id)
         if not of_client:
             del self._by_client[record.client_id]
         if record.family_id is None:
             return
-        of_family = tuple(t for t in self._by_family[record.family_id] if t != record.token_id)
-        if of_family:
-            self._by_family[record.family_id] = of_family
+        shard = self._by_family.shard(record.family_id)
+        family = shard[record.family_id]
+        if isinstance(family, tuple):
+            family = shard[record.family_id] = tuple(t for t in family if t != record.token_id)
         else:
-            del self._by_family[record.family_id]
+            family.remove(record.token_id)
+        if not family:
+            del shard[record.family_id]

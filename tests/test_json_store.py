@@ -230,6 +230,17 @@ class TestCheckpoints:
         async with store(tmp_path / "s") as stores:
             assert list(stores.tokens) == many
 
+    async def test_a_family_of_many_tokens_is_kept_in_order_and_shrinks(self, tmp_path):
+        many = [token(f"t{n}", exp=int(NOW) + 1 + n % 7, family_id="key") for n in range(50)]
+        async with store(tmp_path / "s") as stores:
+            await stores.tokens.put(*many)
+            assert stores.tokens.of_family("key") == many
+            assert stores.tokens.purge(NOW + 4) == 22
+            left = [each for each in many if each.exp >= NOW + 4]
+            assert stores.tokens.of_family("key") == stores.tokens.of_client(many[0].client_id) == left
+            assert stores.tokens.purge(NOW + 100) == len(left)
+            assert stores.tokens.of_family("key") == stores.tokens.of_client(many[0].client_id) == []
+
     async def test_a_file_that_was_written_otherwise_is_read(self, tmp_path):
         folder = tmp_path / "s"
         async with store(folder) as stores:

@@ -21,6 +21,7 @@ from gateway.identity.clients import refusal_of
 from gateway.model import Deny, Reason
 from gateway.remembered import Remembered
 from persistence.account_records import ApiKeyRecord
+from persistence.large import in_turns
 from persistence.records import ClientRecord, ClientStore, Collection, StoreError
 
 USE_SECONDS: Final = 60.0
@@ -158,8 +159,12 @@ class ApiKeys:
                 self._changing.discard(key.key_id)
 
     async def purge(self, at_most: int) -> None:
-        """Forget keys that have expired. Raises StoreError."""
-        gone = [key.key_id for key in self._store if key.exp is not None and key.exp <= self._now()]
+        """Forget keys that have expired, with turns for others while it looks. Raises StoreError."""
+        gone = [
+            key.key_id
+            async for key in in_turns(self._store)
+            if key.exp is not None and key.exp <= self._now()
+        ]
         if gone:
             await self._store.remove(*gone[:at_most])
 

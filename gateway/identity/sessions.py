@@ -25,6 +25,7 @@ from gateway.identity.tokens import Grant, Issued, Tokens, VerifiedToken
 from gateway.model import Deny, Inbound, Reason
 from gateway.remembered import Remembered
 from persistence.account_records import SessionRecord
+from persistence.large import in_turns
 from persistence.records import Collection, StoreError, TokenRecord
 
 log = logging.getLogger("ostiary.auth")
@@ -242,8 +243,8 @@ class Sessions:
         self._answers.drop(lambda answer: answer.until <= now)
 
     async def purge(self, at_most: int) -> None:
-        """Forget sessions that are no longer live. Raises StoreError."""
-        gone = [each.session_id for each in self._store if not self._is_live(each)]
+        """Forget sessions that are no longer live, with turns for others while it looks. Raises StoreError."""
+        gone = [each.session_id async for each in in_turns(self._store) if not self._is_live(each)]
         if gone:
             await self._store.remove(*gone[:at_most])
 
