@@ -177,13 +177,13 @@ class AuditKey:
         return _with(body, _base64(self._private.sign(document.purpose + body)))
 
 
-def read_signed(data: bytes, shape: type[Signed], path: object) -> Signed:
-    """A document whose signature is that of the key which it names. ``path`` is for messages.
+def read_signed(data: bytes, shape: type[Signed], path: object, remedy: str = RESTORE) -> Signed:
+    """A document whose signature is that of the key which it names. ``path`` and ``remedy`` are for messages.
 
     Raises:
         StoreError: It is not one, or not byte for byte what was signed.
     """
-    damaged = StoreError(f"{path} is damaged: {RESTORE}")
+    damaged = StoreError(f"{path} is damaged: {remedy}")
     try:
         found = msgspec.json.decode(data, type=shape)
         signature = msgspec.json.decode(data, type=_Signature).signature
@@ -200,7 +200,7 @@ def read_signed(data: bytes, shape: type[Signed], path: object) -> Signed:
     try:
         Ed25519PublicKey.from_public_bytes(raw_key).verify(raw_signature, shape.purpose + body)
     except (InvalidSignature, ValueError) as error:
-        raise StoreError(f"the signature of {path} is wrong: {RESTORE}") from error
+        raise StoreError(f"the signature of {path} is wrong: {remedy}") from error
     return found
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
 from persistence.audit_segments import EntryFilter
 from persistence.audit_state import NEWEST, AuditState, read_audit
+from persistence.checkpoint import UNREADABLE
 from persistence.records import StoreError
 from persistence.snapshot import Snapshot
 
@@ -26,5 +25,5 @@ def _lines(state: AuditState, wanted: EntryFilter) -> Iterator[bytes]:
             yield from (line for line in state.sealed_lines(record) if wanted.matches(line) is not None)
     try:
         yield from (line for line in state.newest_lines() if wanted.matches(line) is not None)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise StoreError(f"{NEWEST} is damaged ({error}): `ostiary audit verify` says more") from error

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import re
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,18 +23,18 @@ import msgspec
 
 from persistence import checkpoint, frames
 from persistence.audit_checkpoint import INDEX, Index, read_signed
+from persistence.audit_segments import segment_of
 from persistence.changes import AUDIT, CLIENTS, TOKENS
 from persistence.checkpoint import AuditFile, ClientsFile, TokensFile
 from persistence.files import PIECE, RESTORE
 from persistence.journal import journal_generation
 from persistence.json_store import JsonStores
 from persistence.records import KINDS, StoreError
-from persistence.snapshot import AUDIT_FOLDER, Held, Snapshot, take_snapshot
+from persistence.snapshot import AUDIT_FOLDER, Held, Snapshot, is_of_the_state, take_snapshot
 
 VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 _MAX_MANIFEST_BYTES: Final = 64 << 20
-_NAME: Final = re.compile(rf"({AUDIT_FOLDER}/)?[A-Za-z0-9][A-Za-z0-9._-]{{0,99}}")
 _SHAPES: Final[dict[str, type[checkpoint.CheckpointFile]]] = {
     CLIENTS: ClientsFile,
     TOKENS: TokensFile,
@@ -103,9 +102,9 @@ async def back_up(store: Path, target: Path, *, made_at: str) -> Manifest:
 
 
 def _write(snapshot: Snapshot, target: Path, made_at: str, clients: int, tokens: int) -> Manifest:
+    kept = [(name, held) for name, held in sorted(snapshot.held.items()) if _is_a_stores(name)]
     files = tuple(
-        ManifestFile(name=name, bytes=held.size, sha256=_digest(held.pieces()))
-        for name, held in sorted(snapshot.held.items())
+        ManifestFile(name=name, bytes=held.size, sha256=_digest(held.pieces())) for name, held in kept
     )
     manifest = Manifest(version=VERSION, made_at=made_at, clients=clients, tokens=tokens, files=files)
     temporary = target.with_name(f".{target.name}.unfinished")
@@ -118,7 +117,7 @@ def _write(snapshot: Snapshot, target: Path, made_at: str, clients: int, tokens:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
                 data = msgspec.json.encode(manifest)
                 tar.addfile(_member(MANIFEST, len(data)), io.BytesIO(data))
-                for name, held in sorted(snapshot.held.items()):
+                for name, held in kept:
                     with _as_file(held) as content:
                         tar.addfile(_member(name, held.size), content)
             file.flush()
@@ -130,6 +129,12 @@ def _write(snapshot: Snapshot, target: Path, made_at: str, clients: int, tokens:
         temporary.unlink(missing_ok=True)
         raise
     return manifest
+
+
+def _is_a_stores(name: str) -> bool:
+    """Whether a name in a snapshot or a manifest is that of a store's file."""
+    folder, _, segment = name.rpartition("/")
+    return segment_of(segment) is not None if folder == AUDIT_FOLDER else not folder and is_of_the_state(name)
 
 
 def _refuse_to_overwrite(target: Path) -> None:
@@ -225,7 +230,7 @@ def _read_manifest(tar: tarfile.TarFile) -> Manifest:
             f"the backup has version {manifest.version}; this version of Ostiary reads version {VERSION}"
         )
     for file in manifest.files:
-        if not _NAME.fullmatch(file.name):
+        if not _is_a_stores(file.name):
             raise _no_backup(f"{file.name[:100]!r} is no name of a store's file")
     return manifest
 
@@ -259,7 +264,8 @@ async def check(store: Path) -> Checked:
     """
     with closing(take_snapshot(store)) as snapshot:
         problems = list(snapshot.refused.values())
-        problems += await asyncio.to_thread(lambda: list(_problems(snapshot)))
+        unmade = await JsonStores.unmade_parts(snapshot)
+        problems += await asyncio.to_thread(lambda: list(_problems(snapshot, unmade)))
         state = None
         try:
             state = (await JsonStores.read_only(snapshot)).stats()
@@ -280,10 +286,15 @@ def _checked_file(snapshot: Snapshot, name: str, problems: Iterable[str]) -> Che
     return CheckedFile(name, held.size if held is not None else 0, problem)
 
 
-def _problems(snapshot: Snapshot) -> Iterator[str]:
-    """What is wrong with each file by itself: a start stops at the first one."""
+def _problems(snapshot: Snapshot, missing: Container[str]) -> Iterator[str]:
+    """What is wrong with each file by itself: a start stops at the first one.
+
+    ``missing``: the parts that an older version did not have: a start makes their files.
+    """
     for part, shape in _SHAPES.items():
         name = checkpoint.file_name(part)
+        if part in missing and name not in snapshot.held:
+            continue
         try:
             checkpoint.decode(snapshot.read_now(name), shape, snapshot.path / name)
         except StoreError as error:

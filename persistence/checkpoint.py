@@ -28,6 +28,10 @@ _CHECKSUM_SIZE: Final = len(_CHECKSUM % 0)
 _CHECKSUM_FORM: Final = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n\Z')
 
 
+UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding raises where a file is damaged."""
+
+
 class CheckpointFile(Protocol):
     """What every file has."""
 
@@ -90,7 +94,7 @@ def decode(data: bytes, shape: type[FileT], path: object) -> FileT:
     data = _without_checksum(data, 0, path)
     try:
         found = msgspec.json.decode(data, type=shape)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         _check_version(data, path)
         raise StoreError(f"{path} is damaged ({error}): {RESTORE}") from error
     if found.version != VERSION:
@@ -135,7 +139,7 @@ async def read_tokens(folder: Folder) -> tuple[int, list[TokenRecord]]:
     try:
         async with aclosing(folder.pieces(name)) as pieces:
             return await _decode_by_lines(_checked(pieces, folder.path / name))
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         found = decode(await folder.read(name), TokensFile, folder.path / name)
         return found.journal, found.tokens
 
@@ -234,7 +238,7 @@ def _share(tokens: list[TokenRecord], texts: dict[str, str]) -> list[TokenRecord
 def _check_version(data: bytes, path: object) -> None:
     try:
         found = msgspec.json.decode(data, type=_Version)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return
     if found.version != VERSION:
         raise _other_version(path, found.version)

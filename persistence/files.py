@@ -36,6 +36,7 @@ _SYNC_EVERY: Final = 2 << 20
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC
+"""With O_NONBLOCK, too, nothing waits for the other end of a FIFO that stands in a file's place."""
 
 
 class System:
@@ -234,7 +235,7 @@ class Folder:
     def _open(self, name: str, flags: int) -> int:
         path = self.path / name
         try:
-            descriptor = self.system.open(name, flags | _FLAGS, _FILE_MODE, self._descriptor)
+            descriptor = self.system.open(name, flags | _FLAGS | os.O_NONBLOCK, _FILE_MODE, self._descriptor)
         except OSError as error:
             ways = {errno.ELOOP: "it is a symbolic link", errno.ENOENT: f"{_why(error)}; {RESTORE}"}
             why = ways.get(error.errno or 0, _why(error))

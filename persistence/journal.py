@@ -29,6 +29,7 @@ import msgspec
 
 from persistence import frames
 from persistence.changes import Bases, Change
+from persistence.checkpoint import UNREADABLE
 from persistence.disk_thread import DiskThread
 from persistence.files import RESTORE, Folder, write_all
 from persistence.records import StoreError
@@ -135,7 +136,7 @@ class Journal:
         decode = msgspec.json.Decoder(list[Change]).decode
         try:
             return [change for payload in payloads for change in decode(payload)]
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             path = self._folder.path / name
             raise StoreError(f"{path} holds what this version of Ostiary does not read: {error}") from error
 

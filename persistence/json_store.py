@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -207,6 +207,16 @@ class JsonStores:
         stores.audit.check()
         return stores
 
+    @classmethod
+    async def unmade_parts(cls, folder: Folder) -> frozenset[str]:
+        """The parts that the version which wrote the store did not have: a start makes their files."""
+        journal = Journal(folder)
+        try:
+            journals, _ = await journal.read(journal.generations())
+        except StoreError:
+            return frozenset()
+        return _unmade(journals, folder.names())
+
     def collection(self, kind: Kind[RecordT]) -> Collection[RecordT]:
         """The records of that kind."""
         return self._collections[kind.name]
@@ -312,11 +322,9 @@ class JsonStores:
 
     async def _load_collections(self, generations: Sequence[int], journals: Sequence[list[Change]]) -> None:
         """A collection without a file is damage, but where the oldest journal does not know it yet."""
-        oldest = next(iter(journals), [])
-        names = self._folder.names()
+        unmade = _unmade(journals, self._folder.names())
         for name, collection in self._collections.items():
-            is_older = bool(oldest) and isinstance(oldest[0], Bases) and name not in oldest[0].generations
-            if is_older and file_name(name) not in names:
+            if name in unmade:
                 self._checkpointer.bases[name] = generations[0]
                 collection.changed = True
                 continue
@@ -342,7 +350,7 @@ class JsonStores:
         await self._archive.open(audit.segment, audit.first_seq, audit.prev)
         try:
             self.audit.load(audit)
-        except msgspec.MsgspecError as error:
+        except checkpoint.UNREADABLE as error:
             path = self._folder.path / file_name(AUDIT)
             raise StoreError(f"{path} is damaged ({error}): {RESTORE}") from error
 
@@ -361,7 +369,7 @@ class JsonStores:
                 self.audit.generation_begins(generation)
             try:
                 self._apply(change for change in changes if _known_part(change) in wanted)
-            except msgspec.MsgspecError as error:
+            except checkpoint.UNREADABLE as error:
                 path = self._folder.path / journal_name(generation)
                 raise StoreError(
                     f"{path} holds what this version of Ostiary does not read: {error}"
@@ -437,6 +445,17 @@ def _known_part(change: Change) -> str | None:
     if change.collection not in PARTS:
         raise msgspec.ValidationError(f"records of {change.collection[:80]!a}")
     return change.collection
+
+
+def _unmade(journals: Sequence[list[Change]], names: Container[str]) -> frozenset[str]:
+    """The collections that the oldest journal does not know, and that have no file."""
+    oldest = next(iter(journals), [])
+    if not oldest or not isinstance(oldest[0], Bases):
+        return frozenset()
+    known = oldest[0].generations
+    return frozenset(
+        kind.name for kind in KINDS if kind.name not in known and file_name(kind.name) not in names
+    )
 
 
 def _is_ours(name: str) -> bool:

@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from persistence.files import LOCK, PIECE, RESTORE, TEMPORARY, Folder, System
+from persistence.audit_checkpoint import CHECKPOINT, INDEX, KEY
+from persistence.changes import PARTS
+from persistence.checkpoint import file_name
+from persistence.files import PIECE, RESTORE, TEMPORARY, Folder, System
 from persistence.journal import journal_generation
 from persistence.records import StoreError
 
 AUDIT_FOLDER: Final = "audit"
-_NOT_OF_THE_STATE: Final = frozenset({LOCK, "control.sock", "control.key"})
+_FILES: Final = frozenset({*(file_name(part) for part in PARTS), KEY, INDEX, CHECKPOINT})
+"""The store's own files, beside journals and sealed segments."""
 _ATTEMPTS: Final = 50
 
 
@@ -130,16 +134,22 @@ def take_snapshot(path: Path) -> Snapshot:
 
 
 def _identities(path: Path) -> dict[str, int]:
-    """Which files there are: an inode that is held open by nobody may be given again, but not within a look."""
+    """Which files there are: an inode that is held open by nobody may be given again, but not within a look.
+
+    What else lies in the store's folder (an editor's copy, a backup) is nothing of the store's.
+    """
     found: dict[str, int] = {}
     for folder, start in ((path, ""), (path / AUDIT_FOLDER, f"{AUDIT_FOLDER}/")):
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name in _NOT_OF_THE_STATE or entry.name.endswith(TEMPORARY):
-                    continue
-                if not entry.is_dir(follow_symlinks=False):
+                if not entry.name.endswith(TEMPORARY) and (start or is_of_the_state(entry.name)):
                     found[start + entry.name] = entry.inode()
     return found
+
+
+def is_of_the_state(name: str) -> bool:
+    """Whether a file of that name, in the store's own folder, is one of the store's."""
+    return name in _FILES or journal_generation(name) is not None
 
 
 def _hold(store: Folder, audit: Folder, names: Iterable[str]) -> tuple[dict[str, Held], dict[str, str]]:

@@ -29,7 +29,7 @@ from persistence.frames import frame, header
 from persistence.frames import read as read_frames
 from persistence.journal import journal_name
 from persistence.records import AuditEntry, AuditQuery, AuditStatus
-from tests.stores import NOW, store, until
+from tests.stores import NOW, TIME, store, until
 
 
 def entry(number: int, **more) -> AuditEntry:
@@ -340,11 +340,28 @@ class TestTampering:
         )
 
 
+@pytest.fixture(scope="module")
+def packed(made, tmp_path_factory) -> Path:
+    """The same with two segments compressed, and somebody erased from one of them and one of the others."""
+
+    async def pack() -> Path:
+        folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("packed") / "s"))
+        async with store(folder, pause=0.001) as stores:
+            await stores.audit.compress(2)
+            await stores.audit.erase(
+                AuditEntry(timestamp=TIME, event="erased", status=AuditStatus.OK), "client1"
+            )
+        assert {path.suffix for path in (folder / "audit").iterdir()} == {".gz", ".json"}
+        return folder
+
+    return asyncio.run(pack())
+
+
 class TestAnyByte:
     @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
     @given(data=st.data())
-    def test_in_a_sealed_file_or_a_signed_document(self, made, data):
-        with copied(made) as folder:
+    def test_in_a_sealed_file_or_a_signed_document(self, made, packed, data):
+        with copied(data.draw(st.sampled_from([made, packed]))) as folder:
             paths = [*sorted((folder / "audit").iterdir()), *sorted(folder.glob("audit-*.json"))]
             path = data.draw(st.sampled_from(paths))
             self.change_one(path, data)

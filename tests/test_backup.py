@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import shutil
 import stat
 import tarfile
@@ -15,6 +16,7 @@ import pytest
 
 import tests.stores
 from persistence import StoreError
+from persistence.audit_verify import verify
 from persistence.backup import back_up, check, restore
 from persistence.records import AuditQuery, ClientRecord, TokenKind, TokenRecord
 from persistence.snapshot import take_snapshot
@@ -153,6 +155,20 @@ class TestBackup:
         await back_up(store, tmp_path / "b.tar", made_at=TIME)
         await put_back(tmp_path / "b.tar", tmp_path / "new")
         assert (tmp_path / "new" / journal.name).read_bytes() == whole
+
+    @pytest.mark.parametrize("name", ["clients.json~", ".clients.json.swp", "README", "b1.tar", "fifo"])
+    async def test_what_is_not_the_stores_is_not_in_it(self, tmp_path, store, name):
+        if name == "fifo":
+            os.mkfifo(store / name)
+        else:
+            (store / name).write_text("x")
+            (store / name).chmod(0o644)
+        assert (await check(store)).problems == ()
+        manifest = await back_up(store, tmp_path / "b", made_at=TIME)
+        assert name not in {file.name for file in manifest.files}
+        await put_back(tmp_path / "b", tmp_path / "again")
+        assert await seen(tmp_path / "again") == EXPECTED
+        assert (await verify(store)).problems == []
 
     async def test_nothing_is_overwritten(self, tmp_path, store):
         (tmp_path / "b.tar").write_text("precious")

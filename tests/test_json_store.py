@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import stat
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from persistence import JsonStores, StoreError, frames, open_stores
+from persistence.backup import check
 from persistence.changes import PARTS, Bases
 from persistence.files import Folder, System
 from persistence.records import (
@@ -350,6 +352,7 @@ class TestDamage:
 
     async def test_a_store_of_a_version_without_a_collection_gets_its_file(self, folder):
         remade_without(folder, "revoked_certificates")
+        assert (await check(folder)).problems == ()
         async with store(folder, pause=60) as stores:
             assert stores.clients.get("a") == client("a")
             kept = stores.collection(REVOKED_CERTIFICATES)
@@ -393,6 +396,31 @@ class TestDamage:
         assert list(stores.clients) == [client("a")]
         assert list(stores.tokens) == [token("t1")]
         assert [len(stores.collection(kind)) for kind in KINDS] == [0] * len(KINDS)
+
+    @pytest.mark.parametrize("count", [3, 8000])
+    @pytest.mark.parametrize("sealed", [True, False])
+    async def test_what_is_no_text_is_damage_and_names_the_file(self, tmp_path, count, sealed):
+        folder = tmp_path / "s"
+        async with store(folder) as stores:
+            await stores.tokens.put(*(token(f"token{number}") for number in range(count)))
+        path = folder / "tokens.json"
+        content = path.read_bytes().replace(b"token1", b"tok\xe5n1", 1)
+        if sealed:
+            body = content[: content.rindex(b',"crc32"')]
+            content = body + b',"crc32":"%08x"}\n' % zlib.crc32(body)
+        path.write_bytes(content)
+        with pytest.raises(StoreError, match=r"tokens\.json is damaged"):
+            await opened(folder)
+        assert any("tokens.json is damaged" in problem for problem in (await check(folder)).problems)
+
+    async def test_what_is_nested_without_end_is_damage(self, folder):
+        path = folder / "clients.json"
+        nested = b'"more":' + b"[" * 100_000 + b"]" * 100_000
+        path.write_bytes(path.read_bytes().replace(b'"client_id"', nested + b',"client_id"', 1))
+        body = path.read_bytes()
+        path.write_bytes(body[: body.rindex(b',"crc32"')] + b"}\n")
+        with pytest.raises(StoreError, match=r"clients\.json is damaged"):
+            await opened(folder)
 
     @pytest.mark.parametrize("name", ["clients", "tokens", "revoked_certificates"])
     async def test_a_file_of_a_version_without_checksums_is_read(self, folder, name):
