@@ -210,7 +210,7 @@ def test_the_acknowledged_state_survives_a_power_cut_at_any_call(operations, cut
                 state = await perform(stores, system, state, operation)
                 continue
             before = stores.stats().checkpoints
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(60):
                 while stores.stats().checkpoints == before and any(  # noqa: ASYNC110 - it comes by itself
                     part.changed for part in (stores.clients, stores.tokens, stores.audit)
                 ):
