@@ -98,6 +98,7 @@ async def back_up(store: Path, target: Path, *, made_at: str) -> Manifest:
         for problem in snapshot.refused.values():
             raise StoreError(problem)
         state = (await JsonStores.read_only(snapshot)).stats()
+        await asyncio.to_thread(_refuse_bent_segments, snapshot)
         return await asyncio.to_thread(_write, snapshot, target, made_at, state.clients, state.tokens)
 
 
@@ -170,7 +171,7 @@ async def restore(backup: IO[bytes], store: Path) -> Manifest:
         StoreError: There is a store, or that is no backup, or it is damaged. Nothing was changed.
         OSError: It cannot be read or written.
     """
-    _refuse_unless_empty(store)
+    store = _empty_place(store)
     unpacked = store.with_name(f"{store.name}.restoring")
     try:
         unpacked.mkdir(mode=0o700)
@@ -180,6 +181,7 @@ async def restore(backup: IO[bytes], store: Path) -> Manifest:
         manifest = await asyncio.to_thread(_unpack, backup, unpacked)
         with closing(take_snapshot(unpacked)) as snapshot:
             await JsonStores.read_only(snapshot)
+            await asyncio.to_thread(_refuse_bent_segments, snapshot)
         unpacked.rename(store)
         _sync_folder(store.parent)
     except BaseException:
@@ -188,12 +190,20 @@ async def restore(backup: IO[bytes], store: Path) -> Manifest:
     return manifest
 
 
-def _refuse_unless_empty(store: Path) -> None:
+def _empty_place(store: Path) -> Path:
+    """Where links lead to. Raises StoreError where something is there."""
+    store = store.resolve()
     if store.exists() and (not store.is_dir() or any(store.iterdir())):
         raise StoreError(
             f"{store} is not empty, and a restore overwrites nothing: stop the gateway, move that folder away "
             f"(mv {store} {store}.old), then restore again"
         )
+    if store.is_mount():
+        raise StoreError(
+            f"{store} is a mount point, and no folder takes its place: restore to another one on that disk, and name it "
+            "as [storage] path"
+        )
+    return store
 
 
 def _unpack(backup: IO[bytes], folder: Path) -> Manifest:
@@ -206,7 +216,7 @@ def _unpack(backup: IO[bytes], folder: Path) -> Manifest:
             while (member := tar.next()) is not None:
                 file = expected.pop(member.name, None)
                 content = tar.extractfile(member) if member.isreg() else None
-                if file is None or content is None or member.size != file.bytes:
+                if file is None or content is None or member.size != file.bytes or member.issparse():
                     raise _no_backup(f"{member.name[:100]!r} is not in its manifest")
                 if _copy(content, folder / file.name) != file.sha256:
                     raise _no_backup(f"the checksum of {file.name} is wrong")
@@ -307,14 +317,25 @@ def _problems(snapshot: Snapshot, missing: Container[str]) -> Iterator[str]:
             except StoreError as error:
                 yield str(error)
     try:
-        index = read_signed(snapshot.read_now(INDEX), Index, snapshot.path / INDEX)
+        yield from _bent_segments(snapshot)
     except StoreError as error:
         yield str(error)
-        return
+
+
+def _bent_segments(snapshot: Snapshot) -> Iterator[str]:
+    """The sealed segments whose files are not those that the index is signed for. Raises StoreError."""
+    index = read_signed(snapshot.read_now(INDEX), Index, snapshot.path / INDEX)
     for record in index.segments:
         held = snapshot.held.get(f"{AUDIT_FOLDER}/{record.file}")
         if held is not None and _digest(held.pieces()) != record.sha256:
             yield f"{snapshot.path / AUDIT_FOLDER / record.file} is damaged: {RESTORE}"
+
+
+def _refuse_bent_segments(snapshot: Snapshot) -> None:
+    """A copy of what is damaged would only take the place of a good one. Raises StoreError."""
+    problem = next(_bent_segments(snapshot), None)
+    if problem is not None:
+        raise StoreError(problem)
 
 
 def _digest(pieces: Iterable[bytes]) -> str:

@@ -10,6 +10,7 @@ import shutil
 import stat
 import tarfile
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,22 @@ async def store(tmp_path) -> Path:
 
 
 EXPECTED = (["c0", "c1"], ["t0", "t1", "t2"], [f"{r}-{n}" for r in range(2) for n in range(10)])
+
+
+def repack(backup: Path, name: str, content: bytes) -> None:
+    """The same backup with another content of one file, and a manifest that fits."""
+    with tarfile.open(backup) as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
+    files[name] = content
+    manifest = json.loads(files.pop("manifest.json"))
+    for file in manifest["files"]:
+        if file["name"] == name:
+            file |= {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    with tarfile.open(backup, "w") as tar:
+        for each, data in {"manifest.json": json.dumps(manifest).encode(), **files}.items():
+            member = tarfile.TarInfo(each)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
 
 
 class TestBackup:
@@ -182,6 +199,22 @@ class TestBackup:
             await back_up(store, tmp_path / "b.tar", made_at=TIME)
         assert not (tmp_path / "b.tar").exists()
 
+    @pytest.mark.parametrize("packed", [True, False])
+    async def test_a_store_with_a_bent_segment_is_not_backed_up(self, tmp_path, store, packed):
+        path = min((store / "audit").iterdir())
+        content = path.read_bytes()
+        if packed:  # what was bent later is not restored either
+            await back_up(store, tmp_path / "b", made_at=TIME)
+            repack(tmp_path / "b", f"audit/{path.name}", content.replace(b'"ok"', b'"no"', 1))
+            with pytest.raises(StoreError, match=f"{path.name} is damaged"):
+                await put_back(tmp_path / "b", tmp_path / "again")
+            assert not (tmp_path / "again").exists()
+        else:
+            path.write_bytes(content.replace(b'"ok"', b'"no"', 1))
+            with pytest.raises(StoreError, match=f"{path.name} is damaged"):
+                await back_up(store, tmp_path / "b", made_at=TIME)
+            assert not (tmp_path / "b").exists()
+
     async def test_no_store(self, tmp_path):
         with pytest.raises(StoreError, match="there is no store"):
             await back_up(tmp_path / "none", tmp_path / "b.tar", made_at=TIME)
@@ -202,6 +235,13 @@ class TestRestore:
         (tmp_path / "new").mkdir(mode=0o700)
         await put_back(backup, tmp_path / "new")
         assert await seen(tmp_path / "new") == EXPECTED
+
+    async def test_a_link_to_an_empty_folder_is_followed(self, tmp_path, backup):
+        (tmp_path / "real").mkdir(mode=0o700)
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        await put_back(backup, tmp_path / "link")
+        assert await seen(tmp_path / "real") == EXPECTED
+        assert (tmp_path / "link").is_symlink()
 
     async def test_a_store_is_never_overwritten(self, tmp_path, backup, store):
         before = content_of(store)
