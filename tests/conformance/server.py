@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from calls import INVALID_PARAMS, JSON, MISSING_CAPABILITY, InputRequiredError, RpcError, Seal
 from documents import RESOURCES, TEMPLATES, prompt, prompts, read
 from eras import META, Answer, LegacyCall, ModernCall, Session, event
-from tools import TOOLS, listed
+from tools import MARKED, MIRRORED, TOOLS, listed
 
 MODERN = "2026-07-28"
 LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26")
@@ -282,7 +282,18 @@ def _refusal(request: web.Request, method: Any, params: JSON, version: str | Non
         return RpcError(HEADER_MISMATCH, "Mcp-Method and the method disagree.")
     if method in NAMED and _plain(request.headers.get("Mcp-Name")) != params.get(NAMED[method]):
         return RpcError(HEADER_MISMATCH, "Mcp-Name and the name disagree.")
+    if method == "tools/call" and params.get("name") == MIRRORED:
+        arguments = params.get("arguments", {})
+        for argument, header in MARKED.items():
+            said = _plain(request.headers.get(f"Mcp-Param-{header}"))
+            if said != _as_header(arguments.get(argument)):
+                return RpcError(HEADER_MISMATCH, f"Mcp-Param-{header} and {argument} disagree.")
     return None
+
+
+def _as_header(value: Any) -> str | None:
+    """An argument as a header says it."""
+    return value if isinstance(value, str | None) else json.dumps(value)
 
 
 def _plain(value: str | None) -> str | None:

@@ -359,3 +359,22 @@ async def streaming(call: Call) -> JSON:
 async def logs(call: Call) -> JSON:
     await call.log("Only for those who asked.")
     return result(text("Logged, where asked for."))
+
+
+MIRRORED = "test_x_mcp_header"
+MARKED = {"region": "Region", "shards": "Shards", "strict": "Strict"}
+"""Its arguments that a header repeats, and the end of that header's name."""
+
+
+@_tool(
+    MIRRORED,
+    "Has arguments that headers repeat.",
+    legacy=False,
+    schema=_object(
+        region={"type": "string", "x-mcp-header": MARKED["region"]},
+        shards={"type": "integer", "x-mcp-header": MARKED["shards"]},
+        strict={"type": "boolean", "x-mcp-header": MARKED["strict"]},
+    ),
+)
+async def mirrored(call: Call) -> JSON:
+    return result(text(json.dumps(call.arguments)))
