@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import fields
 
-from persistence.account_records import SessionRecord
+from persistence.account_records import LockoutRecord, SessionRecord
 from persistence.records import ClientRecord, RoleRecord, TenantRecord, TokenRecord
 
 _Hidden = frozenset[str]
@@ -36,7 +36,15 @@ def _listed(noun: str, one: type[msgspec.Struct]) -> Shown:
     return Shown(one, msgspec.defstruct(f"PageOf{noun.title()}", members, kw_only=True, frozen=True))
 
 
-_CLIENT: Final = _shown("Client", ClientRecord, frozenset({"password_hash"}), has_password=bool)
+_CLIENT: Final = _shown(
+    "Client",
+    ClientRecord,
+    frozenset({"password_hash"}),
+    has_password=bool,
+    given_name=str | None,
+    family_name=str | None,
+    email_verified=bool,
+)
 _TENANT: Final = _shown("Tenant", TenantRecord, disabled=bool)
 _ROLE: Final = _shown(
     "Role",
@@ -50,9 +58,10 @@ _TOKEN: Final = _shown("Token", TokenRecord)
 _SESSION: Final = _shown(
     "Session",
     SessionRecord,
-    frozenset({"refresh_id", "parent_id", "rotated_at", "exp", "certificate_thumbprint"}),
+    frozenset({"refresh_id", "parent_id", "rotated_at", "exp", "certificate_thumbprint", "second_factor"}),
     certificate=str | None,
 )
+_LOCKOUT: Final = _shown("Lockout", LockoutRecord)
 
 SHOWN: Final = {
     noun: _listed(noun, one)
@@ -62,6 +71,7 @@ SHOWN: Final = {
         ("roles", _ROLE),
         ("tokens", _TOKEN),
         ("sessions", _SESSION),
+        ("lockouts", _LOCKOUT),
     )
 }
 """By noun."""
