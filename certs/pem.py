@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from certs.identity import MALFORMED, CertificateError
+from certs.revocation_lists import problem_of
 
 PrivateKey = (
     ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
@@ -121,7 +122,7 @@ def _opened(path: Path, content: bytes, passphrase: bytes) -> object:
 
 
 def read_revocation_lists(path: Path) -> tuple[x509.CertificateRevocationList, ...]:
-    """Every CRL in the file; at least one. Raises CertificateError.
+    """Every CRL in the file; at least one, and each complete. Raises CertificateError.
 
     A certificate beside them is refused: OpenSSL would trust it as a CA when it loads the file.
     """
@@ -132,8 +133,13 @@ def read_revocation_lists(path: Path) -> tuple[x509.CertificateRevocationList, .
         found = tuple(x509.load_pem_x509_crl(block) for block in _REVOCATION_LIST.findall(content))
         for revocation_list in found:
             _ = revocation_list.extensions, revocation_list.issuer, len(revocation_list)
+        problems = [problem_of(revocation_list) for revocation_list in found]
     except MALFORMED as error:
         raise CertificateError(f"{path}: the CRL is malformed; have the CA write a new one") from error
+    for revocation_list, problem in zip(found, problems, strict=True):
+        if problem is not None:
+            name = revocation_list.issuer.rfc4514_string()
+            raise CertificateError(f"{path}: the CRL of {name} {problem}")
     if not found:
         raise CertificateError(
             f"{path}: holds no PEM CRL (BEGIN X509 CRL); have the CA write one, or remove the file"

@@ -86,20 +86,31 @@ def make(wanted: Wanted, by: Made | None = None, *, key: ec.EllipticCurvePrivate
     return Made(builder.sign(key or issuer_key, hashes.SHA256()), own)
 
 
-def crl(by: Made, *revoked: Made, next_update: float = NOW + DAY) -> x509.CertificateRevocationList:
+def crl(
+    by: Made,
+    *revoked: Made,
+    last_update: float = NOW - DAY,
+    next_update: float = NOW + DAY,
+    more: Sequence[tuple[Any, bool]] = (),
+    of_entries: Sequence[tuple[Any, bool]] = (),
+) -> x509.CertificateRevocationList:
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(by.certificate.subject)
-        .last_update(dt.datetime.fromtimestamp(NOW - DAY, dt.UTC))
+        .last_update(dt.datetime.fromtimestamp(last_update, dt.UTC))
         .next_update(dt.datetime.fromtimestamp(next_update, dt.UTC))
     )
+    for extension, critical in more:
+        builder = builder.add_extension(extension, critical=critical)
     for each in revoked:
-        builder = builder.add_revoked_certificate(
+        entry = (
             x509.RevokedCertificateBuilder()
             .serial_number(each.certificate.serial_number)
-            .revocation_date(dt.datetime.fromtimestamp(NOW - 1, dt.UTC))
-            .build()
+            .revocation_date(dt.datetime.fromtimestamp(last_update, dt.UTC))
         )
+        for extension, critical in of_entries:
+            entry = entry.add_extension(extension, critical=critical)
+        builder = builder.add_revoked_certificate(entry.build())
     return builder.sign(by.key, hashes.SHA256())
 
 
