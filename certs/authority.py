@@ -7,7 +7,6 @@ is in ``issued/`` before it is anywhere else, so that whatever is in use can be 
 
 from __future__ import annotations
 
-import builtins
 import fcntl
 import os
 import re
@@ -25,15 +24,14 @@ from certs import pem
 from certs.description import (
     KEY_CERT_SIGN,
     CertificateDescription,
-    alternative_names,
     describe,
-    extension,
     is_ca,
-    is_crl_of,
     is_issued_by,
     key_usages,
 )
+from certs.extensions import extension
 from certs.identity import CertificateError, parse_peer
+from certs.issued import FOLDER, IssuedCertificate, crls_in, issued_certificate, list_issued, revoked_at
 from certs.issuer import CLIENT_USAGE, SERVER_USAGE, Issuer
 from certs.names import (
     LONGEST_COMMON_NAME,
@@ -41,6 +39,7 @@ from certs.names import (
     checked_file_name,
     client_name,
     server_name,
+    subtree,
 )
 from certs.requests import read_request
 
@@ -54,25 +53,6 @@ CLIENT_DAYS: Final = 30
 _SERIAL: Final = re.compile(r"(?:0[xX])?[0-9a-fA-F]{1,40}")
 _LONGEST_SERIAL: Final = 159
 """Bits: 20 octets with a sign (RFC 5280 section 4.1.2.2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class IssuedCertificate:
-    """A certificate that the CA has issued. Times are seconds since the epoch."""
-
-    path: Path
-    """Where it was written to; in a list: its copy in ``issued/``."""
-    common_name: str
-    subject: str
-    """RFC 4514."""
-    serial: str
-    """Hexadecimal, lower case."""
-    fingerprint: str
-    """``x5t#S256``."""
-    sans: tuple[str, ...]
-    not_before: float
-    not_after: float
-    revoked_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +95,22 @@ class Authority:
 
     @classmethod
     def create(
-        cls, folder: Path, *, now: float, common_name: str = "Ostiary development CA", days: int = 3650
+        cls,
+        folder: Path,
+        *,
+        now: float,
+        common_name: str = "Ostiary development CA",
+        days: int = 3650,
+        permitted: Sequence[str] = (),
     ) -> Self:
         """Make a CA in ``folder``, which is made (mode 0700) where there is none.
 
+        ``permitted``: its name constraints, as ``names.subtree`` reads them: of a kind that is there, it names nothing else.
         Raises CertificateError where the folder holds a CA already, or cannot be written.
         """
-        issuer = Issuer.self_signed(checked_common_name(common_name), days=days, now=now)
+        issuer = Issuer.self_signed(
+            checked_common_name(common_name), days=days, now=now, permitted=tuple(map(subtree, permitted))
+        )
         pem.create_folder(folder)
         pem.create(
             _key_file(folder / "ca.key", issuer.key), _certificate_file(folder / "ca.pem", issuer.certificate)
@@ -181,7 +170,7 @@ class Authority:
             _key_file(out / f"{name}.key", signed.key),
             _certificate_file(out / f"{name}.pem", signed.certificate),
         )
-        return _issued(signed.certificate, out / f"{name}.pem")
+        return issued_certificate(signed.certificate, out / f"{name}.pem")
 
     def issue_server(
         self,
@@ -212,7 +201,7 @@ class Authority:
             pem.replace_pair(*files)
         else:
             pem.create(self._record(signed.certificate), *files)
-        return _issued(signed.certificate, certificate)
+        return issued_certificate(signed.certificate, certificate)
 
     def sign(
         self, request: Path, *, server: bool, days: int | None = None, out: Path, now: float
@@ -231,7 +220,7 @@ class Authority:
             asked.public_key, [usage], asked.common_name, asked.names, days=days or usual, now=now
         )
         pem.create(self._record(certificate), _certificate_file(out, certificate))
-        return _issued(certificate, out)
+        return issued_certificate(certificate, out)
 
     def renew(
         self, certificate: Path, private_key: Path, *, days: int | None = None, now: float
@@ -245,7 +234,7 @@ class Authority:
         if is_ca(old):
             raise CertificateError(f"{certificate}: is a CA's certificate; make a new CA instead")
         serial = self._own_serial(certificate)
-        if _revoked_at(self._crls()[0], serial) is not None:
+        if revoked_at(crls_in(self.crl, self._issuer.certificate)[0], serial) is not None:
             raise CertificateError(f"{certificate}: was revoked; issue a new one instead")
         common_names = parse_peer(old.public_bytes(Encoding.DER)).common_names
         if len(common_names) != 1:
@@ -264,7 +253,7 @@ class Authority:
         )
         pem.create(self._record(signed))
         pem.replace_pair(_key_file(private_key, key), _certificate_file(certificate, signed))
-        return _issued(signed, certificate)
+        return issued_certificate(signed, certificate)
 
     def renew_crl(self, *, now: float) -> float:
         """Write the CRL anew, with what is on it, and an empty one where there is none; when it ends."""
@@ -273,14 +262,9 @@ class Authority:
         end = crl.next_update_utc
         return now if end is None else end.timestamp()
 
-    def list(self) -> builtins.list[IssuedCertificate]:
+    def list(self) -> list[IssuedCertificate]:
         """What the CA has issued, oldest first. Raises CertificateError where a file cannot be read."""
-        crl, _ = self._crls()
-        issued = []
-        for path in self._issued_folder.glob("*.pem"):
-            certificate = pem.read_certificates(path)[0]
-            issued.append(_issued(certificate, path, _revoked_at(crl, certificate.serial_number)))
-        return sorted(issued, key=lambda each: (each.not_before, each.common_name, each.serial))
+        return list_issued(self.folder, self._issuer.certificate, self.crl)
 
     def revoke(self, certificate_or_serial: Path | str | int, *, now: float) -> Revocation:
         """Put a certificate on the CRL and write the CRL anew, valid for ``issuer.CRL_DAYS``.
@@ -292,15 +276,17 @@ class Authority:
         serial = self._own_serial(certificate_or_serial)
         with self._locked():
             crl = self._write_crl(serial, now=now)
-        revoked_at = _revoked_at(crl, serial)
+        since = revoked_at(crl, serial)
         record = self._record_path(serial)
         issued = (
-            _issued(pem.read_certificates(record)[0], record, revoked_at) if pem.is_there(record) else None
+            issued_certificate(pem.read_certificates(record)[0], record, since)
+            if pem.is_there(record)
+            else None
         )
-        return Revocation(f"{serial:x}", now if revoked_at is None else revoked_at, self.crl, issued)
+        return Revocation(f"{serial:x}", now if since is None else since, self.crl, issued)
 
     def _write_crl(self, serial: int | None, *, now: float) -> x509.CertificateRevocationList:
-        current, others = self._crls()
+        current, others = crls_in(self.crl, self._issuer.certificate)
         crl = self._issuer.sign_crl(current, serial, now=now)
         content = b"".join(each.public_bytes(Encoding.PEM) for each in (crl, *others))
         pem.replace(pem.NewFile(self.crl, content, pem.PUBLIC))
@@ -308,7 +294,7 @@ class Authority:
 
     @property
     def _issued_folder(self) -> Path:
-        return self.folder / "issued"
+        return self.folder / FOLDER
 
     def _record_path(self, serial: int) -> Path:
         return self._issued_folder / f"{serial:x}.pem"
@@ -337,19 +323,6 @@ class Authority:
             raise CertificateError(f"{certificate_or_serial}: was not issued by this CA; {remedy}")
         return certificate.serial_number
 
-    def _crls(
-        self,
-    ) -> tuple[x509.CertificateRevocationList | None, builtins.list[x509.CertificateRevocationList]]:
-        """This CA's CRL, None where there is no file yet, and the others that share the file."""
-        if not pem.is_there(self.crl):
-            return None, []
-        found = pem.read_revocation_lists(self.crl)
-        own = [each for each in found if is_crl_of(each, self._issuer.certificate)]
-        if len(own) != 1:
-            remedy = "move it away, or name the file that holds this CA's"
-            raise CertificateError(f"{self.crl}: holds {len(own)} CRLs that are signed by this CA; {remedy}")
-        return own[0], [each for each in found if each != own[0]]
-
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Two revocations at once must not lose one of them."""
@@ -373,29 +346,9 @@ def _is_file(text: Path | str) -> bool:
         return False
 
 
-def _issued(certificate: x509.Certificate, path: Path, revoked_at: float | None = None) -> IssuedCertificate:
-    peer = parse_peer(certificate.public_bytes(Encoding.DER))
-    return IssuedCertificate(
-        path=path,
-        common_name=", ".join(peer.common_names),
-        subject=peer.subject,
-        serial=f"{peer.serial:x}",
-        fingerprint=peer.fingerprint,
-        sans=alternative_names(certificate),
-        not_before=peer.not_before,
-        not_after=peer.not_after,
-        revoked_at=revoked_at,
-    )
-
-
 def _key_file(path: Path, key: pem.PrivateKey) -> pem.NewFile:
     return pem.NewFile(path, pem.encode_private_key(key), pem.PRIVATE)
 
 
 def _certificate_file(path: Path, certificate: x509.Certificate) -> pem.NewFile:
     return pem.NewFile(path, pem.encode_certificate(certificate), pem.PUBLIC)
-
-
-def _revoked_at(crl: x509.CertificateRevocationList | None, serial: int) -> float | None:
-    entry = None if crl is None else crl.get_revoked_certificate_by_serial_number(serial)
-    return None if entry is None else entry.revocation_date_utc.timestamp()

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPub
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from certs.extensions import extension
 from certs.identity import PeerIdentity, parse_peer
+from certs.name_constraints import shown_constraints
 from certs.names import as_text
 from certs.pem import read_certificates
 
@@ -43,8 +45,6 @@ _EXTENDED_USAGES: Final = {
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE: ANY_EXTENDED_KEY_USAGE,
 }
 
-_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
-
 
 @dataclass(frozen=True, slots=True)
 class CertificateDescription:
@@ -63,10 +63,19 @@ class CertificateDescription:
     """``DNS:…``, ``URI:…``, ``email:…``, ``IP:…``."""
     not_before: float
     not_after: float
-    usages: tuple[str, ...]
-    """Key usages, then extended ones, as RFC 5280 spells them: ``digitalSignature``, ``clientAuth``."""
+    key_usages: tuple[str, ...]
+    """As RFC 5280 spells them: ``digitalSignature``."""
+    extended_usages: tuple[str, ...]
+    """``clientAuth``; empty: it states none."""
     is_ca: bool
+    name_constraints: tuple[str, ...]
+    """What a CA may name, as ``sans``; what it may not, with ``not`` in front."""
     peer: PeerIdentity
+
+    @property
+    def usages(self) -> tuple[str, ...]:
+        """Key usages, then extended ones."""
+        return self.key_usages + self.extended_usages
 
 
 def describe(pem_path: Path) -> CertificateDescription:
@@ -83,18 +92,12 @@ def describe(pem_path: Path) -> CertificateDescription:
         sans=alternative_names(certificate),
         not_before=peer.not_before,
         not_after=peer.not_after,
-        usages=key_usages(certificate) + extended_key_usages(certificate),
+        key_usages=key_usages(certificate),
+        extended_usages=extended_key_usages(certificate),
         is_ca=is_ca(certificate),
+        name_constraints=shown_constraints(certificate),
         peer=peer,
     )
-
-
-def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    """The certificate's extension of that kind, if it has one."""
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def alternative_names(certificate: x509.Certificate) -> tuple[str, ...]:

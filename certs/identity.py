@@ -82,6 +82,13 @@ class PeerIdentity:
     handed_over: bool = False
     """Whether a TLS terminator in front says so: no handshake here has verified it."""
 
+    @property
+    def evidence(self) -> str:
+        """What a judgement of the certificate rests on, as a key: what came along with it may decide, too."""
+        if not self.sent_with and not self.handed_over:
+            return self.fingerprint
+        return f"{self.fingerprint} {thumbprint(b''.join(self.sent_with))} {self.handed_over}"
+
 
 @dataclass(frozen=True, slots=True)
 class IdentityRule:
@@ -93,6 +100,8 @@ class IdentityRule:
     """A file with CAs: the rule is for certificates under one of them alone. None: for all."""
     tenant_id: str | None = None
     """The tenant that the client must belong to. None: any."""
+    roles: tuple[str, ...] = ()
+    """What the client has beside its own, for as long as it shows the certificate."""
 
 
 DEFAULT_RULES: Final[tuple[IdentityRule, ...]] = (IdentityRule(CertificateField.COMMON_NAME),)

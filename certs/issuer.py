@@ -17,8 +17,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from certs.description import CRL_SIGN, extension, key_usages
-from certs.identity import CertificateError
+from certs.description import CRL_SIGN, key_usages
+from certs.extensions import extension
+from certs.identity import CertificateError, UnusableNameError
+from certs.name_constraints import constraints_of, names_of, outside, shown_constraints
+from certs.names import as_text
 from certs.pem import PrivateKey
 from certs.requests import PublicKey
 
@@ -48,17 +51,20 @@ class Issuer:
     key: PrivateKey = field(repr=False)
 
     @classmethod
-    def self_signed(cls, common_name: str, *, days: int, now: float) -> Self:
-        """A new CA, which issues end-entity certificates only. Raises CertificateError."""
+    def self_signed(
+        cls, common_name: str, *, days: int, now: float, permitted: Sequence[x509.GeneralName] = ()
+    ) -> Self:
+        """A new CA, which issues end-entity certificates only; ``permitted``: its name constraints. Raises CertificateError."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(common_name)
-        certificate = (
+        builder = (
             _unsigned(subject, subject, key.public_key(), _validity(now, days))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_key_usage(ca=True), critical=True)
-            .sign(key, hashes.SHA256())
         )
-        return cls(certificate, key)
+        if permitted:
+            builder = builder.add_extension(x509.NameConstraints(permitted, None), critical=True)
+        return cls(builder.sign(key, hashes.SHA256()), key)
 
     def sign_client(
         self, common_name: str, names: Sequence[x509.GeneralName], *, days: int, now: float
@@ -97,7 +103,19 @@ class Issuer:
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return builder.sign(self.key, self._digest)
+        certificate = builder.sign(self.key, self._digest)
+        self._check_names(certificate)
+        return certificate
+
+    def _check_names(self, certificate: x509.Certificate) -> None:
+        """Raises UnusableNameError where nobody would accept it: it has a name that this CA may not give."""
+        constraints = constraints_of(self.certificate)
+        name = None if constraints is None else outside(constraints, names_of(certificate))
+        if name is not None:
+            permitted = " ".join(shown_constraints(self.certificate))
+            raise UnusableNameError(
+                f"{as_text([name])[0]} is outside of what the CA may name ({permitted}); choose another name"
+            )
 
     def sign_crl(
         self, current: x509.CertificateRevocationList | None, serial: int | None, *, now: float

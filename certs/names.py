@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -70,6 +71,29 @@ def server_name(text: str) -> x509.GeneralName:
     if text.startswith("*.") and "." in text.removeprefix("*."):
         return x509.DNSName(f"*.{_dns(text.removeprefix('*.')).value}")
     return _dns(text)
+
+
+def subtree(text: str) -> x509.GeneralName:
+    """What a CA's name constraint permits (RFC 5280 section 4.2.1.10): ``DNS:…``, ``URI:HOST``, ``email:…``, ``IP:NETWORK``.
+
+    Raises UnusableNameError.
+    """
+    kind, _, name = text.partition(":")
+    host = _DNS.fullmatch(name.removeprefix("."))
+    match kind.lower():
+        case "dns" if host:
+            return x509.DNSName(name)
+        case "uri" if host:
+            return x509.UniformResourceIdentifier(name)
+        case "email" if host:
+            return x509.RFC822Name(name)
+        case "email" if "@" in name:
+            return _email(name)
+        case "ip":
+            with contextlib.suppress(ValueError):
+                return x509.IPAddress(ip_network(name))
+    remedy = "write DNS:example.org, URI:example.org (the host), email:example.org or IP:10.0.0.0/8"
+    raise UnusableNameError(f"{text!r} is nothing that a CA can be held to; {remedy}")
 
 
 def as_text(names: Iterable[x509.GeneralName]) -> tuple[str, ...]:

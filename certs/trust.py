@@ -3,8 +3,8 @@
 A handshake verifies once. CAs are removed, CRLs are replaced and certificates expire while connections stay open, so the
 same is asked again of the certificate itself, by values that were read and checked when the files were:
 
-- It, or one that it was sent with, leads to a CA of ``client_ca`` by signatures. Any CA that is named is trusted by itself,
-  as in the handshake.
+- A way leads from it, and from those that it was sent with, to a CA of ``client_ca``, by signatures, path lengths and name
+  constraints. Any CA that is named is trusted by itself, as in the handshake.
 - Nothing on that way has expired or is on the CRL of its issuer.
 - No CRL is past its nextUpdate, unless an expired one is only to be warned of.
 
@@ -15,8 +15,8 @@ A certificate that was handed over by a TLS terminator went through no handshake
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
@@ -26,12 +26,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs import pem
 from certs.contexts import ExpiredCrl, TlsFiles
-from certs.description import is_ca, is_issued_by
+from certs.description import KEY_CERT_SIGN, is_ca, is_issued_by, key_usages
+from certs.extensions import extension
 from certs.identity import MALFORMED, PeerIdentity, thumbprint
+from certs.name_constraints import permits
 from certs.path import Paths
 
 _LONGEST_CHAIN: Final = 8
 """Certificates from a client's to a CA; what comes along beyond that is not looked at."""
+_MOST_STEPS: Final = 64
+"""From certificates to their issuers, on all ways together."""
 _NEVER: Final = float("inf")
 
 
@@ -53,7 +57,7 @@ class Judgement:
     until: float
     """Seconds since the epoch: from then on it must be judged anew."""
     authorities: frozenset[str] = frozenset()
-    """The ``x5t#S256`` of every CA that it is under."""
+    """The ``x5t#S256`` of every CA on a way from it to one that is trusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,11 @@ class Trust:
             },
             expired_crl=expired_crl,
         )
+
+    @classmethod
+    def load_authorities(cls, files: TlsFiles) -> Self:
+        """As ``load``, without CRLs."""
+        return cls.load(replace(files, crl=None), expired_crl=ExpiredCrl.REFUSE)
 
     def _add(self, crl: x509.CertificateRevocationList) -> None:
         """Two CRLs of one name count together: what either lists is revoked, and the first to end ends both."""
@@ -148,24 +157,16 @@ class Trust:
     ) -> Judgement:
         if self._is_revoked(certificate):
             return Judgement(Distrust.REVOKED, _NEVER)
-        found: dict[str, x509.Certificate] = {}
-        frontier = [certificate]
-        revoked_issuer = False
-        candidates = [each for each in (*self._authorities, *sent_with[:_LONGEST_CHAIN]) if is_ca(each)]
-        while frontier:
-            reached: list[x509.Certificate] = []
-            for issuer in candidates:
-                name = _thumbprint(issuer)
-                if name in found or not any(is_issued_by(each, issuer) for each in frontier):
-                    continue
-                if self._is_revoked(issuer):
-                    revoked_issuer = True
-                elif issuer.not_valid_after_utc.timestamp() > now:
-                    found[name] = issuer
-                    reached.append(issuer)
-            frontier = reached
-        if self._anchors.isdisjoint(found):
-            return Judgement(Distrust.REVOKED if revoked_issuer else Distrust.UNTRUSTED, _NEVER)
+        search = _Search(
+            anchors=self._anchors,
+            candidates=[each for each in (*self._authorities, *sent_with[:_LONGEST_CHAIN]) if is_ca(each)],
+            is_revoked=self._is_revoked,
+            now=now,
+        )
+        search.go_on([certificate])
+        found = search.on_the_way
+        if not found:
+            return Judgement(Distrust.REVOKED if search.met_a_revoked_one else Distrust.UNTRUSTED, _NEVER)
         ends = [each.not_valid_after_utc.timestamp() for each in (certificate, *found.values())]
         if self._expired_crl is ExpiredCrl.REFUSE:
             if self.next_update <= now:
@@ -180,6 +181,46 @@ class Trust:
     def _list_of(self, certificate: x509.Certificate) -> _RevocationList | None:
         """The CRL of its issuer."""
         return self._lists.get(certificate.issuer.public_bytes())
+
+
+@dataclass(slots=True)
+class _Search:
+    """All ways by signatures from a certificate to CAs that are trusted, each by itself."""
+
+    anchors: frozenset[str]
+    candidates: Sequence[x509.Certificate]
+    is_revoked: Callable[[x509.Certificate], bool]
+    now: float
+    on_the_way: dict[str, x509.Certificate] = field(default_factory=dict)
+    """The CAs of every way that leads to one that is trusted, by their ``x5t#S256``."""
+    met_a_revoked_one: bool = False
+    _steps: int = 0
+
+    def go_on(self, way: list[x509.Certificate]) -> None:
+        """From the last certificate of ``way`` to its issuers. Who is trusted may be under others who are."""
+        for issuer in self.candidates:
+            if self._steps >= _MOST_STEPS:
+                return
+            if issuer in way or not is_issued_by(way[-1], issuer):
+                continue
+            self._steps += 1
+            if self.is_revoked(issuer):
+                self.met_a_revoked_one = True
+            elif issuer.not_valid_after_utc.timestamp() > self.now and _may_have_issued(issuer, way):
+                longer = [*way, issuer]
+                if _thumbprint(issuer) in self.anchors:
+                    self.on_the_way.update((_thumbprint(each), each) for each in longer[1:])
+                self.go_on(longer)
+
+
+def _may_have_issued(issuer: x509.Certificate, way: Sequence[x509.Certificate]) -> bool:
+    """Whether the CA's own certificate lets it: it may sign, so many CAs may be below it, and names that it may give."""
+    if KEY_CERT_SIGN not in key_usages(issuer):
+        return False
+    constraints = extension(issuer, x509.BasicConstraints)
+    most = None if constraints is None else constraints.path_length
+    between = sum(each.issuer != each.subject for each in way[1:])
+    return (most is None or between <= most) and permits(issuer, way)
 
 
 def _loaded(der: bytes) -> x509.Certificate:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.certs import LOOPBACK_NAMES, day
+from gateway.cli.certs import LOOPBACK_NAMES, day, names_that_can_be_used
 from gateway.cli.configuration import CONFIGURATION
 from gateway.cli.output import printable
 from gateway.cli.session import check_words, now, password_from_stdin
@@ -28,19 +28,27 @@ PARTS = ("certs", "persistence", "secret.key", "mfa.key", "ostiary.toml")
 @click.option(
     "--password-stdin", is_flag=True, help="Read the administrator's password from a line of stdin."
 )
-def init(folder: Path, admin: str, *, password_stdin: bool) -> None:
+@click.option(
+    "--permit",
+    "permitted",
+    multiple=True,
+    metavar="KIND:NAME",
+    help="What the CA may name (DNS:example.org, URI:example.org, email:…, IP:…): nothing else of that kind; may be repeated.",
+)
+def init(folder: Path, admin: str, *, password_stdin: bool, permitted: tuple[str, ...]) -> None:
     """Make a new gateway in the folder DIR.
 
     That is its configuration, a development CA, the server's certificate, a secret, a store, and the first
     administrator.
     """
     check_words("clients.add", {"client_id": admin})
+    constraints = _with_loopback(permitted)
     password = password_from_stdin() if password_stdin else _new_password()
     _refuse_to_overwrite(folder)
     made = not folder.exists()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        until = _make(folder, admin, password)
+        until = _make(folder, admin, password, constraints)
     except BaseException:
         if made:
             shutil.rmtree(folder, ignore_errors=True)
@@ -63,12 +71,25 @@ def _refuse_to_overwrite(folder: Path) -> None:
         )
 
 
-def _make(folder: Path, admin: str, password: str) -> float:
+def _with_loopback(permitted: tuple[str, ...]) -> tuple[str, ...]:
+    """The CA's name constraints; the gateway's own certificate is for the loopback names. Raises click.UsageError."""
+    from certs.names import subtree
+
+    with names_that_can_be_used():
+        for text in permitted:
+            subtree(text)
+    kinds = {text.partition(":")[0].lower() for text in permitted}
+    dns = ("DNS:localhost",) if "dns" in kinds else ()
+    addresses = ("IP:127.0.0.1/32", "IP:::1/128") if "ip" in kinds else ()
+    return (*permitted, *dns, *addresses)
+
+
+def _make(folder: Path, admin: str, password: str, permitted: tuple[str, ...]) -> float:
     """Everything is made beside its place, and moved there once all of it is there; when the certificate ends."""
     workshop = Path(tempfile.mkdtemp(prefix=".ostiary-init-", dir=folder))
     moved: list[Path] = []
     try:
-        until = _make_parts(workshop, admin, password)
+        until = _make_parts(workshop, admin, password, permitted)
         for part in PARTS:
             _refuse_to_overwrite_one(folder / part)
             (workshop / part).rename(folder / part)
@@ -90,11 +111,11 @@ def _refuse_to_overwrite_one(path: Path) -> None:
         raise click.ClickException(f"{path} has appeared meanwhile; choose another DIR, or move it away")
 
 
-def _make_parts(workshop: Path, admin: str, password: str) -> float:
+def _make_parts(workshop: Path, admin: str, password: str, permitted: tuple[str, ...]) -> float:
     from certs.authority import Authority
     from gateway.identity.sealing import make_file
 
-    authority = Authority.create(workshop / "certs", now=now())
+    authority = Authority.create(workshop / "certs", now=now(), permitted=permitted)
     issued = authority.issue_server(
         names=LOOPBACK_NAMES,
         certificate=workshop / "certs" / "server.pem",
