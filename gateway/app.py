@@ -35,7 +35,7 @@ from gateway.audit import Audit
 from gateway.authn import Authenticator
 from gateway.checks import start_problems
 from gateway.config.reader import read_config
-from gateway.config.values import Config, ConfigError, LimitSettings, ServiceSettings
+from gateway.config.values import Config, ConfigError, LimitSettings, ServiceSettings, TlsSettings
 from gateway.edge.ambiguity import Readings
 from gateway.edge.client_cert import Terminators
 from gateway.edge.cors import Cors
@@ -170,6 +170,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             stores.collection(SESSIONS), tokens, grace=config.accounts.refresh_grace, now=time.time
         )
         api_keys = ApiKeys(stores.collection(API_KEYS), clients, now=time.time)
+        roles = _roles(config, stores)
         certificates = Certificates(
             config.tls.client_id,
             tls.trust,
@@ -179,7 +180,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         authenticator = Authenticator(
             tokens,
             clients,
-            Roles(config.roles, stores.collection(ROLES)),
+            roles,
             config.tls.client_id,
             now=time.time,
             api_keys=api_keys,
@@ -244,10 +245,14 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
 
         def use(state: TlsState) -> None:
             listener.context = state.context
-            certificates.use(state.trust, state.settings.client_id)
+            authenticator.use(state.trust, state.settings.client_id)
 
         tls_reload = TlsReload(
-            tls, read_again=lambda: read_again().tls, use=use, audit=stores.audit, now=time.time
+            tls,
+            read_again=lambda: _check_rules(roles, read_again().tls),
+            use=use,
+            audit=stores.audit,
+            now=time.time,
         )
         reloading = Reloading(read_again, keyring=keyring, tokens=tokens, tls=tls_reload)
         administration = Administration(
@@ -259,18 +264,20 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             reload_keys=reloading.keys,
             reload=reloading.everything,
             on_roles_changed=authenticator.forget_contexts,
+            identity_rules=lambda: tls_reload.settings.client_id,
             on_pins_changed=mcp.catalogue.invalidate,
             redacted=audit.redacted,
             second_factors=factors,
             running_api_keys=api_keys,
             turn=turn,
         )
-        description = OpenApi(lambda: routes, config.server.public_url)
         own = {
             **_own_routes(token_endpoint, revocation, AuditApi(stores.audit), health, documents),
             **accounts.routes,
             **AdminApi(administration).routes(),
-            "/openapi.json": {"GET": Route(description.get, identify=False)},
+            "/openapi.json": {
+                "GET": Route(OpenApi(lambda: routes, config.server.public_url).get, identify=False)
+            },
         }
         routes = _routes(config, mcp.endpoint, services, own)
         edge = Edge(
@@ -321,6 +328,20 @@ def _open_passwords(
     )
     stack.push_async_callback(passwords.close)
     return lockouts, passwords
+
+
+def _roles(config: Config, stores: Stores) -> Roles:
+    """What each role grants. Raises ConfigError."""
+    roles = Roles(config.roles, stores.collection(ROLES))
+    _check_rules(roles, config.tls)
+    return roles
+
+
+def _check_rules(roles: Roles, tls: TlsSettings) -> TlsSettings:
+    """The settings as they are. Raises ConfigError where their rules give a role that is nowhere."""
+    if found := roles.problems(tls.client_id):
+        raise ConfigError(found)
+    return tls
 
 
 def _open_service(stack: AsyncExitStack, settings: ServiceSettings, audit: Audit) -> ServiceProxy:

@@ -19,10 +19,11 @@ from types import MappingProxyType
 from typing import Final
 
 from certs.identity import IdentityRule, PeerIdentity
+from certs.trust import Trust
 from gateway.identity.api_keys import ApiKeys
-from gateway.identity.certificates import Certificates
+from gateway.identity.certificates import Certificates, Named
 from gateway.identity.clients import is_enabled, refusal_of
-from gateway.identity.roles import Roles
+from gateway.identity.roles import Roles, all_roles
 from gateway.identity.tokens import Tokens, VerifiedToken
 from gateway.identity.whereabouts import Suspect, Whereabouts
 from gateway.model import ANONYMOUS, HAND_OVER, ClientContext, Deny, Inbound, Permissions, Proof, Reason
@@ -108,11 +109,11 @@ class Authenticator:
 
     def _by_peer(self, peer: PeerIdentity, certified: ClientRecord) -> ClientContext:
         """The context of a caller that shows nothing but its certificate."""
-        known = self._by_certificate.get(peer.fingerprint)
+        known = self._by_certificate.get(peer.evidence)
         if known is not None and known[0] is certified:
             return known[1]
         context = self.context(certified, Proof.CERTIFICATE, peer)
-        self._by_certificate.put(peer.fingerprint, (certified, context))
+        self._by_certificate.put(peer.evidence, (certified, context))
         return context
 
     def certified(self, peer: PeerIdentity) -> ClientRecord | Deny | None:
@@ -136,13 +137,15 @@ class Authenticator:
     ) -> ClientContext:
         """The context of a caller that was proven to be ``client``; ``peer``: that client's certificate, if any."""
         scope = "" if token is None else token.scope
+        by_certificate = self.roles_by_certificate(peer)
         return ClientContext(
             client_id=client.client_id,
             tenant_id=client.tenant_id,
             user_id=client.user_id,
             username=client.username,
-            roles=client.roles,
-            permissions=self._roles.permissions(client, scope),
+            roles=all_roles(client, by_certificate),
+            roles_by_certificate=by_certificate,
+            permissions=self._roles.permissions(client, scope, by_certificate),
             scope=scope,
             auth_time=self._now() if token is None else float(token.auth_time),
             token_id=None if token is None else token.token_id,
@@ -151,12 +154,24 @@ class Authenticator:
             proofs=_PROOFS[proof, proof if peer is None else Proof.CERTIFICATE],
         )
 
-    def permissions(self, client: ClientRecord, scope: str = "") -> Permissions:
-        """All that the client may do now, narrowed to ``scope`` if there is one."""
-        return self._roles.permissions(client, scope)
+    def permissions(
+        self, client: ClientRecord, scope: str = "", peer: PeerIdentity | None = None
+    ) -> Permissions:
+        """All that the client may do now, narrowed to ``scope`` if there is one. ``peer``: its certificate, if it shows one."""
+        return self._roles.permissions(client, scope, self.roles_by_certificate(peer))
+
+    def roles_by_certificate(self, peer: PeerIdentity | None) -> tuple[str, ...]:
+        """The roles that the certificate's rule gives to its client."""
+        named = None if peer is None else self._certificates.named(peer)
+        return named.roles if isinstance(named, Named) else ()
+
+    def use(self, trust: Trust, rules: Sequence[IdentityRule]) -> None:
+        """From now on certificates are judged by these."""
+        self._certificates.use(trust, rules)
+        self.forget_contexts()
 
     def forget_contexts(self) -> None:
-        """What roles grant has changed: every context is made anew."""
+        """What roles or identity rules grant has changed: every context is made anew."""
         self._by_token.clear()
         self._by_key.clear()
         self._by_certificate.clear()
@@ -168,7 +183,12 @@ class Authenticator:
         client = self._clients.get(context.client_id)
         if client is None or not is_enabled(client):
             return None
-        return replace(context, roles=client.roles, permissions=self.permissions(client, context.scope))
+        by_certificate = context.roles_by_certificate
+        return replace(
+            context,
+            roles=all_roles(client, by_certificate),
+            permissions=self._roles.permissions(client, context.scope, by_certificate),
+        )
 
     def still_valid(self, context: ClientContext, peer: PeerIdentity | None) -> bool:
         """Whether the caller of an open stream would still be let in. ``peer``: its connection's certificate."""
@@ -182,6 +202,8 @@ class Authenticator:
             return False
         if peer is not None and (certified is None or certified.client_id != context.client_id):
             return False
+        if self.roles_by_certificate(peer) != context.roles_by_certificate:
+            return False  # the rules have changed: the client may come again with what it has now
         if peer is None and client.require_certificate:
             return False
         if context.api_key_id is not None and not self._api_keys.is_current(context.api_key_id):
@@ -221,7 +243,7 @@ class Authenticator:
         disagreement = _disagreement(None, client, peer, certified)
         if disagreement is not None:
             return disagreement
-        known_as = (key.key_id, None if peer is None else peer.fingerprint)
+        known_as = (key.key_id, None if peer is None else peer.evidence)
         known = self._by_key.get(known_as)
         if known is not None and known[0] is client:
             return known[1]
@@ -229,7 +251,7 @@ class Authenticator:
         context = replace(
             self.context(client, Proof.API_KEY, peer),
             scope=scope,
-            permissions=self.permissions(client, scope),
+            permissions=self.permissions(client, scope, peer),
             api_key_id=key.key_id,
         )
         self._by_key.put(known_as, (client, context))
@@ -249,7 +271,7 @@ class Authenticator:
             self.notice_use(token, inbound, allowed=False)
             return disagreement
         self._used(token)
-        key = (token.token_id, inbound.address, None if peer is None else peer.fingerprint)
+        key = (token.token_id, inbound.address, None if peer is None else peer.evidence)
         known = self._by_token.get(key)
         if known is not None and known[0] is client:
             return known[1]

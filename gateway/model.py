@@ -12,6 +12,11 @@ from certs.identity import PeerIdentity
 PLATFORM: Final = "platform"
 
 
+def is_of_platform(permission: str) -> bool:
+    """Whether the permission crosses tenants."""
+    return permission.partition(":")[0] == PLATFORM
+
+
 class Reason(StrEnum):
     """Why something was refused or failed: the stable word in replies, logs and the audit."""
 
@@ -146,7 +151,7 @@ class Permissions:
     @property
     def of_platform(self) -> bool:
         """Whether anything of this crosses tenants."""
-        return any(grant.startswith(f"{PLATFORM}:") for grant in self.grants)
+        return any(map(is_of_platform, self.grants))
 
     @property
     def everything(self) -> bool:
@@ -170,6 +175,8 @@ class ClientContext:
     user_id: str | None = None
     username: str | None = None
     roles: tuple[str, ...] = ()
+    roles_by_certificate: tuple[str, ...] = ()
+    """What of ``roles`` the rule of the certificate gives: for as long as the certificate is shown."""
     permissions: Permissions = NO_PERMISSIONS
     scope: str = ""
     auth_time: float | None = None

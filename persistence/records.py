@@ -90,7 +90,9 @@ class RevokedCertificate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fingerprint: str | None = None
     """``x5t#S256`` of the certificate (RFC 8705 section 3.1)."""
     serial_number: str | None = None
-    """In hexadecimal, where the certificate itself was not at hand."""
+    """In hexadecimal."""
+    issuer: str | None = None
+    """RFC 4514: the serial number is meant of this issuer alone. None: of any."""
     revoked_at: str
 
 

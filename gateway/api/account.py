@@ -112,7 +112,7 @@ class AccountEndpoint:
         secret = Secret(wanted.username, (wanted.password,))
         client = await self._door.prove(inbound, secret, Parameters())
         self._door.limit(client.client_id, inbound)
-        scope = self._issuing.scope(client, wanted.scope)
+        scope = self._issuing.scope(client, wanted.scope, inbound.peer)
         return await self._issuing.by_password(inbound, client, scope, session=True)
 
     @described(Description("Ends the session of the token, or the token where there is none.", {204: None}))

@@ -129,7 +129,7 @@ class MfaEndpoint:
         if wrong is not None:
             raise Refused(wrong)
         client = self._begun(session)  # again: the code took a while
-        scope = self._issuing.scope(client, session.scope)
+        scope = self._issuing.scope(client, session.scope, inbound.peer)
         return await self._issuing.issue(
             inbound, client, Proof.PASSWORD, scope, session=session.with_refresh, second_factor=True
         )

@@ -158,9 +158,11 @@ class Issuing:
             raise Refused(Deny(Reason.INVALID_CREDENTIALS, detail, client_id=context.client_id))
         return client
 
-    def scope(self, client: ClientRecord, wanted: str | None, limit: str = "") -> str:
-        """The scope of a new token, within ``limit`` if there is one. Raises Refused."""
-        scope = requested_scope(wanted, self.door.authenticator.permissions(client, limit))
+    def scope(
+        self, client: ClientRecord, wanted: str | None, peer: PeerIdentity | None, limit: str = ""
+    ) -> str:
+        """The scope of a new token, within ``limit`` if there is one; ``peer``: the client's certificate. Raises Refused."""
+        scope = requested_scope(wanted, self.door.authenticator.permissions(client, limit, peer))
         if isinstance(scope, Deny):
             raise Refused(replace(scope, client_id=client.client_id))
         return scope or limit
@@ -177,7 +179,8 @@ class Issuing:
         return Grant(
             client=client,
             scope=scope,
-            permissions=scope_of(self.door.authenticator.permissions(client, scope)),
+            permissions=scope_of(self.door.authenticator.permissions(client, scope, peer)),
+            roles_by_certificate=self.door.authenticator.roles_by_certificate(peer),
             auth_time=auth_time,
             thumbprint=None if peer is None else peer.fingerprint,
             family_id=family_id,

@@ -130,7 +130,7 @@ class TokenEndpoint:
         by_password = _is_password_grant(inbound, parameters, secret)
         client = await self._door.prove(inbound, secret, parameters)
         self._door.limit(client.client_id, inbound)
-        scope = self._issuing.scope(client, parameters.scope)
+        scope = self._issuing.scope(client, parameters.scope, inbound.peer)
         if secret is None:
             return await self._issuing.issue(inbound, client, Proof.CERTIFICATE, scope, session=False)
         return await self._issuing.by_password(inbound, client, scope, session=by_password)
@@ -144,7 +144,7 @@ class TokenEndpoint:
             raise Refused(context)
         client = self._issuing.client(context, parameters.client_id)
         self._door.limit(client.client_id, inbound)
-        scope = self._issuing.scope(client, parameters.scope, context.scope)
+        scope = self._issuing.scope(client, parameters.scope, inbound.peer, context.scope)
         return await self._issuing.issue_for_key(inbound, client, scope, context)
 
     def _require_target(self, parameters: Parameters) -> None:
@@ -192,7 +192,7 @@ class TokenEndpoint:
         record: TokenRecord,
     ) -> web.Response:
         """The tokens that follow. Raises Refused."""
-        scope = self._issuing.scope(client, wanted, token.scope)
+        scope = self._issuing.scope(client, wanted, inbound.peer, token.scope)
         family_id = token.family_id or token.token_id
         grant = self._issuing.grant(client, scope, inbound.peer, token.auth_time, family_id)
         # RFC 6749 section 6: a narrower scope is for the access token alone.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli.clients import all_pages
 from gateway.cli.output import print_fields, print_json, print_table, short_time
 from gateway.cli.session import config_option, json_option, now, perform, read_settings
 
@@ -47,12 +48,12 @@ def issue(
     It makes NAME.pem, NAME.key and ca.pem in DIR.
     """
     from certs.authority import CLIENT_DAYS
+    from gateway.cli.naming import Names
 
+    authority, names = _authority(config_file), Names.load(config_file)
     with names_that_can_be_used():
-        issued = _authority(config_file).issue_client(
-            name, sans=sans, days=days or CLIENT_DAYS, out=out, now=now()
-        )
-    client_id = named_client(config_file, issued.path)
+        issued = authority.issue_client(name, sans=sans, days=days or CLIENT_DAYS, out=out, now=now())
+    client_id = names.of(issued.path).certificate_id
     audit_issued(config_file, issued, name, client_id)
     if as_json:
         print_json({"certificate": issued_fields(issued)})
@@ -128,6 +129,7 @@ def revoke(certificate: str, config_file: Path, *, as_json: bool) -> None:
         "certs.revoke",
         serial_number=serial,
         fingerprint=None if described is None else described.fingerprint,
+        issuer=None if described is None else described.issuer,
     )
     crl, why_not = _revoked_in_crl(config_file, certificate)
     if as_json:
@@ -141,13 +143,36 @@ def revoke(certificate: str, config_file: Path, *, as_json: bool) -> None:
 @config_option
 @json_option
 def list_certificates(config_file: Path, *, as_json: bool) -> None:
-    """List what the CA has issued."""
-    issued = _authority(config_file).list()
+    """List what the CA has issued, and what else the store refuses.
+
+    The CA's key is not needed.
+    """
+    from certs.identity import CertificateError
+    from certs.issued import list_issued
+    from certs.pem import read_certificates
+
+    tls = read_settings(config_file).tls
+    if tls.client_ca is None:
+        raise CertificateError(f"{config_file}: [tls] client_ca names no CA; name the CA of the clients")
+    folder = tls.client_ca.parent
+    issued = list_issued(folder, read_certificates(tls.client_ca)[0], tls.crl or folder / "crl.pem")
+    records = _store_revocations(config_file)
+    listed = [issued_fields(each, _record_of(each, records)) for each in issued]
+    known = [_record_of(each, records) for each in issued]
+    others = [record for record in records if record not in known]
     if as_json:
-        print_json({"certificates": [issued_fields(certificate) for certificate in issued]})
+        print_json({"certificates": listed, "also_revoked": others})
         return
-    rows = [(c.common_name, c.serial, day(c.not_after), c.sans, _state(c)) for c in issued]
+    rows = [
+        (each["common_name"], each["serial"], each["not_after"][:10], each["sans"], _state(each))
+        for each in listed
+    ]
     print_table(("NAME", "SERIAL", "UNTIL", "ALTERNATIVE NAMES", "STATE"), rows)
+    for record in others:
+        whose = record["issuer"] or "any CA"
+        click.echo(
+            f"Also refused: serial number {record['serial']} of {whose}, since {record['revoked_at'][:10]}."
+        )
 
 
 @certs.command()
@@ -155,14 +180,16 @@ def list_certificates(config_file: Path, *, as_json: bool) -> None:
 @config_option
 @json_option
 def show(file: Path, config_file: Path, *, as_json: bool) -> None:
-    """Show the certificate in FILE, and the client that it names."""
+    """Show the certificate in FILE, whom it names, and whether it is accepted.
+
+    FILE may hold the intermediate CAs that the client sends along, after its own certificate.
+    """
     from certs.authority import describe
 
     described = describe(file)
-    client_id = named_client(config_file, file) if config_file.exists() else None
-    rule = _matching_rule(config_file, file) if client_id else None
+    standing = _standing(config_file, file, described) if config_file.exists() else {}
     if as_json:
-        print_json({"certificate": {**_described(described), "client_id": client_id, "rule": rule}})
+        print_json({"certificate": {**_described(described), **standing}})
         return
     print_fields(
         [
@@ -173,12 +200,97 @@ def show(file: Path, config_file: Path, *, as_json: bool) -> None:
             ("valid from", short_time(_time(described.not_before))),
             ("valid until", short_time(_time(described.not_after))),
             ("usages", described.usages),
+            *([("may name", described.name_constraints)] if described.name_constraints else ()),
             ("x5t#S256", described.fingerprint),
             ("SHA-256", described.fingerprint_sha256),
-            ("by rule", "none" if rule is None else f"[[tls.client_id]] #{rule}"),
-            ("client", "none: it is a CA" if described.is_ca else client_id or "none"),
+            *(_standing_rows(described, standing) if standing else ()),
         ]
     )
+
+
+def _standing(config_file: Path, file: Path, described: CertificateDescription) -> dict[str, Any]:
+    """What it is to the gateway: its rule and client, and why it is refused, if it is."""
+    from certs.identity import CertificateError
+    from gateway.cli.naming import Names, Naming, why_refused
+
+    try:
+        naming = Naming(None) if described.is_ca else Names.load(config_file).of(file)
+        refused = why_refused(config_file, file)
+    except CertificateError as error:
+        naming, refused = Naming(None), ("unusable_files", str(error))
+    in_store = _examined(config_file, described, naming.certificate_id, naming.tenant_id)
+    if refused is None and in_store.get("revoked_at"):
+        refused = "revoked", f"it was revoked here on {in_store['revoked_at'][:10]}"
+    return {
+        "client_id": naming.certificate_id,
+        "rule": naming.rule,
+        "roles": list(naming.roles),
+        "tenant": naming.tenant_id,
+        "client": in_store.get("client_id"),
+        "client_enabled": in_store.get("enabled"),
+        "accepted": refused is None,
+        "refused_because": None if refused is None else refused[0],
+        "refused_detail": None if refused is None else refused[1],
+    }
+
+
+def _standing_rows(described: CertificateDescription, standing: dict[str, Any]) -> list[tuple[str, object]]:
+    rule, named, client = standing["rule"], standing["client_id"], standing["client"]
+    if named is None:
+        who = "none: it is a CA" if described.is_ca else "none"
+    elif standing["client_enabled"] is None:  # there is no store
+        who = named
+    elif client is None:
+        who = f"none: no client has the certificate id {named}"
+    else:
+        who = client if standing["client_enabled"] else f"{client}, which is disabled"
+    rows: list[tuple[str, object]] = [
+        ("by rule", "none" if rule is None else f"[[tls.client_id]] #{rule}"),
+        ("client", who),
+    ]
+    if standing["tenant"]:
+        rows.append(("of the tenant", standing["tenant"]))
+    if standing["roles"]:
+        rows.append(("roles by rule", standing["roles"]))
+    detail = standing["refused_detail"]
+    return [*rows, ("accepted", "yes" if detail is None else f"no: {detail}")]
+
+
+def _examined(
+    config_file: Path, described: CertificateDescription, certificate_id: str | None, tenant_id: str | None
+) -> dict[str, Any]:
+    """What the store knows of the certificate; {}: there is no store."""
+    if not _has_store(config_file):
+        return {}
+    return perform(
+        config_file,
+        "certs.examine",
+        serial_number=described.serial,
+        fingerprint=described.fingerprint,
+        issuer=described.issuer,
+        certificate=certificate_id,
+        certificate_tenant=tenant_id,
+    )
+
+
+def _store_revocations(config_file: Path) -> list[dict[str, Any]]:
+    return all_pages(config_file, "certs.revoked", "revoked") if _has_store(config_file) else []
+
+
+def _record_of(certificate: IssuedCertificate, records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The store's record by which the certificate is refused."""
+    for record in records:
+        of_it = record["serial"] == certificate.serial and record["issuer"] in {None, certificate.issuer}
+        if of_it or record["x5t#S256"] == certificate.fingerprint:
+            return record
+    return None
+
+
+def _has_store(config_file: Path) -> bool:
+    """A CA may be used without a gateway."""
+    from persistence import missing_store
+
+    return missing_store(read_settings(config_file).storage.path) is None
 
 
 def _revoked_in_crl(config_file: Path, certificate: str) -> tuple[Path | None, str]:
@@ -211,9 +323,9 @@ def names_that_can_be_used() -> Iterator[None]:
 def audit_issued(config_file: Path, issued: IssuedCertificate, name: str, client_id: str | None) -> None:
     """Enter in the audit, where there is one, that a certificate was issued."""
     from gateway.operations.administration import OperationError
-    from persistence import StoreError, missing_store
+    from persistence import StoreError
 
-    if missing_store(read_settings(config_file).storage.path) is not None:
+    if not _has_store(config_file):
         return
     try:
         perform(
@@ -228,26 +340,10 @@ def audit_issued(config_file: Path, issued: IssuedCertificate, name: str, client
         raise click.ClickException(told) from error
 
 
-def named_client(config_file: Path, certificate: Path) -> str | None:
-    """The client that the rules say the certificate names; None: nobody."""
-    from certs.authority import describe
-    from certs.identity import certificate_id
-
-    return certificate_id(describe(certificate).peer, read_settings(config_file).tls.client_id)
-
-
-def _matching_rule(config_file: Path, certificate: Path) -> int | None:
-    """Which of the rules names the client, from 1: the first with which there is a name at all."""
-    from certs.authority import describe
-    from certs.identity import certificate_id
-
-    rules = read_settings(config_file).tls.client_id
-    peer = describe(certificate).peer
-    return next((count for count in range(1, len(rules) + 1) if certificate_id(peer, rules[:count])), None)
-
-
-def issued_fields(certificate: IssuedCertificate) -> dict[str, Any]:
-    """A certificate as the JSON listings have it."""
+def issued_fields(certificate: IssuedCertificate, record: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A certificate as the JSON listings have it; ``record``: by which the store refuses it."""
+    by_crl = None if certificate.revoked_at is None else _time(certificate.revoked_at)
+    by_store = None if record is None else record["revoked_at"]
     return {
         "common_name": certificate.common_name,
         "subject": certificate.subject,
@@ -256,7 +352,8 @@ def issued_fields(certificate: IssuedCertificate) -> dict[str, Any]:
         "sans": list(certificate.sans),
         "not_before": _time(certificate.not_before),
         "not_after": _time(certificate.not_after),
-        "revoked_at": None if certificate.revoked_at is None else _time(certificate.revoked_at),
+        "revoked_at": min(filter(None, (by_crl, by_store)), default=None),
+        "revoked_by": [name for name, since in (("crl", by_crl), ("store", by_store)) if since],
         "path": str(certificate.path),
     }
 
@@ -273,13 +370,14 @@ def _described(certificate: CertificateDescription) -> dict[str, Any]:
         "not_after": _time(certificate.not_after),
         "usages": list(certificate.usages),
         "is_ca": certificate.is_ca,
+        "name_constraints": list(certificate.name_constraints),
     }
 
 
-def _state(certificate: IssuedCertificate) -> str:
-    if certificate.revoked_at is not None:
-        return "revoked"
-    return "valid" if certificate.not_after > now() else "expired"
+def _state(certificate: dict[str, Any]) -> str:
+    if certificate["revoked_by"]:
+        return f"revoked ({', '.join(certificate['revoked_by'])})"
+    return "valid" if certificate["not_after"] > _time(now()) else "expired"
 
 
 def _time(seconds: float) -> str:

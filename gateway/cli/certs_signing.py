@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gateway.cli.ca_key import open_authority
-from gateway.cli.certs import DAYS, audit_issued, day, issued_fields, named_client, names_that_can_be_used
+from gateway.cli.certs import DAYS, audit_issued, day, issued_fields, names_that_can_be_used
 from gateway.cli.output import print_json
 from gateway.cli.session import config_option, json_option, now
 
@@ -35,8 +35,11 @@ def renew(file: Path, *, key: Path | None, days: int | None, config_file: Path, 
 
     The names stay the same. The old certificate stays good until it expires: revoke it, if its key may be in other hands.
     """
-    issued = open_authority(config_file).renew(file, key or file.with_suffix(".key"), days=days, now=now())
-    audit_issued(config_file, issued, issued.common_name, named_client(config_file, issued.path))
+    from gateway.cli.naming import Names
+
+    authority, names = open_authority(config_file), Names.load(config_file)
+    issued = authority.renew(file, key or file.with_suffix(".key"), days=days, now=now())
+    audit_issued(config_file, issued, issued.common_name, names.of(issued.path).certificate_id)
     if as_json:
         print_json({"certificate": issued_fields(issued)})
         return
@@ -67,19 +70,22 @@ def sign(
 
     The key stays with who made it. Its common name, alternative names and key are taken over; nothing else that it asks for is.
     """
+    from gateway.cli.naming import Names
+
+    authority = open_authority(config_file, ca_folder)
+    names = Names.load(config_file) if ca_folder is None else None
     with names_that_can_be_used():
-        issued = open_authority(config_file, ca_folder).sign(
+        issued = authority.sign(
             request, server=server, days=days, out=out or request.with_suffix(".pem"), now=now()
         )
-    client_id = None
-    if ca_folder is None:
-        client_id = None if server else named_client(config_file, issued.path)
+    if names is not None:
+        client_id = names.of(issued.path).certificate_id
         audit_issued(config_file, issued, issued.common_name, client_id)
     if as_json:
         print_json({"certificate": issued_fields(issued)})
         return
-    names = ", ".join((issued.common_name, *issued.sans))
-    click.echo(f"{issued.path} for {names}, valid until {day(issued.not_after)}.")
+    shown = ", ".join((issued.common_name, *issued.sans))
+    click.echo(f"{issued.path} for {shown}, valid until {day(issued.not_after)}.")
 
 
 @click.command()

@@ -115,6 +115,7 @@ async def _perform_here(
                 hash_password=partial(hash_password, rounds=accounts.bcrypt_cost),
                 lockouts=lockouts,
                 second_factors=factors,
+                identity_rules=lambda: settings.tls.client_id,
             )
             return await perform_on(admin, operation, parameters, actor)
         finally:

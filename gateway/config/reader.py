@@ -16,13 +16,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from certs.contexts import ClientCertificates, ExpiredCrl
-from certs.identity import DEFAULT_RULES, CertificateField, IdentityRule
 from gateway.config.backends import read_services, read_upstreams
 from gateway.config.edge import read_cors, read_limits, read_networks
+from gateway.config.identity_rules import read_identity_rules
 from gateway.config.own_files import opened_up
 from gateway.config.secret import read_keys
 from gateway.config.shapes import (
-    NAME,
     PERMISSION,
     PERMISSION_REMEDY,
     ROLE,
@@ -107,7 +106,7 @@ def _read(file: Path, environment: Mapping[str, str], *, secrets: bool, variable
     config = Config(
         file=document.file,
         server=server,
-        tls=_tls(root, server),
+        tls=_tls(root, server, roles),
         tokens=tokens,
         storage=_storage(root),
         audit=_audit(root),
@@ -178,7 +177,7 @@ def _server(root: Table) -> ServerSettings:
     return settings
 
 
-def _tls(root: Table, server: ServerSettings) -> TlsSettings:
+def _tls(root: Table, server: ServerSettings, roles: Mapping[str, tuple[str, ...]]) -> TlsSettings:
     table = _section(root, "tls")
     for key in ("certificate", "private_key"):
         if not table.has(key):
@@ -205,31 +204,11 @@ def _tls(root: Table, server: ServerSettings) -> TlsSettings:
         client_certificates=client_certificates,
         crl=table.path("crl") or table.document.folder / "certs" / "crl.pem",
         minimum_version=table.matching("minimum_version", "1.3", _MINIMUM_VERSION, 'write "1.3" or "1.2"'),
-        client_id=_identity_rules(table),
+        client_id=read_identity_rules(table, roles),
         crl_expired=table.choice("crl_expired", ExpiredCrl.REFUSE),
     )
     table.close()
     return settings
-
-
-def _identity_rules(tls: Table) -> tuple[IdentityRule, ...]:
-    rules = []
-    for table in tls.tables("client_id", "tls.client_id"):
-        if not table.has("from"):
-            table.reject("from", f"is missing; write one of: {', '.join(CertificateField)}")
-        source = table.choice("from", CertificateField.COMMON_NAME)
-        match = table.regex("match")
-        tenant = table.matching("tenant", "", NAME, "write the tenant's name")
-        rules.append(
-            IdentityRule(
-                source,
-                None if match is None else re.compile(match),
-                ca=table.path("ca"),
-                tenant_id=tenant or None,
-            )
-        )
-        table.close()
-    return tuple(rules) or DEFAULT_RULES
 
 
 def _tokens(root: Table, server: ServerSettings, *, secrets: bool) -> TokenSettings:

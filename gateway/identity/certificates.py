@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from certs.identity import IdentityRule, PeerIdentity, named_by, thumbprint
+from certs.identity import IdentityRule, PeerIdentity, named_by
 from certs.trust import Distrust, Judgement, Trust
 from gateway.model import Deny, Reason
 from gateway.remembered import Remembered
@@ -41,6 +41,8 @@ class Named:
     certificate_id: str
     tenant_id: str | None
     """The tenant that the rule is for; None: any."""
+    roles: tuple[str, ...] = ()
+    """What the rule gives beside the client's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,13 @@ class Certificates:
         now = self._now()
         if peer.not_after <= now:
             return _DISTRUSTED[Distrust.EXPIRED]
-        key = _evidence(peer) if peer.handed_over else peer.fingerprint
+        key = peer.evidence
         known = self._known.get(key)
         if known is None or known.until <= now:
             known = self._judge(peer, now)
             self._known.put(key, known)
-        if self._revoked is not None and len(self._revoked) and self._is_revoked(self._revoked, peer):
+        revoked = self._revoked
+        if revoked is not None and len(revoked) and _is_revoked(revoked, peer):
             return _REVOKED
         return known.named
 
@@ -103,17 +106,35 @@ class Certificates:
         found = named_by(
             peer, self._rules, lambda file: trust is not None and trust.is_under(judgement, file)
         )
-        return _Known(judgement.until, None if found is None else Named(found[0], found[1].tenant_id))
-
-    @staticmethod
-    def _is_revoked(revoked: Collection[RevokedCertificate], peer: PeerIdentity) -> bool:
-        by_number = revoked.where("serial_number", serial_text(peer.serial))
-        return bool(by_number or revoked.where("fingerprint", peer.fingerprint))
+        if found is None:
+            return _Known(judgement.until, None)
+        client_id, rule = found
+        return _Known(judgement.until, Named(client_id, rule.tenant_id, rule.roles))
 
 
-def _evidence(peer: PeerIdentity) -> str:
-    """What a certificate that was handed over is judged by: what came along decides, too."""
-    return f"handed over {peer.fingerprint} {thumbprint(b''.join(peer.sent_with))}"
+def revocation_of(
+    revoked: Collection[RevokedCertificate],
+    *,
+    fingerprint: str | None,
+    serial_number: str,
+    issuer: str | None,
+) -> RevokedCertificate | None:
+    """The record by which a certificate is refused; None: there is none.
+
+    The fingerprint alone would not do: whoever holds a certificate that was signed by ECDSA can write its signature in
+    another way, as (r, n - s), and it still verifies. Issuer and serial number are part of what is signed.
+    """
+    for record in revoked.where("serial_number", serial_number):
+        if record.issuer is None or record.issuer == issuer:
+            return record
+    return next(iter(revoked.where("fingerprint", fingerprint)), None) if fingerprint else None
+
+
+def _is_revoked(revoked: Collection[RevokedCertificate], peer: PeerIdentity) -> bool:
+    found = revocation_of(
+        revoked, fingerprint=peer.fingerprint, serial_number=serial_text(peer.serial), issuer=peer.issuer
+    )
+    return found is not None
 
 
 def serial_text(serial: int) -> str:

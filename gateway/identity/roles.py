@@ -6,11 +6,12 @@ whenever the token is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from certs.identity import IdentityRule
 from gateway.config.shapes import PERMISSION
-from gateway.model import PLATFORM, Deny, Permissions, Reason
+from gateway.model import PLATFORM, Deny, Permissions, Reason, is_of_platform
 from persistence.records import ClientRecord, Collection, RoleRecord
 
 ANY: Final = "*"
@@ -55,16 +56,46 @@ class Roles:
         made = () if self.made is None else self.made
         return [*self.configured, *(each.role for each in made if each.tenant_id in {None, tenant_id})]
 
-    def permissions(self, client: ClientRecord, scope: str = "") -> Permissions:
-        """All that the client may do, narrowed to ``scope`` if there is one."""
+    def problems(self, rules: Iterable[IdentityRule]) -> list[str]:
+        """The roles of identity rules that are nowhere, each with its remedy."""
+        return [
+            f"[[tls.client_id]] #{number} roles: there is no role {role}; "
+            f"put it under [roles] and start anew, or make it: ostiary roles add {role}"
+            for number, rule in enumerate(rules, 1)
+            for role in rule.roles
+            if not self._is_there(role, rule.tenant_id)
+        ]
+
+    def _is_there(self, role: str, tenant_id: str | None) -> bool:
+        """Whether a client of the tenant may have the role; None: a client of some tenant."""
+        if role in self.configured:
+            return True
+        made = (each.tenant_id for each in self.made or () if each.role == role)
+        return any(tenant_id is None or tenant in {None, tenant_id} for tenant in made)
+
+    def permissions(
+        self, client: ClientRecord, scope: str = "", by_certificate: Sequence[str] = ()
+    ) -> Permissions:
+        """All that the client may do, narrowed to ``scope`` if there is one.
+
+        ``by_certificate``: the roles that the rule of its certificate gives. Nothing of the platform comes by them.
+        """
         grants = set(client.permissions)
         for role in client.roles:
             grants.update(self.grants(client.tenant_id, role) or ())
+        for role in by_certificate:
+            given = self.grants(client.tenant_id, role) or ()
+            grants.update(grant for grant in given if not is_of_platform(grant))
         if not scope:
             return Permissions(frozenset(grants))
         wanted = scope.split(" ")
         met = (_meet(grant, permission) for grant in grants for permission in wanted)
         return Permissions(frozenset(permission for permission in met if permission is not None))
+
+
+def all_roles(client: ClientRecord, by_certificate: Sequence[str] = ()) -> tuple[str, ...]:
+    """The client's own roles, then those that the rule of its certificate gives."""
+    return tuple(dict.fromkeys((*client.roles, *by_certificate)))
 
 
 def scope_of(permissions: Permissions) -> str:

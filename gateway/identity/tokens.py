@@ -22,6 +22,7 @@ from gateway.clock import rfc3339
 from gateway.config.values import TokenSettings
 from gateway.identity.clients import refusal_of
 from gateway.identity.keyring import MAX_TOKEN, Keyring, Opened
+from gateway.identity.roles import all_roles
 from gateway.model import Deny, Reason
 from gateway.remembered import Remembered
 from persistence.records import ClientRecord, ClientStore, TokenKind, TokenRecord, TokenStore
@@ -102,6 +103,7 @@ class Grant:
     thumbprint: str | None = None
     family_id: str | None = None
     api_key_id: str | None = None
+    roles_by_certificate: tuple[str, ...] = ()
     refresh_scope: str | None = None
     """What the refresh token is narrowed to, where it is not ``scope``."""
     lifetime: float | None = None
@@ -199,7 +201,8 @@ class Tokens:
             "auth_time": grant.auth_time,
         }
         if is_access:
-            claims |= {"roles": list(client.roles), "scope": grant.permissions}
+            roles = all_roles(client, grant.roles_by_certificate)
+            claims |= {"roles": list(roles), "scope": grant.permissions}
             if client.email is not None:
                 # OpenID Connect Core 1.0 section 5.1.
                 claims |= {"email": client.email, "email_verified": self._email_verified(client)}

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from certs.identity import IdentityRule
 from gateway.clock import rfc3339
 from gateway.config.shapes import did_you_mean
 from gateway.identity.api_keys import ApiKeys
@@ -87,6 +88,8 @@ class Administration:
     """Told when what roles grant has changed, and that is durable."""
     on_pins_changed: Callable[[str], None] = lambda _upstream: None
     """Told when definitions of that upstream's tools were approved, and that is durable."""
+    identity_rules: Callable[[], Sequence[IdentityRule]] = tuple
+    """The rules that are in force for certificates."""
     redacted: Callable[[AuditEntry], AuditEntry] = lambda entry: entry
     """What of an entry may be written."""
     caller: Caller | None = None

@@ -29,6 +29,7 @@ _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/+-]{0,127}")
 """No ``:``, with which a name ends in Basic authentication (RFC 7617 section 2)."""
 _ERASED: Final = re.compile(r"erased(-[0-9]+)?", re.IGNORECASE)
 """As a client's name: what tokens and audit entries of erased clients are under."""
+_MAX_DISTINGUISHED_NAME: Final = 4096
 _SERIAL_NUMBER: Final = re.compile(r"[0-9a-f]{1,40}")
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _CERTIFICATE_ID: Final = re.compile(r'(?:(?!["\\,*])[!-~]){1,128}')
@@ -203,17 +204,39 @@ class RecordCertificate(Parameters, frozen=True, kw_only=True):
 
 
 class RevokeCertificate(Parameters, frozen=True, kw_only=True):
-    """A certificate that is to be refused. ``fingerprint``: its ``x5t#S256``, where it is at hand."""
+    """A certificate that is to be refused. ``fingerprint`` (``x5t#S256``) and ``issuer`` (RFC 4514): where it is at hand."""
 
     serial_number: str
     """Hexadecimal, lower case."""
     fingerprint: str | None = None
+    issuer: str | None = None
 
     def __post_init__(self) -> None:
         if not _SERIAL_NUMBER.fullmatch(self.serial_number):
             raise ValueError("a serial number is 1 to 40 hexadecimal digits, in lower case")
         if self.fingerprint is not None and not _THUMBPRINT.fullmatch(self.fingerprint):
             raise ValueError("an x5t#S256 is 43 characters of base64url")
+        if self.issuer is not None and len(self.issuer) > _MAX_DISTINGUISHED_NAME:
+            raise ValueError(f"an issuer's name has at most {_MAX_DISTINGUISHED_NAME} characters")
+
+
+class ExamineCertificate(RevokeCertificate, frozen=True, kw_only=True):
+    """A certificate that somebody asks about."""
+
+    certificate: str | None = None
+    """The certificate id that it yields."""
+    certificate_tenant: str | None = None
+    """The tenant that its rule is for."""
+
+
+class ListRevoked(Parameters, frozen=True, kw_only=True):
+    """A page of revoked certificates, from the one after ``cursor``."""
+
+    limit: int = MAX_PAGE
+    cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
 
 
 class Reload(Parameters, frozen=True, kw_only=True):

@@ -97,6 +97,10 @@ async def _remove(admin: Administration, wanted: OneRole, actor: str) -> Answer:
             f"{len(holders)} clients have the role {record.role} ({few}); take it from them first: "
             f"ostiary clients roles {holders[0]} --remove-role {record.role}"
         )
+    if any(record.role in rule.roles for rule in admin.identity_rules()):
+        raise OperationError(
+            f"a rule of [[tls.client_id]] gives the role {record.role}; take it out there first, and ostiary reload"
+        )
     await admin.stores.audit.append(_entry(admin, actor, record, "roles.remove"))
     made = admin.role_book.made
     if made is not None:

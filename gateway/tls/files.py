@@ -90,6 +90,11 @@ class TlsReload:
         self.expiring: tuple[str, ...] = ()
         """What expires soon: a line for each, with its remedy."""
 
+    @property
+    def settings(self) -> TlsSettings:
+        """What is in force."""
+        return self._state.settings
+
     def concerns(self) -> list[str]:
         """What somebody should see to, in stable words."""
         return [
