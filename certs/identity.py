@@ -82,12 +82,14 @@ class PeerIdentity:
     handed_over: bool = False
     """Whether a TLS terminator in front says so: no handshake here has verified it."""
 
-    @property
-    def evidence(self) -> str:
-        """What a judgement of the certificate rests on, as a key: what came along with it may decide, too."""
-        if not self.sent_with and not self.handed_over:
-            return self.fingerprint
-        return f"{self.fingerprint} {thumbprint(b''.join(self.sent_with))} {self.handed_over}"
+    evidence: str = field(init=False, repr=False, compare=False)
+    """What a judgement of the certificate rests on, as a key: what came along with it may decide, too."""
+
+    def __post_init__(self) -> None:
+        evidence = self.fingerprint
+        if self.sent_with or self.handed_over:
+            evidence += f" {thumbprint(b''.join(self.sent_with))} {self.handed_over}"
+        object.__setattr__(self, "evidence", evidence)
 
 
 @dataclass(frozen=True, slots=True)

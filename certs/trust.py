@@ -81,7 +81,7 @@ class Trust:
         self._authorities = tuple(authorities)
         self._anchors = frozenset(map(_thumbprint, self._authorities))
         self._paths = Paths(self._authorities)
-        self._lists: dict[bytes, _RevocationList] = {}
+        self._lists: dict[x509.Name, _RevocationList] = {}
         for crl in revocation_lists:
             self._add(crl)
         self._rule_authorities = dict(rule_authorities or {})
@@ -109,10 +109,9 @@ class Trust:
 
     def _add(self, crl: x509.CertificateRevocationList) -> None:
         """Two CRLs of one name count together: what either lists is revoked, and the first to end ends both."""
-        issuer = crl.issuer.public_bytes()
-        before = self._lists.get(issuer, _RevocationList(frozenset(), _NEVER))
+        before = self._lists.get(crl.issuer, _RevocationList(frozenset(), _NEVER))
         end = _NEVER if crl.next_update_utc is None else crl.next_update_utc.timestamp()
-        self._lists[issuer] = _RevocationList(
+        self._lists[crl.issuer] = _RevocationList(
             before.serials | {entry.serial_number for entry in crl}, min(before.next_update, end)
         )
 
@@ -180,7 +179,7 @@ class Trust:
 
     def _list_of(self, certificate: x509.Certificate) -> _RevocationList | None:
         """The CRL of its issuer."""
-        return self._lists.get(certificate.issuer.public_bytes())
+        return self._lists.get(certificate.issuer)
 
 
 @dataclass(slots=True)

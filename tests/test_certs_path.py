@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from certs.identity import parse_peer
@@ -232,3 +233,22 @@ def test_what_a_handshake_verified_is_judged_as_before(root: Made, trust: Trust)
     certificate = der(make(Wanted("x", extended=SERVER), root))
     assert trust.judge(parse_peer(certificate), NOW).distrust is None  # the handshake would have ended
     assert trust.judge(parse_peer(certificate, handed_over=True), NOW).distrust is Distrust.UNTRUSTED
+
+
+def test_a_crl_counts_however_the_name_of_its_ca_is_encoded(root: Made) -> None:
+    """The CRL's issuer is a PrintableString where the CA and the certificates under it have a UTF8String."""
+    inner = make(Wanted("inner", ca=True), root)
+    leaf = make(Wanted("alice", extended=CLIENT), inner)
+    spelled = x509.Name(
+        [x509.NameAttribute(NameOID.COMMON_NAME, "root", _ASN1Type.PrintableString, _validate=False)]
+    )
+    assert spelled.public_bytes() != root.certificate.subject.public_bytes()
+    moment = dt.datetime.fromtimestamp(NOW - DAY, dt.UTC)
+    entry = x509.RevokedCertificateBuilder(inner.certificate.serial_number, moment).build()
+    listed = (
+        x509.CertificateRevocationListBuilder(spelled, moment, moment + dt.timedelta(days=2), [], [entry])
+        .sign(root.key, hashes.SHA256())
+    )  # fmt: skip
+    trusted = Trust([root.certificate], [listed, crl(inner)])
+    peer = parse_peer(der(leaf), [der(inner)])
+    assert trusted.judge(peer, NOW).distrust is Distrust.REVOKED
