@@ -123,7 +123,9 @@ def revoke(certificate: str, config_file: Path, *, as_json: bool) -> None:
     serial = f"{serial_of(certificate):x}"
     described = describe(Path(certificate)) if Path(certificate).is_file() else None
     if described is not None and described.is_ca:
-        raise click.ClickException(f"{certificate} is a CA: take it out of [tls] client_ca instead")
+        raise click.ClickException(
+            f"{certificate} is a CA: take it out of [tls] client_ca, or have the CA above it put it on its CRL"
+        )
     answer = perform(
         config_file,
         "certs.revoke",

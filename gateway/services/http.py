@@ -45,9 +45,20 @@ _HOP_BY_HOP: Final = frozenset(
 )
 """RFC 9110 section 7.6.1, and Expect: who asked for 100 Continue has had it from the gateway (section 10.1.1)."""
 _OURS: Final = frozenset(
-    {"host", "content-length", "authorization", "x-api-key", "forwarded", "via", "x-real-ip", "x-request-id"}
+    {"host", "content-length", "authorization", "x-api-key", "forwarded", "via", "x-request-id"}
 )
-_SPEAKS_FOR_US: Final = ("x-forwarded-", "x-client-", "client-cert")
+_SPEAKS_FOR_US: Final = (
+    "x-forwarded", "x-client-", "client-cert", "x-ssl-", "ssl-", "remote-", "x-remote-", "x-envoy-",
+    "x-real-", "x-cluster-client-", "true-client-ip",
+)  # fmt: skip
+"""What gateways tell services about a connection, in the usual spellings."""
+_OVERRIDES: Final = frozenset(
+    {
+        "x-http-method", "x-http-method-override", "x-method-override", "x-original-method",
+        "x-original-url", "x-original-uri", "x-original-path", "x-rewrite-url", "x-override-url",
+    }
+)  # fmt: skip
+"""By these some frameworks take another method or path than the request's own, on which was decided."""
 
 
 class ServiceProxy:
@@ -76,6 +87,13 @@ class ServiceProxy:
                     Reason.AMBIGUOUS_REQUEST,
                     "Write the path in its plain form: encode only what must be, and leave out dot segments, "
                     "empty segments, encoded slashes and ;.",
+                )
+            )
+        if not _OVERRIDES.isdisjoint(name.lower() for name in request.headers):
+            raise Refused(
+                Deny(
+                    Reason.AMBIGUOUS_REQUEST,
+                    "A header names another method or path: send the request as it is meant.",
                 )
             )
         if hdrs.UPGRADE in request.headers:

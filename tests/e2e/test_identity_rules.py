@@ -73,4 +73,7 @@ def test_a_rule_that_gives_what_is_not_there_starts_no_gateway(home: Any) -> Non
     assert (done.returncode, "[[tls.client_id]] #1 roles: there is no role readr" in done.stderr) == (1, True)
     home.config.write_text(text.replace('"reader", "made"', '"owner"'))
     checked = home.cli("check", check=False)
-    assert (checked.returncode, "no rule gives what crosses tenants" in checked.stdout + checked.stderr) == (1, True)
+    assert (checked.returncode, "no rule gives what crosses tenants" in checked.stdout + checked.stderr) == (
+        1,
+        True,
+    )
