@@ -209,6 +209,16 @@ class TestThePool:
             assert peer.connections == 1
             assert repr(client).endswith("connections=1 idle=1>")
 
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "DELETE"])
+    async def test_sends_nothing_after_a_body_that_a_server_may_leave_unread(self, method: str) -> None:
+        """A server that looks for no body there would take it for the next request, and answer another caller with it."""
+        async with serving(answering(OK, OK)) as peer, client_of(peer) as client:
+            await (await client.send(method, "/", (), b"GET /evil HTTP/1.1\r\n\r\n")).read(9)
+            await until(lambda: "connections=0" in repr(client))
+            assert (await client.send("GET", "/next")).status == 200
+            assert peer.connections == 2
+            assert b"Connection: close" in peer.heads[0]
+
     async def test_never_mixes_answers_of_requests_at_the_same_time(self) -> None:
         async with serving(echoing) as peer, client_of(peer) as client:
 

@@ -7,6 +7,8 @@ Rules:
 - A connection goes back to the pool only after a whole response, with nothing before or after it, to a whole request.
 - Nothing is sent twice, unless not one byte of it had been written, or it has no body and its method is idempotent
   and the connection was an old one that died before the first byte of a response (RFC 9110 section 9.2.2).
+- After a body to GET, HEAD, OPTIONS or DELETE the connection is closed: a server that expects none there, and leaves it
+  unread, would take it for the next request (RFC 9110 section 9.3.1).
 - A caller that is cancelled while it waits closes its connection.
 - Idle connections are bounded, and older ones than ``IDLE_SECONDS`` are never used again. How many are in use at once
   is for the caller to bound.
@@ -128,7 +130,8 @@ class HttpClient:
         A body that is not bytes is sent as it comes: in chunks, or with the ``Content-Length`` that ``headers`` say.
         """
         fields = headers if isinstance(headers, EncodedHeaders) else encode_headers(headers)
-        head = self._head(method, target, fields, body)
+        last = bool(body) and method in _BODILESS
+        head = self._head(method, target, fields, body, last=last)
         again = body is None and method in _IDEMPOTENT
         while True:
             connection = self._take()
@@ -136,7 +139,7 @@ class HttpClient:
             if connection is None:
                 connection = await self._connect(connect_timeout)
             try:
-                return await connection.send(method, head, body, fields.content_length)
+                return await connection.send(method, head, body, fields.content_length, last=last)
             except DisconnectedError as error:
                 if not reused or connection.answered or (error.sent and not again):
                     raise
@@ -151,8 +154,12 @@ class HttpClient:
             connection.abort()
         await asyncio.gather(*(connection.lost for connection in connections))
 
-    def _head(self, method: str, target: str, fields: EncodedHeaders, body: Body | None) -> bytes:
+    def _head(
+        self, method: str, target: str, fields: EncodedHeaders, body: Body | None, *, last: bool
+    ) -> bytes:
         start = _request_line(method, target)
+        if last:
+            start += "Connection: close\r\n"
         if "host" not in fields.names:
             start += f"Host: {self._authority}\r\n"
         length = fields.content_length

@@ -58,6 +58,7 @@ class Connection(asyncio.Protocol):
         """Whether something has come that was not asked for."""
         self._aborted = False
         self._keep_alive = False
+        self._last = False
         self._until_close = False
         self._head_size = 0
         self._fields: list[tuple[bytes, bytes]] = []
@@ -76,14 +77,17 @@ class Connection(asyncio.Protocol):
         fresh = self.loop.time() - self._idle_since < idle_seconds
         return fresh and not self._spoilt and not self._transport.is_closing()
 
-    async def send(self, method: str, head: bytes, body: Body | None, length: int | None) -> Response:
-        """Send a request; the response, once its head has come. Raises OutboundError."""
+    async def send(
+        self, method: str, head: bytes, body: Body | None, length: int | None, *, last: bool = False
+    ) -> Response:
+        """Send a request; the response, once its head has come. ``last``: nothing follows on it. Raises OutboundError."""
         if self._transport.is_closing():
             raise DisconnectedError("The connection was closed.", sent=False)
         waiter: asyncio.Future[Response] = self.loop.create_future()
         self._waiter, self._method = waiter, method
         self._receiving, self.answered = True, False
         self._head_size = 0
+        self._last = last
         try:
             if body is None or isinstance(body, bytes):
                 self._transport.write(head + body if body else head)
@@ -226,7 +230,7 @@ class Connection(asyncio.Protocol):
                 raise ResponseError("The response switches protocols, which nobody asked for.")
             return
         self._in_head = False
-        self._keep_alive = self._parser.should_keep_alive()
+        self._keep_alive = self._parser.should_keep_alive() and not self._last
         framed = _framed(self._fields)
         bodiless = self._method == "HEAD" or status in {204, 304}
         self._until_close = not framed and not bodiless
