@@ -27,7 +27,9 @@ def own_files(config: Config) -> OwnFiles:
     hidden += config.secret_files
     if tls.client_ca is not None:
         hidden.append(tls.client_ca.with_name("ca.key"))
-    kept = [path for path in (tls.certificate, tls.client_ca, tls.crl, config.audit.checkpoint_file) if path]
+    rule_cas = [rule.ca for rule in tls.client_id]
+    named = (tls.certificate, tls.client_ca, tls.crl, config.audit.checkpoint_file, *rule_cas)
+    kept = [path for path in named if path is not None]
     folder = config.file.parent
     read_only = {path if folder.is_relative_to(path.parent) else path.parent for path in kept}
     return OwnFiles(
