@@ -14,7 +14,7 @@ from gateway.cli.session import config_option, json_option, perform
 
 @click.group(name="api-keys")
 def api_keys() -> None:
-    """The API keys of clients, for machines that have no certificate.
+    """The API keys of clients, for machines.
 
     Clients make their own over HTTP, too (/auth/api-keys).
     """
@@ -115,7 +115,7 @@ def rotate(key_id: str, *, overlap: str, expires_in: str, config_file: Path, as_
 @config_option
 @json_option
 def revoke(key_id: str, config_file: Path, *, as_json: bool) -> None:
-    """End the API key KEY_ID, and the tokens that were had with it."""
+    """End the API key KEY_ID, and the tokens had with it."""
     answer = perform(config_file, "api_keys.revoke", key_id=key_id)
     if as_json:
         print_json(answer)

@@ -145,7 +145,7 @@ def revoke(certificate: str, config_file: Path, *, as_json: bool) -> None:
 @config_option
 @json_option
 def list_certificates(config_file: Path, *, as_json: bool) -> None:
-    """List what the CA has issued, and what else the store refuses.
+    """List what the CA issued, and what else the store refuses.
 
     The CA's key is not needed.
     """
@@ -182,7 +182,7 @@ def list_certificates(config_file: Path, *, as_json: bool) -> None:
 @config_option
 @json_option
 def show(file: Path, config_file: Path, *, as_json: bool) -> None:
-    """Show the certificate in FILE, whom it names, and whether it is accepted.
+    """Show the certificate in FILE, and whether it is accepted.
 
     FILE may hold the intermediate CAs that the client sends along, after its own certificate.
     """

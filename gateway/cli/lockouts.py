@@ -52,6 +52,9 @@ def list_lockouts(client_id: str | None, config_file: Path, *, as_json: bool) ->
 @click.argument("lockout_id", metavar="ID")
 @config_option
 def end(lockout_id: str, config_file: Path) -> None:
-    """End the lock-out ID; `ostiary clients unlock NAME` ends all of a client's."""
+    """End the lock-out ID.
+
+    `ostiary clients unlock NAME` ends all of a client's.
+    """
     perform(config_file, "lockouts.end", lockout_id=lockout_id)
     click.echo("The lock-out is ended.")

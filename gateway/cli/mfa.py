@@ -26,9 +26,9 @@ def mfa() -> None:
 @mfa.command()
 @gateway_option
 def enrol(url: str | None) -> None:
-    """Get a second factor of your own, at the gateway that you are signed in to.
+    """Get a second factor of your own.
 
-    Shows a QR code for an authenticator app, asks for the first code that the app shows (a line of stdin, where there is no
+    At the gateway that was signed in to last, or at --gateway URL. Shows a QR code for an authenticator app, asks for the first code that the app shows (a line of stdin, where there is no
     terminal), and prints the recovery codes.
     """
 

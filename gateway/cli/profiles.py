@@ -58,7 +58,7 @@ def profile(
 @config_option
 @json_option
 def email_code(name: str, config_file: Path, *, as_json: bool) -> None:
-    """Make a code that proves the e-mail address of NAME, and print it.
+    """Make a code that proves the e-mail address of NAME.
 
     Send it to that address: whoever enters it at /auth/verify-email reads mail there. It is good once, for a day.
     """

@@ -106,7 +106,7 @@ class Seed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @config_option
 @json_option
 def seed(file: Path, config_file: Path, *, as_json: bool) -> None:
-    """Make the tenants, roles, clients, API keys and invitations of the TOML file FILE.
+    """Make the tenants, roles, clients and so on of the file FILE.
 
     What is there already is brought to what FILE says, but for passwords, certificates, keys and invitations, which stay.
     A second run changes nothing. No secret is in FILE: for passwords it names files, variables or standard input; new keys
