@@ -274,6 +274,9 @@ class Audit:
             await asyncio.gather(self._flusher, return_exceptions=True)
         self._flush()
         self._enter_withheld()
+        if self._withheld:
+            count = sum(entry.count for entry in self._withheld.values())
+            log.critical("%d refusals were never entered in the audit: the store took none to the end", count)
 
     def _flood(self, entry: AuditEntry, now: float) -> _Flood:
         key = (f"{entry.tenant_id}:{entry.event}:{entry.reason}", entry.address or "")
@@ -308,13 +311,19 @@ class Audit:
                 flood.budget, flood.updated = 0.0, now
                 self._write(held)
         if self._withheld and self._store.has_room():
-            log.warning("the disk has room again: the refusals that were summed up are entered")
             self._enter_withheld()
 
     def _enter_withheld(self) -> None:
-        withheld, self._withheld = self._withheld, {}
-        for entry in withheld.values():
-            self._enter(entry)
+        """As far as the store takes them; the rest waits on."""
+        count = len(self._withheld)
+        for key, entry in list(self._withheld.items()):
+            try:
+                self._store.append_soon(self.redacted(entry))
+            except StoreError:
+                break
+            del self._withheld[key]
+        if count and not self._withheld:
+            log.warning("refusals can be entered again: those that were summed up are in the audit")
 
     def _write(self, entry: AuditEntry) -> None:
         """Enter a refusal, where there is room for what anybody can cause."""
@@ -327,12 +336,13 @@ class Audit:
         try:
             self._store.append_soon(self.redacted(entry))
         except StoreError as error:
-            log.critical("a refusal could not be audited: %s", error)
+            log.critical("a refusal could not be audited yet: %s", error)
+            self._withhold(entry)
 
     def _withhold(self, entry: AuditEntry) -> None:
         if not self._withheld:
             log.warning(
-                "the disk is nearly full: refusals are summed up in memory until there is room; make some"
+                "the store takes no refusals now: they are summed up in memory until it has room; make some"
             )
         key = (entry.tenant_id, entry.event, entry.reason)
         held = self._withheld.get(key)

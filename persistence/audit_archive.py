@@ -51,10 +51,12 @@ from persistence.audit_segments import (
 from persistence.changes import IntentBegun
 from persistence.checkpoint_file import publish, published
 from persistence.files import RESTORE, Folder
-from persistence.records import StoreError
+from persistence.records import KINDS, StoreError
 
 log = logging.getLogger("ostiary.storage")
 
+_NEVER_WITHOUT_A_CHAIN: Final = frozenset({CHECKPOINT, *(f"{kind.name}.json" for kind in KINDS)})
+"""Files that no version wrote which had no chain."""
 _RESTORE: Final = f"`ostiary audit verify` says more; {RESTORE}"
 
 
@@ -72,6 +74,8 @@ class AuditArchive:
         self._key: AuditKey
         self._index: Index
         self._checkpoint: Checkpoint
+        self.upgraded = False
+        """Whether the chain begins with this start: an older version wrote the store."""
         self._turn = asyncio.Lock()
         """Held while the index is changed."""
 
@@ -90,8 +94,9 @@ class AuditArchive:
         Raises:
             StoreError: Something is missing, damaged, or does not belong together.
         """
-        if prev is None and CHECKPOINT not in self._folder.names():
+        if prev is None and not _NEVER_WITHOUT_A_CHAIN & set(self._folder.names()):
             await asyncio.to_thread(self._upgrade, number, first_seq)
+            self.upgraded = True
         self._key = AuditKey.read(await self._folder.read(KEY), self._path(KEY))
         self._index = read_signed(await self._folder.read(INDEX), Index, self._path(INDEX))
         self._checkpoint = read_signed(
@@ -113,6 +118,11 @@ class AuditArchive:
         if first_seq != last_seq + 1 or prev not in {last_hash, None}:
             raise StoreError(f"audit.json does not follow what {self._path(INDEX)} lists: {_RESTORE}")
         await asyncio.to_thread(self._tidy)
+
+    @property
+    def key(self) -> str:
+        """The public key, in base64."""
+        return self._key.public
 
     @property
     def signed_journal(self) -> int | UnsetType:
@@ -396,6 +406,12 @@ class AuditArchive:
         found = published(self._checkpoint_file)
         mine = self._checkpoint
         if found is None:
+            if mine.seq >= self._index.start.seq:
+                log.warning(
+                    "no checkpoint was published at %s before: if one was, its disk is not there, and an older state of "
+                    "the store would not be noticed",
+                    self._checkpoint_file,
+                )
             self._publish()
         elif (
             found.key != mine.key

@@ -343,12 +343,17 @@ class AuditLog:
             self._archive.check_intents(tuple(self._intents.values()))
             self._intents_checked = True
 
+    @property
+    def begins_chain(self) -> bool:
+        """Whether lines of an older version, which have no place in a chain on disk yet, were given one."""
+        return self._archive.unsigned and bool(self._lines)
+
     def check(self) -> None:
         """What was loaded and replayed is compared with the signed checkpoint. Raises StoreError."""
         self._archive.check(self.segment())
         if not self._intents_checked:
             self._archive.check_intents(None)
-        self.changed |= self._archive.unsigned and bool(self._lines)
+        self.changed |= self.begins_chain
 
     def replayed(self) -> None:
         """The journal was replayed, or goes on after a failure: number on from what was applied."""
@@ -424,6 +429,15 @@ class AuditLog:
         self.changed = True
         self._on_change()
         await future
+
+    def checkpoint_failed(self, error: Exception) -> None:
+        """Whoever waits for a checkpoint does not wait until the disk has room."""
+        waiting, self._waiting = self._waiting, []
+        for _, future in waiting:
+            if not future.done():
+                future.set_exception(
+                    StoreError(f"the store's files cannot be written ({error}): make room, then do it again")
+                )
 
     def _tell_waiting(self) -> None:
         for done, future in self._waiting:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import gzip
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,9 @@ from persistence.records import AuditEntry, AuditQuery
 VERSION: Final = 1
 
 COMPRESSED: Final = ".gz"
+_GZIP: Final = 16 + zlib.MAX_WBITS
+_MOST: Final = 1 << 30
+"""Bytes of a segment, at the very most: one is sealed at 8 MiB, or as soon as the disk lets it."""
 _NAME: Final = re.compile(r"(\d{6,})(\.\d+)?\.json(\.gz)?")
 _END: Final = b"\n]}\n"
 PSEUDONYM: Final = "erased-"
@@ -120,10 +122,14 @@ def unpack(data: bytes, name: str) -> bytes:
     """The content of a file of that name. Raises ValueError where it is compressed and damaged."""
     if not name.endswith(COMPRESSED):
         return data
+    unpacking = zlib.decompressobj(wbits=_GZIP)
     try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
+        content = unpacking.decompress(data, _MOST)
+    except zlib.error as error:
         raise ValueError(f"it cannot be unpacked ({error})") from error
+    if not unpacking.eof or unpacking.unused_data:
+        raise ValueError("it cannot be unpacked (it does not end where it should, or is far too large)")
+    return content
 
 
 def segment_of(name: str) -> int | None:

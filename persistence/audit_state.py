@@ -20,7 +20,7 @@ from persistence.audit_checkpoint import (
     SegmentRecord,
     read_signed,
 )
-from persistence.audit_segments import lines_of, unpack
+from persistence.audit_segments import COMPRESSED, lines_of, unpack
 from persistence.changes import AUDIT, Bases, Change, EntryAdded, IntentBegun
 from persistence.checkpoint import AuditFile, decode, file_name
 from persistence.files import RESTORE
@@ -70,6 +70,8 @@ class AuditState:
         """
         data = self.sealed_files.read_now(record.file)
         same = sha256(data).hexdigest() == record.sha256
+        if not same and record.file.endswith(COMPRESSED):
+            raise ValueError("it is not the file that was sealed")
         return unpack(data, record.file), same
 
     def sealed_lines(self, record: SegmentRecord) -> list[bytes]:

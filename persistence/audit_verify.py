@@ -72,6 +72,8 @@ class Report:
     """How many values were erased, each covered by a signed entry."""
     compared_with: str = ""
     """When the checkpoint that was kept elsewhere was signed; empty: there was none to compare with."""
+    unfinished: list[str] = field(default_factory=list)
+    """What signed entries say was erased, and is there: the erasure is under way, was interrupted, or was undone."""
     left_over: list[str] = field(default_factory=list)
     """Files that a crash left, or that a server is about to remove: whole, and of no use any more."""
     problems: list[Problem] = field(default_factory=list)
@@ -119,6 +121,8 @@ class _Chain:
         self._erased: dict[tuple[int, int], list[tuple[int, str]]] = {}
         """By the ``erased`` entry that is named, and the segment: what is gone."""
         self._claims: dict[int, tuple[Erasure, ...]] = {}
+        self.walked: set[int] = set()
+        """The first entries of the segments that were looked at."""
 
     def walk(
         self, lines: Iterable[bytes], file: str, first_seq: int, *, chained: bool = True, sealed: bool = True
@@ -127,6 +131,7 @@ class _Chain:
 
         ``sealed``: values may have been erased from it, which never happens before a segment is sealed.
         """
+        self.walked.add(first_seq)
         for line in lines:
             try:
                 link, entry = read_line(line)
@@ -171,6 +176,21 @@ class _Chain:
                 self.problem(AUDIT_FOLDER, gone[0][0], f"{what}, which is not signed yet")
             else:
                 self._report.erased += len(gone)
+        self._check_finished()
+
+    def _check_finished(self) -> None:
+        """Whether what entries say that they took away is gone, by them or by a later erasure of the same client."""
+        for by, claims in self._claims.items():
+            for claim in claims:
+                gone = [
+                    len(values)
+                    for (later, first_seq), values in self._erased.items()
+                    if first_seq == claim.first_seq and later >= by
+                ]
+                if claim.first_seq in self.walked and max(gone, default=0) < claim.count:
+                    self._report.unfinished.append(
+                        f"entry {by} says that {claim.count} values were erased from entry {claim.first_seq} on, and they are there"
+                    )
 
     def problem(self, file: str, seq: int | None, what: str) -> None:
         """Enter a problem."""

@@ -39,7 +39,8 @@ _BUSY: Final = 10
 _BUSY_RECORDS: Final = 200
 """More writes than this within a pause are busy."""
 _RETRY_PAUSE: Final = 5.0
-"""Seconds before a checkpoint that failed is tried again."""
+"""Seconds before a checkpoint that failed is tried again; each further one waits twice as long: each leaves a journal."""
+_LONGEST_RETRY_PAUSE: Final = 300.0
 RECOVERY_PAUSE: Final = 1.0
 """Seconds from a failure of the journal to the first attempt to recover; each further one waits twice as long."""
 _LONGEST_RECOVERY_PAUSE: Final = 30.0
@@ -101,6 +102,10 @@ class Checkpointer:
         for part in PARTS:
             await self._write(part, 1, self._audit.segment())
 
+    async def write_now(self) -> None:
+        """Write a checkpoint of what changed, before ``start``. Raises OSError, StoreError."""
+        await self._checkpoint(after_failure=False)
+
     def start(self) -> None:
         """From now on write checkpoints."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="checkpointer")
@@ -128,6 +133,7 @@ class Checkpointer:
             await self._try_write()
 
     async def _run(self) -> None:
+        retry = _RETRY_PAUSE
         while True:
             await self._until_due()
             if self._stopping:
@@ -136,9 +142,12 @@ class Checkpointer:
                 await self._recover()
                 continue
             self._dirty.clear()
-            if not await self._try_write():
-                await self._pause(_RETRY_PAUSE)
-                self._dirty.set()
+            if await self._try_write():
+                retry = _RETRY_PAUSE
+                continue
+            await self._pause(retry)
+            retry = min(2 * retry, _LONGEST_RETRY_PAUSE)
+            self._dirty.set()
 
     async def _recover(self) -> None:
         """Bring the journal back, however long it takes."""
@@ -192,6 +201,7 @@ class Checkpointer:
             await self._checkpoint(after_failure=after_failure)
         except (OSError, StoreError) as error:
             log.error("no checkpoint of %s could be written: %s", self._folder.path, error)
+            self._audit.checkpoint_failed(error)
             return False
         except Exception:  # a fault in the program must not end the checkpoints for good
             log.exception("no checkpoint of %s could be written", self._folder.path)

@@ -277,8 +277,13 @@ class JsonStores:
         self.audit.check()
         self._journal.start(self._durable, self._checkpointer.failed)
         self.audit.replayed()
+        if self.audit.begins_chain:
+            # Until its lines are on disk as they are now in the chain, no entry may follow them.
+            await self._checkpointer.write_now()
         if torn:
             self.audit.append_soon(self._recovered("torn_tail"))
+        if self._archive.upgraded:
+            self.audit.append_soon(self._upgraded())
         interrupted = self.audit.interrupt()
         if interrupted:
             log.warning("%d actions were interrupted when the store was last in use", interrupted)
@@ -391,6 +396,16 @@ class JsonStores:
             event="store_recovered",
             status=AuditStatus.OK,
             reason=reason,
+        )
+
+    def _upgraded(self) -> AuditEntry:
+        """The chain begins: from here on everything is signed with a key that is new."""
+        return AuditEntry(
+            timestamp=self._timestamp(),
+            event="admin_change",
+            status=AuditStatus.OK,
+            method="store.upgrade",
+            target=f"audit key {self._archive.key}",
         )
 
     def _timestamp(self) -> str:

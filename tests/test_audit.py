@@ -50,11 +50,14 @@ class Written(BrokenDisk):
     def __init__(self) -> None:
         self.entries: list[AuditEntry] = []
         self.room = True
+        self.failing = False
 
     def has_room(self) -> bool:
         return self.room
 
     def append_soon(self, entry: AuditEntry) -> None:
+        if self.failing:
+            raise StoreError("no space left")
         self.entries.append(entry)
 
 
@@ -91,6 +94,21 @@ async def test_a_flood_is_one_entry_a_second() -> None:
         assert len(store.entries) == before + 1 == FLOOD_BURST + 1 + second
     await audit.close()
     assert sum(entry.count for entry in store.entries) == 8 * 40
+
+
+async def test_refusals_wait_for_a_store_that_takes_none() -> None:
+    store = Written()
+    audit, clock = _audit(store)
+    store.failing = True
+    for _ in range(FLOOD_BURST + 5):
+        audit.refused(_inbound(), Deny(Reason.TOKEN_SIGNATURE, "no"))
+    clock.time += 1
+    audit._flush()
+    assert store.entries == []
+    store.failing = False
+    audit._flush()
+    assert [entry.count for entry in store.entries] == [FLOOD_BURST + 5]
+    await audit.close()
 
 
 async def test_a_flood_from_many_addresses_takes_no_more_memory_than_allowed() -> None:

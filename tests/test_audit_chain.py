@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import gzip
 import hashlib
 import json
@@ -294,6 +295,47 @@ class TestErasure:
         async with store(tmp_path / "copy") as stores:
             (interrupted,) = [one for one in await all_of(stores) if one.reason == "interrupted"]
         assert (interrupted.client_id, interrupted.target) == ("erased", None)
+
+    async def test_one_that_was_undone_is_named(self, folder):
+        """By the files from before, which were signed, too."""
+        old = {path: path.read_bytes() for path in (folder / "audit").iterdir()}
+        async with store(folder, pause=0.001) as stores:
+            said = entry(99, event="erased", client_id=None, address=None, target=None)
+            index = (folder / "audit-index.json").read_bytes()
+            erase = stores.audit._archive.erase
+
+            async def watched(*found) -> None:
+                nonlocal index
+                index = (folder / "audit-index.json").read_bytes()
+                old.update({path: path.read_bytes() for path in (folder / "audit").iterdir()})
+                await erase(*found)
+
+            stores.audit._archive.erase = watched
+            await stores.audit.erase(said, "client1")
+            stores.audit._archive.erase = erase
+        assert (await checked(folder)).unfinished == []
+        (folder / "audit-index.json").write_bytes(index)
+        shutil.rmtree(folder / "audit")
+        (folder / "audit").mkdir(mode=0o700)
+        for path, content in old.items():
+            path.write_bytes(content)
+            path.chmod(0o600)
+        assert "were erased from entry 1 on, and they are there" in (await checked(folder)).unfinished[0]
+        async with store(folder, pause=0.001) as stores:
+            assert await stores.audit.erase(said, "client1") > 40
+        assert (await checked(folder)).unfinished == []
+
+    async def test_a_disk_without_room_is_said_and_not_waited_for(self, folder, monkeypatch):
+        async with store(folder, pause=0.001) as stores:
+
+            async def full(**_more) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            monkeypatch.setattr(stores._checkpointer, "_checkpoint", full)
+            said = entry(99, event="erased", client_id=None, address=None, target=None)
+            with pytest.raises(StoreError, match="make room, then do it again"):
+                await stores.audit.erase(said, "client1")
+            monkeypatch.undo()
 
     async def test_a_segment_that_was_changed_is_not_signed_anew(self, folder):
         path = folder / "audit" / names(folder)[1]

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,12 +23,13 @@ from persistence.audit_chain import Salts, laid_out, line_hash, new_line, read_l
 from persistence.audit_checkpoint import AuditKey, Checkpoint, read_signed
 from persistence.audit_erasure import claim, find, of_client
 from persistence.audit_verify import Report, verify
-from persistence.changes import EntryAdded
+from persistence.changes import AUDIT, CLIENTS, TOKENS, EntryAdded
 from persistence.checkpoint import AuditFile
+from persistence.checkpointer import Checkpointer
 from persistence.frames import frame, header
 from persistence.frames import read as read_frames
 from persistence.journal import journal_name
-from persistence.records import AuditEntry, AuditQuery, AuditStatus
+from persistence.records import KINDS, AuditEntry, AuditQuery, AuditStatus
 from tests.stores import NOW, TIME, store, until
 
 
@@ -107,11 +108,11 @@ def into_the_journal(folder: Path, change: EntryAdded) -> None:
         file.write(frame(len(payloads) + 1, [msgspec.json.encode(change)]))
 
 
-def rebase(folder: Path, audit: int) -> None:
-    """Let the newest journal say that it follows that generation of ``audit.json``."""
+def rebase(folder: Path, change: Callable[[dict[str, int]], dict[str, int]]) -> None:
+    """Let the newest journal say that it follows other generations of the files."""
     path, generation, (first, *rest) = _newest_journal(folder)
     bases = json.loads(first)
-    bases[0]["generations"]["audit"] = audit
+    bases[0]["generations"] = change(bases[0]["generations"])
     frames = [frame(number, [payload[1:-1]]) for number, payload in enumerate(rest, 2)]
     path.write_bytes(
         header(generation) + frame(1, [json.dumps(one).encode() for one in bases]) + b"".join(frames)
@@ -265,7 +266,7 @@ class TestTampering:
         head = document | {"journal": json.loads(first).get("journal", document["journal"])}
         del head["entries"]
         (folder / "audit.json").write_text(json.dumps(head)[:-1] + f',"entries":[\n{lines}\n]}}\n')
-        rebase(folder, head["journal"])
+        rebase(folder, lambda generations: generations | {AUDIT: head["journal"]})
         assert found(folder)
         with pytest.raises(StoreError, match=r"audit verify"):
             asyncio.run(JsonStores.open(folder, now=lambda: NOW))
@@ -536,19 +537,31 @@ class TestUpgrade:
             )
         for name in ("audit-checkpoint.json", "audit-index.json", "audit.key"):
             (folder / name).unlink()
+        for kind in KINDS:
+            (folder / f"{kind.name}.json").unlink()
+        rebase(folder, lambda generations: {name: generations[name] for name in (AUDIT, CLIENTS, TOKENS)})
         return folder
+
+    def test_one_that_has_what_only_newer_versions_wrote(self, old):
+        """Otherwise whoever removes three files could have everything signed anew."""
+        (old / "tombstones.json").write_text('{"version":1,"journal":1,"tombstones":[]}')
+        (old / "tombstones.json").chmod(0o600)
+        with pytest.raises(StoreError, match=r"audit\.key"):
+            asyncio.run(JsonStores.open(old, now=lambda: NOW))
+        assert not (old / "audit.key").exists()
 
     def test_the_chain_begins_with_the_newest_segment(self, old):
         async def go_on() -> None:
             async with store(old) as stores:
                 page = await stores.audit.query(AuditQuery(limit=100))
-                assert [e.tool_name for e in page.entries] == [f"files_{n}" for n in range(22, -1, -1)]
+                assert page.entries[0].method == "store.upgrade"
+                assert [e.tool_name for e in page.entries[1:]] == [f"files_{n}" for n in range(22, -1, -1)]
                 await stores.audit.append(entry(23))
 
         asyncio.run(go_on())
         result = report(old)
         assert result.problems == []
-        assert (result.first_seq, result.entries, result.before_chain, result.unsigned) == (21, 4, 20, 0)
+        assert (result.first_seq, result.entries, result.before_chain, result.unsigned) == (21, 5, 20, 0)
         index = json.loads((old / "audit-index.json").read_text())
         assert index["start"]["reason"] == "upgraded"
 
@@ -567,19 +580,38 @@ class TestUpgrade:
         path.write_text(path.read_text().replace("files_7", "files_8"))
         assert found(old) == ["audit/000002.json: it is not the file that was sealed"]
 
-    def test_a_crash_in_the_middle(self, old, tmp_path):
-        async def interrupted() -> None:
-            async with store(old):
-                shutil.copytree(old, tmp_path / "copy")
+    def test_a_crash_before_anything_is_signed(self, old, tmp_path, monkeypatch):
+        async def opened(folder: Path) -> None:
+            async with store(folder):
+                pass
 
-        asyncio.run(interrupted())
+        async def crash(_self) -> None:
+            shutil.copytree(old, tmp_path / "copy")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpointer, "write_now", crash)
+            asyncio.run(opened(old))
         result = report(tmp_path / "copy")
         assert (result.problems, result.before_chain) == ([], 23)
-        asyncio.run(interrupted_again(tmp_path / "copy"))
+        asyncio.run(opened(tmp_path / "copy"))
         result = report(tmp_path / "copy")
         assert (result.problems, result.before_chain, result.entries) == ([], 20, 3)
 
+    def test_a_crash_right_after_the_first_entry(self, old, tmp_path):
+        async def interrupted() -> None:
+            async with store(old) as stores:
+                await stores.audit.append(entry(23))
+                shutil.copytree(old, tmp_path / "copy")
 
-async def interrupted_again(folder: Path) -> None:
-    async with store(folder):
-        pass
+        async def again() -> None:
+            async with store(tmp_path / "copy") as stores:
+                page = await stores.audit.query(AuditQuery(limit=2))
+                assert [(e.method, e.tool_name) for e in page.entries] == [
+                    (None, "files_23"),
+                    ("store.upgrade", None),
+                ]
+
+        asyncio.run(interrupted())
+        assert found(tmp_path / "copy") == []
+        asyncio.run(again())
+        assert found(tmp_path / "copy") == []

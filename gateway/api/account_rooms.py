@@ -60,7 +60,7 @@ class AccountRooms:
             await self.factors.purge()
             await self.lockouts.purge(_PURGE_SLICE)
         except StoreError as error:
-            log.critical("the store cannot be written: %s", error)
+            log.critical("the store cannot be used: %s", error)
 
 
 def open_accounts(

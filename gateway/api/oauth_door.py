@@ -93,7 +93,7 @@ class OAuthDoor:
             self._enter(inbound, refused.deny)
             return refused
         except StoreError as error:
-            log.critical("the store cannot be written: %s", error)
+            log.critical("the store cannot be used: %s", error)
             detail = "The gateway cannot keep its records now: try again later."
             unavailable = Refused(Deny(Reason.STORE_UNAVAILABLE, detail))
             self._enter(inbound, unavailable.deny)

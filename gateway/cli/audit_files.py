@@ -216,6 +216,12 @@ def _print(report: Report) -> None:
                 if report.compared_with
                 else "nothing kept elsewhere: an older audit in its place is not seen (--checkpoint)",
             ),
+            (
+                "unfinished",
+                f"{'; '.join(report.unfinished)}: `ostiary clients erase NAME` again, unless it is under way"
+                if report.unfinished
+                else None,
+            ),
             ("left over", ", ".join(report.left_over) or None),
             ("public key", report.key),
         ]

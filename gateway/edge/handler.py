@@ -104,7 +104,7 @@ class Edge:
             self._audit.refused(inbound, refused.deny, context)
             return self._refusal(request, inbound, refused.deny)
         except StoreError as error:
-            log.critical("the store cannot be written: %s", error)
+            log.critical("the store cannot be used: %s", error)
             deny = Deny(Reason.STORE_UNAVAILABLE, "The gateway cannot keep its records now: try again later.")
             return self._refusal(request, inbound, deny)
         except asyncio.CancelledError:
