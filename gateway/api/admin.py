@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.api.admin_answers import SHOWN
+from gateway.api.admin_answers import CLIENTS, LOCKOUTS, ROLES, SESSIONS, TENANTS, TOKENS, Shown
 from gateway.description import Description, described
 from gateway.edge.handler import GatewayRequest, read_body
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
@@ -99,6 +99,7 @@ class Resource:
     """The member of an operation's answer that is the thing itself."""
     key: str
     """The parameter that names one."""
+    shown: Shown
     list_query: type[Page] | None = Page
     add: tuple[str, type[Parameters]] | None = None
     change: tuple[str, type[msgspec.Struct]] | None = None
@@ -114,6 +115,7 @@ RESOURCES: Final = (
         "clients",
         "client",
         "client_id",
+        CLIENTS,
         add=("clients.add", AddClient),
         change=("clients.change", ClientPatch),
         remove="clients.erase",
@@ -123,6 +125,7 @@ RESOURCES: Final = (
         "tenants",
         "tenant",
         "tenant_id",
+        TENANTS,
         add=("tenants.add", AddTenant),
         change=("tenants.set", TenantPatch),
         remove="tenants.remove",
@@ -132,6 +135,7 @@ RESOURCES: Final = (
         "roles",
         "role",
         "role",
+        ROLES,
         add=("roles.add", SetRole),
         change=("roles.set", RolePatch),
         remove="roles.remove",
@@ -141,6 +145,7 @@ RESOURCES: Final = (
         "tokens",
         "token",
         "token_id",
+        TOKENS,
         list_query=PageOfClient,
         remove="tokens.revoke",
         removal="Revokes a token; a refresh token with all that came of its sign-in.",
@@ -149,6 +154,7 @@ RESOURCES: Final = (
         "sessions",
         "session",
         "session_id",
+        SESSIONS,
         list_query=PageOfClient,
         remove="sessions.end",
         removal="Ends a session, and the tokens that came of it.",
@@ -157,6 +163,7 @@ RESOURCES: Final = (
         "lockouts",
         "lockout",
         "lockout_id",
+        LOCKOUTS,
         list_query=PageOfClient,
         remove="lockouts.end",
         removal="Ends a lock-out.",
@@ -197,7 +204,7 @@ class AdminApi:
         @described(
             Description(
                 f"Lists the {resource.noun}, a page at a time.",
-                {200: SHOWN[resource.noun].page},
+                {200: resource.shown.page},
                 query=resource.list_query,
                 refusals=(404,) if resource.list_query is PageOfClient else (),
             )
@@ -215,7 +222,7 @@ class AdminApi:
         @described(
             Description(
                 f"Shows a {resource.one}.",
-                {200: SHOWN[resource.noun].one},
+                {200: resource.shown.one},
                 refusals=_REFUSALS,
                 template=f"{{{resource.key}}}",
             )
@@ -231,9 +238,7 @@ class AdminApi:
 
     def _add(self, resource: Resource, operation: str, body: type[Parameters]) -> Handler:
         @described(
-            Description(
-                f"Adds a {resource.one}.", {201: SHOWN[resource.noun].one}, body=body, refusals=_REFUSALS
-            )
+            Description(f"Adds a {resource.one}.", {201: resource.shown.one}, body=body, refusals=_REFUSALS)
         )
         async def handler(
             request: GatewayRequest, inbound: Inbound, context: ClientContext
@@ -253,7 +258,7 @@ class AdminApi:
         @described(
             Description(
                 f"Changes what the body has of a {resource.one}, all of it or nothing.",
-                {200: SHOWN[resource.noun].one},
+                {200: resource.shown.one},
                 body=body,
                 refusals=_REFUSALS,
                 template=f"{{{resource.key}}}",

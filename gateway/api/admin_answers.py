@@ -63,15 +63,9 @@ _SESSION: Final = _shown(
 )
 _LOCKOUT: Final = _shown("Lockout", LockoutRecord)
 
-SHOWN: Final = {
-    noun: _listed(noun, one)
-    for noun, one in (
-        ("clients", _CLIENT),
-        ("tenants", _TENANT),
-        ("roles", _ROLE),
-        ("tokens", _TOKEN),
-        ("sessions", _SESSION),
-        ("lockouts", _LOCKOUT),
-    )
-}
-"""By noun."""
+CLIENTS: Final = _listed("clients", _CLIENT)
+TENANTS: Final = _listed("tenants", _TENANT)
+ROLES: Final = _listed("roles", _ROLE)
+TOKENS: Final = _listed("tokens", _TOKEN)
+SESSIONS: Final = _listed("sessions", _SESSION)
+LOCKOUTS: Final = _listed("lockouts", _LOCKOUT)
