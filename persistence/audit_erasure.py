@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
 from typing import Final
+from urllib.parse import unquote
 
 import msgspec
 
@@ -22,6 +23,9 @@ OWN: Sequence[str] = ("client_id", "address", "user_agent", "target", "certifica
 
 ERASED: Final = "erased"
 """Whose entries they are that come of a client once it was erased: what was still under way, or summed up."""
+
+_PATHS: Final = ("/admin/api/clients/", "/admin/api/exports/", "/admin/api/email-codes/")
+"""What stands before a client's name in a path."""
 
 _encode_entry = msgspec.json.Encoder().encode
 
@@ -38,10 +42,16 @@ def of_client(client_id: str) -> Taken:
 
 
 def is_target(entry: AuditEntry, client_id: str) -> bool:
-    """Whether the client was acted upon: ``NAME``, or ``NAME: what it was given``. (No name has a ``:``.)"""
-    return entry.target is not None and (
-        entry.target == client_id or entry.target.startswith(f"{client_id}: ")
-    )
+    """Whether the client was acted upon: ``NAME``, ``NAME: what it was given``, or a path that names it.
+
+    (No name has a ``:``.) Such paths are in entries of requests that were refused.
+    """
+    target = entry.target
+    if target is None:
+        return False
+    if target == client_id or target.startswith(f"{client_id}: "):
+        return True
+    return any(target.startswith(path) and unquote(target.removeprefix(path)) == client_id for path in _PATHS)
 
 
 def nameless(entry: AuditEntry, erased: Collection[str]) -> AuditEntry:

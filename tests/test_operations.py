@@ -277,6 +277,15 @@ async def test_an_erased_client_leaves_only_what_keeps_its_names_from_others(
     )
     of_bob = [token(name, "bobby-tables", certificate_thumbprint="bobs-print") for name in ("t1", "t2")]
     await admin.stores.tokens.put(*of_bob, token("of carl", "carl"))
+    for path in ("clients/bobby-tables", "exports/bobby%2Dtables", "email-codes/bobby-tables"):
+        refused = AuditEntry(
+            timestamp=rfc3339(NOW),
+            event="access_denied",
+            status=AuditStatus.DENIED,
+            client_id="carl",
+            target=f"/admin/api/{path}",
+        )
+        await admin.stores.audit.append(refused)
     erased = await do(admin, "clients.erase", client_id="bobby-tables")
     assert erased["revoked"] == 2
     assert admin.stores.clients.get("bobby-tables") is None
@@ -293,11 +302,13 @@ async def test_an_erased_client_leaves_only_what_keeps_its_names_from_others(
         assert again is not None
         assert (again.client_id, again.erased_at) == ("erased", rfc3339(NOW))
     *entries, last = await audit_of(admin)
-    assert {entry.client_id for entry in entries} == {last.client_id}
+    by_carl = [entry for entry in entries if entry.client_id == "carl"]
+    assert [entry.target for entry in by_carl] == [None] * 3, "the paths named it"
+    assert {entry.client_id for entry in entries} == {last.client_id, "carl"}
     assert (last.event, last.method, last.actor) == ("erased", "clients.erase", "alice")
     await stores.close()
     kept = await asyncio.to_thread(everything_in, tmp_path)
-    for secret in (b"bobby-tables", b"bob-7-certificate", b"bobs-print", b"hash of"):
+    for secret in (b"bobby-tables", b"bobby%2Dtables", b"bob-7-certificate", b"bobs-print", b"hash of"):
         assert secret not in kept
 
 
