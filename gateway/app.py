@@ -53,7 +53,6 @@ from gateway.identity.tokens import Tokens
 from gateway.limits import TokenBuckets
 from gateway.mcp.assembly import Shared, open_mcp
 from gateway.mcp.endpoint import McpEndpoint
-from gateway.mcp.pinning import Pins
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import WATCH_SECONDS, Watch
 from gateway.memory import Allocator
@@ -200,7 +199,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
                 watch=watch,
                 current=authenticator.current,
                 sign=keyring.sign,
-                pins=Pins(stores.collection(TOOL_PINS), config.mcp.pinning, audit, now=time.time),
+                pins=stores.collection(TOOL_PINS),
                 names=stores.collection(UPSTREAM_NAMES),
                 now=time.time,
                 monotonic=time.monotonic,
@@ -265,7 +264,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             reload=reloading.everything,
             on_roles_changed=authenticator.forget_contexts,
             identity_rules=lambda: tls_reload.settings.client_id,
-            on_pins_changed=mcp.catalogue.invalidate,
+            on_pins_changed=mcp.pins_changed,
             redacted=audit.redacted,
             second_factors=factors,
             running_api_keys=api_keys,

@@ -152,12 +152,14 @@ RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 
 class ToolPin(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool of an upstream: its definition as it was last seen, and as it was approved. Both are canonical JSON."""
+    """A definition of an upstream's, as it was last seen, and as it was approved. Both are canonical JSON."""
 
     pin_id: str
-    """UPSTREAM/TOOL, by the upstream's own name of it."""
+    """UPSTREAM/TOOL, by the upstream's own name of it; of other kinds UPSTREAM:KIND/NAME."""
     upstream: str
     tool: str
+    """Its name, or a template's URI."""
+    kind: str = "tool"
     seen: str
     seen_at: str
     approved: str | None = None
@@ -165,6 +167,8 @@ class ToolPin(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of it, in hex."""
     approved_at: str | None = None
     approved_by: str | None = None
+    gone_since: str | None = None
+    """When the upstream was first seen not to list it any more; None: it does."""
 
 
 class UpstreamNames(msgspec.Struct, frozen=True, kw_only=True):

@@ -327,11 +327,15 @@ async def test_a_tool_with_two_definitions_is_left_out_before_it_is_asked_whethe
     )
     asked: list[str] = []
 
-    def admits(_upstream: str, definition: Any) -> bool:
-        asked.append(definition["name"])
-        return True
+    class Everything:
+        def admits(self, _upstream: str, kind: str, definition: Any) -> bool:
+            asked.append(definition["name"])
+            return True
 
-    catalogue = Catalogue([(upstream, "", 5.0)], Rules(), monotonic=Clock(), admits=admits)
+        def gathered(self, upstream: str, listed: Any) -> None:
+            assert set(listed) == {("tool", "twin"), ("tool", "same")}
+
+    catalogue = Catalogue([(upstream, "", 5.0)], Rules(), monotonic=Clock(), approval=Everything())
     upstream_info = ServerInfo("2025-11-25", {"tools": {}})
 
     async def describe() -> ServerInfo:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.output import print_json, print_table
-from gateway.cli.pins import approve, diff, listed
+from gateway.cli.pins import approve, diff, forget, listed
 from gateway.cli.remote import credential_of_environment, gateway_option, signed_in
 from gateway.cli.session import json_option
 
@@ -39,7 +39,7 @@ def tools(context: click.Context, url: str | None, *, as_json: bool) -> None:
     print_table(("TOOL", "PERMISSIONS", "WHAT"), rows)
 
 
-for command in (approve, diff, listed):
+for command in (approve, diff, forget, listed):
     tools.add_command(command)
 
 

@@ -48,6 +48,8 @@ def opened_up(config: Config) -> Iterator[tuple[str, str]]:
             continue
         for key, paths in (("read", upstream.sandbox.read), ("write", upstream.sandbox.write)):
             for path in paths or ():
+                if config.file.parent.resolve().is_relative_to(path.resolve()):
+                    continue  # it holds everything, and was rejected
                 opened = _opened(path.resolve(), hidden, kept if key == "write" else [])
                 if opened is not None:
                     what = (

@@ -37,7 +37,7 @@ from gateway.mcp.upstream_http import HttpUpstreamServer
 from gateway.mcp.upstream_stdio import StdioUpstreamServer
 from gateway.model import ClientContext
 from gateway.problems import Problems
-from persistence.records import AuditEntry, AuditStatus, Collection, UpstreamNames
+from persistence.records import AuditEntry, AuditStatus, Collection, ToolPin, UpstreamNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Shared:
     current: Callable[[ClientContext], ClientContext | None]
     sign: Sign
     """With the gateway's own key."""
-    pins: Pins
+    pins: Collection[ToolPin]
     names: Collection[UpstreamNames]
     """As upstreams last had them."""
     now: Callable[[], float]
@@ -63,9 +63,15 @@ class Mcp:
     """The rooms of MCP, put together."""
 
     catalogue: Catalogue
+    pins: Pins
     sessions: Sessions
     listeners: Listeners
     endpoint: McpEndpoint
+
+    def pins_changed(self, upstream: str) -> None:
+        """Definitions of that upstream's were approved, or forgotten."""
+        self.pins.renew(upstream)
+        self.catalogue.invalidate(upstream)
 
 
 def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
@@ -86,11 +92,12 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
         upstream = _upstream(settings, shared, host, unsolicited(settings.name))
         stack.push_async_callback(upstream.close)
         upstreams.append((upstream, settings.prefix, settings.timeout))
+    pins = Pins(shared.pins, config.mcp.pinning, shared.audit, now=shared.now)
     catalogue = Catalogue(
         upstreams,
         Rules(config.tools, config.prompts, config.resources),
         monotonic=shared.monotonic,
-        admits=shared.pins.admits,
+        approval=pins,
         names=Names(
             {settings.name: settings.prefix for settings in config.upstreams},
             shared.names,
@@ -143,7 +150,7 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
         settings=config.mcp,
     )
     catalogue.warm()
-    return Mcp(catalogue, sessions, listeners, endpoint)
+    return Mcp(catalogue, pins, sessions, listeners, endpoint)
 
 
 def _held_back(shared: Shared, held: HeldBack) -> None:

@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from gateway.authz import authorize, rule_for
 from gateway.config.values import AccessRule
 from gateway.mcp.eras import Era
-from gateway.mcp.listing import LISTINGS, Kind, Listing, list_all
+from gateway.mcp.listing import INSTRUCTIONS, LISTINGS, Kind, Listing, list_all
 from gateway.mcp.messages import encode
 from gateway.mcp.mirrored import Mirrored, mirrored_in
 from gateway.mcp.names import Names
@@ -111,6 +111,16 @@ class _Source:
     gathering: asyncio.Task[None] | None = None
 
 
+class Approval(Protocol):
+    """Says what of an upstream's offer is let through."""
+
+    def admits(self, upstream: str, kind: str, definition: dict[str, Any]) -> bool:
+        """Whether it may be listed and used as it is defined now."""
+
+    def gathered(self, upstream: str, listed: Collection[tuple[str, str]]) -> None:
+        """All that the upstream lists, by kind and name at the upstream, held back or not."""
+
+
 class Catalogue:
     """The offers of all upstreams, in the order of the configuration."""
 
@@ -120,14 +130,14 @@ class Catalogue:
         rules: Rules,
         *,
         monotonic: Callable[[], float],
-        admits: Callable[[str, Any], bool] = lambda _upstream, _definition: True,
+        approval: Approval | None = None,
         on_change: Callable[[str], None] = lambda _name: None,
         names: Names | None = None,
     ) -> None:
         """``upstreams``: each with its prefix and its time limit in seconds. ``on_change`` gets an upstream's name.
 
-        ``admits`` is asked of each tool's definition; one that is not admitted is not there. ``names`` says what of the
-        merged lists is held back.
+        ``approval`` is asked of each definition; what it does not admit is not there. None: everything is admitted.
+        ``names`` says what of the merged lists is held back.
         """
         self._sources = {
             upstream.name: _Source(upstream, prefix, min(patience, PATIENCE))
@@ -135,7 +145,7 @@ class Catalogue:
         }
         self._rules = rules
         self._monotonic = monotonic
-        self._admits = admits
+        self._approval = approval
         self._on_change = on_change
         self._names = names or Names()
         self.generation = 0
@@ -323,38 +333,51 @@ class Catalogue:
             self._on_change(source.upstream.name)
 
     async def _ask(self, source: _Source) -> Offer:
-        info = await source.upstream.describe()
+        said = await source.upstream.describe()
+        info = self._with_approved_instructions(source.upstream.name, said)
         if any(isinstance(c, dict) and c.get("listChanged") for c in info.capabilities.values()):
             key = MODERN_GATEWAY if info.era is Era.MODERN else GATEWAY
             source.upstream.listen(key)  # that is where it will say so
         digest = hashlib.sha256()
         entries: dict[Kind, dict[str, Entry]] = {}
+        there: list[tuple[str, str]] = [(INSTRUCTIONS, "")] if said.instructions else []
         for kind, listing in LISTINGS.items():
             entries[kind] = {}
             if listing.capability not in info.capabilities:
                 continue
             listed = await list_all(source.upstream, info.era, kind, listing)
-            doubled = _doubled(listed) if kind is Kind.TOOL else frozenset()
+            doubled = _doubled(listed, listing.key)
             for name in sorted(doubled):
                 log.warning(
-                    "upstream %s lists the tool %r with two definitions: it is left out",
+                    "upstream %s lists the %s %r with two definitions: it is left out",
                     source.upstream.name,
+                    kind,
                     name,
                 )
             for definition in listed:
                 entry = self._entry(kind, listing, source, definition)
-                if entry is None or entry.original in entries[kind]:
+                if entry is None or not isinstance(definition, dict) or entry.original in entries[kind]:
                     log.warning(
                         "upstream %s lists a %s that is malformed or twice", source.upstream.name, kind
                     )
                     continue
-                if entry.original in doubled:
-                    continue
-                if kind is Kind.TOOL and not self._admits(source.upstream.name, definition):
+                there.append((kind, entry.original))
+                if entry.original in doubled or not self._admits(source.upstream.name, kind, definition):
                     continue
                 entries[kind][entry.original] = entry
                 digest.update(bytes(entry.definition))
+        if self._approval is not None:
+            self._approval.gathered(source.upstream.name, there)
         return Offer(info, entries, digest.digest())
+
+    def _admits(self, upstream: str, kind: str, definition: dict[str, Any]) -> bool:
+        return self._approval is None or self._approval.admits(upstream, kind, definition)
+
+    def _with_approved_instructions(self, upstream: str, info: ServerInfo) -> ServerInfo:
+        said = {"instructions": info.instructions}
+        if not info.instructions or self._admits(upstream, INSTRUCTIONS, said):
+            return info
+        return replace(info, instructions=None)
 
     def _entry(self, kind: Kind, listing: Listing, source: _Source, definition: object) -> Entry | None:
         if not isinstance(definition, dict) or not isinstance(definition.get(listing.key), str):
@@ -387,12 +410,12 @@ class Catalogue:
         )
 
 
-def _doubled(definitions: list[object]) -> frozenset[str]:
+def _doubled(definitions: list[object], key: str) -> frozenset[str]:
     """The names that have more than one definition: which of them is meant, nobody can say, or approve."""
     first: dict[str, bytes] = {}
     doubled: set[str] = set()
     for definition in definitions:
-        name = definition.get("name") if isinstance(definition, dict) else None
+        name = definition.get(key) if isinstance(definition, dict) else None
         if isinstance(name, str):
             text = encode(definition)
             if first.setdefault(name, text) != text:

@@ -29,6 +29,10 @@ class Kind(StrEnum):
     TEMPLATE = "template"
 
 
+INSTRUCTIONS: Final = "instructions"
+"""What a server says of its use, beside its lists."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """How a kind is listed on the wire."""

@@ -1,5 +1,7 @@
 """An MCP server (2025-11-25; with ``--modern`` 2026-07-28 alone) that lets in who has the right credential, its token endpoint, and what it has seen.
 
+With ``--talkative`` it has a prompt, a resource, a template and instructions, too.
+
 ``guarded.py [CERTIFICATE KEY CLIENT_CA]``: over TLS, for those with a certificate of that CA, where they are given.
 """
 
@@ -13,6 +15,7 @@ from typing import Any
 
 from aiohttp import BasicAuth, web
 
+TALKATIVE = "--talkative" in sys.argv
 seen: dict[str, Any] = {"headers": [], "tokens": 0, "forms": [], "peers": []}
 wanted: dict[str, Any] = {"token": None}
 described: dict[str, Any] = {"text": "Says it again.", "stream": "--stream" in sys.argv}
@@ -38,19 +41,41 @@ async def mcp(request: web.Request) -> web.StreamResponse:
     match message.get("method"):
         case "initialize":
             server = {"name": "guarded", "version": "1"}
+            more = {"prompts": {}, "resources": {}, "completions": {}} if TALKATIVE else {}
+            said = {"instructions": described["text"]} if TALKATIVE else {}
             return _result(
                 message,
                 protocolVersion="2025-11-25",
-                capabilities={"tools": {"listChanged": True}},
+                capabilities={"tools": {"listChanged": True}, **more},
                 serverInfo=server,
+                **said,
             )
         case "tools/list":
             text = described["text"]
+            if text == "gone":
+                return _result(message, tools=[])
             return _result(
                 message, tools=[{"name": "echo", "description": text, "inputSchema": {"type": "object"}}]
             )
         case "tools/call":
             return _result(message, content=[{"type": "text", "text": "let in"}])
+        case _:
+            return _more(message)
+
+
+def _more(message: Any) -> web.Response:
+    match message.get("method"):
+        case "prompts/list":
+            return _result(message, prompts=[{"name": "echo", "description": described["text"]}])
+        case "resources/list":
+            return _result(message, resources=[{"uri": "g://one", "name": described["text"]}])
+        case "resources/templates/list":
+            listed = {"uriTemplate": "g://{id}", "name": "any", "description": described["text"]}
+            return _result(message, resourceTemplates=[listed])
+        case "prompts/get":
+            return _result(message, messages=[])
+        case "resources/read":
+            return _result(message, contents=[{"uri": message["params"]["uri"], "text": "read"}])
         case _:
             return web.Response(status=202)
 
