@@ -306,7 +306,10 @@ async def _reachable(world: World, path: str, client: ClientContext, era: Era, u
     answer, reached = await world.ask(era, path, client, "resources/read", {"uri": uri})
     assert ("result" in answer) == bool(reached)
     if era is Era.LEGACY:
-        subscribed, told = await world.ask(era, path, client, "resources/subscribe", {"uri": uri})
+        only = path.removeprefix("/mcp").removeprefix("/") or None
+        session = world.sessions.open(client, only, "2025-11-25", {})
+        subscribed, told = await world.ask(era, path, client, "resources/subscribe", {"uri": uri}, session.id)
+        world.sessions.end(session)
         assert ("result" in subscribed) == bool(told) == bool(reached), uri
     else:
         wanted = {"notifications": {"resourceSubscriptions": [uri]}}
@@ -342,5 +345,21 @@ async def test_a_session_subscribes_to_so_many_resources_and_no_more() -> None:
         assert "result" in (await ask("resources/unsubscribe", 0))[0]
         assert "result" in (await ask("resources/subscribe", MAX_RESOURCES))[0]
         assert len(session.subscribed) == MAX_RESOURCES
+    finally:
+        await world.catalogue.close()
+
+
+async def test_nobody_without_a_session_has_a_modern_upstream_watch_a_resource() -> None:
+    offers = {"tools": [], "prompts": [], "resources": [], "resourceTemplates": ["d://{id}"]}
+    world = World([(Offering("a", frozenset({Era.MODERN}), offers), "")], Rules())
+    client = ClientContext(client_id="c", permissions=Permissions(frozenset({"*:*"})))
+    session = world.sessions.open(client, None, "2025-11-25", {})
+    try:
+        for session_id, watched in ((None, []), (session.id, [("watch", "d://1")])):
+            answer, reached = await world.ask(
+                Era.LEGACY, "/mcp", client, "resources/subscribe", {"uri": "d://1"}, session_id
+            )
+            assert answer["result"] == {}
+            assert reached == watched
     finally:
         await world.catalogue.close()

@@ -272,8 +272,8 @@ class Forwarder:
     ) -> Reply:
         """The reply for the client, which is asked meanwhile what the upstream needs, if it is a legacy one."""
         upstream = self._catalogue.upstream(call.entry.upstream)
-        if request.message.method == "resources/subscribe":
-            upstream.watch(call.entry.original)
+        if request.message.method == "resources/subscribe" and request.session is not None:
+            upstream.watch(call.entry.original)  # without a session there is no stream on which to tell of it
         if request.message.method in {"resources/subscribe", "resources/unsubscribe"}:
             return Reply(None, result=msgspec.Raw(b"{}"))
         key, method, fields = (

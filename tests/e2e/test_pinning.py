@@ -140,7 +140,7 @@ def test_prompts_templates_and_instructions_are_pinned_too_and_what_is_gone_is_f
     (forgotten,) = home.json("tools", "forget", "guarded")["tools"]
     assert forgotten["pin_id"] == "guarded/echo"
     entries = home.json("audit", "query", "--event", "admin_change")["entries"]
-    assert [e["target"] for e in entries if e["reason"] == "tools.forget"] == ["guarded/echo"]
+    assert [e["target"] for e in entries if e["method"] == "tools.forget"] == ["guarded/echo"]
     _describe(talkative, "Says it again.")
     wait_until(lambda: had() == (0, 1, 1, 1, True, True), seconds=60)  # it is new again, and not approved
 
