@@ -82,7 +82,13 @@ class AuditArchive:
     # ---- opening -----------------------------------------------------------------------------------------------
 
     def create(self) -> None:
-        """Make the documents of a new store; blocks. Raises OSError."""
+        """Make the documents of a new store; blocks.
+
+        Raises OSError, and StoreError where an audit was published already: it is missed.
+        """
+        found = None if self._checkpoint_file is None else published(self._checkpoint_file)
+        if found is not None and found.seq > 0:
+            raise self._not_of(found)
         start = ChainStart(segment=1, seq=1, prev=START, reason="new", at=self._timestamp())
         self._begin(start, ())
 
@@ -419,10 +425,13 @@ class AuditArchive:
             or found.is_ahead_of(mine)
             or found.hash != self._hash_of(found.seq, newest)
         ):
-            raise StoreError(
-                f"{self._checkpoint_file} is signed for audit entry {found.seq} at {found.signed_at}, which this store does not have: "
-                "an older state, or another one, was put in its place; keep that file as evidence, move it away, then start again"
-            )
+            raise self._not_of(found)
+
+    def _not_of(self, found: Checkpoint) -> StoreError:
+        return StoreError(
+            f"{self._checkpoint_file} is signed for audit entry {found.seq} at {found.signed_at}, which this store does not have: "
+            "an older state, or another one, was put in its place; keep that file as evidence, move it away, then start again"
+        )
 
     def _hash_of(self, seq: int, newest: Segment) -> str | None:
         """The hash of an entry; None: it is not kept, or was written before there was a chain. Raises StoreError."""

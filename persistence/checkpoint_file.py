@@ -38,4 +38,4 @@ def published(path: Path) -> Checkpoint | None:
         return None
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    return read_signed(data, Checkpoint, path, "keep it as evidence, move it away, then start again")
+    return read_signed(data, Checkpoint, path, "keep it as evidence, and move it away or give another one")

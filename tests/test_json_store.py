@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import re
 import shutil
 import stat
@@ -492,3 +493,49 @@ class TestDamage:
         (folder / "clients.json").chmod(0o640)
         with pytest.raises(StoreError, match=r"clients\.json has mode 0640.*chmod 600"):
             await opened(folder)
+
+
+class TestFifos:
+    """A FIFO in a file's place: whoever opened it plainly would wait for its other end for ever."""
+
+    @pytest.mark.parametrize(
+        "name", ["clients.json", "tokens.json", "audit.json", "audit-index.json", "audit.key", "journal"]
+    )
+    async def test_is_refused(self, tmp_path, name):
+        folder = tmp_path / "s"
+        async with store(folder) as stores:
+            await stores.tokens.put(token("t"))
+        path = journals(folder)[-1] if name == "journal" else folder / name
+        path.unlink()
+        os.mkfifo(path, 0o600)
+        async with asyncio.timeout(20):
+            with pytest.raises(StoreError, match=rf"{re.escape(path.name)} is not a file: move it away"):
+                await opened(folder)
+            assert any(f"{path.name} is not a file" in problem for problem in (await check(folder)).problems)
+
+    async def test_where_checkpoints_are_published(self, tmp_path):
+        published = tmp_path / "published.json"
+        os.mkfifo(published, 0o600)
+        async with asyncio.timeout(20):
+            with pytest.raises(StoreError, match=r"published\.json is not a file: move it away"):
+                await opened(tmp_path / "s", checkpoint_file=published)
+
+    async def test_an_empty_folder_is_no_new_store_where_an_audit_was_published(self, tmp_path):
+        published = tmp_path / "published.json"
+        async with store(tmp_path / "s", checkpoint_file=published) as stores:
+            await stores.audit.append(entry("a"))
+        evidence = published.read_bytes()
+        shutil.rmtree(tmp_path / "s")
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"published\.json is signed for audit entry 1"):
+                await opened(tmp_path / "s", checkpoint_file=published)
+        assert published.read_bytes() == evidence
+        published.unlink()
+        async with store(tmp_path / "s", checkpoint_file=published):
+            pass
+
+    async def test_a_damaged_published_checkpoint_is_not_the_stores_damage(self, tmp_path):
+        published = tmp_path / "published.json"
+        published.write_text("{}")
+        with pytest.raises(StoreError, match=r"published\.json is damaged: keep it as evidence, and move"):
+            await opened(tmp_path / "s", checkpoint_file=published)
