@@ -42,6 +42,7 @@ def check(file: Path, environment: Mapping[str, str], now: float) -> Findings:
         *_command_warnings(config),
         *_prefix_warnings(config),
         *_sandbox_warnings(config),
+        *_role_warnings(config),
         *expiring(tls_files(config.tls), now),
     ]
     return Findings(start_problems(config, now), warnings)
@@ -163,6 +164,15 @@ def _prefix_warnings(config: Config) -> Iterator[str]:
                 f"{config.file}: {where}: its tools and prompts can have names of {', '.join(others)}, and would then be"
                 " held back with those; give each its own prefix"
             )
+
+
+def _role_warnings(config: Config) -> Iterator[str]:
+    """Whether a role was made while running, the store knows, which nobody looks into here; the gateway does at its start."""
+    for number, rule in enumerate(config.tls.client_id, 1):
+        for role in rule.roles:
+            if role not in config.roles:
+                where = f"[[tls.client_id]] #{number} roles"
+                yield f"{config.file}: {where}: {role} is not under [roles]; it must be one of `ostiary roles list`"
 
 
 def _sandbox_warnings(config: Config) -> Iterator[str]:

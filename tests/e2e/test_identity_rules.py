@@ -69,6 +69,8 @@ def test_a_rule_that_gives_what_is_not_there_starts_no_gateway(home: Any) -> Non
     home.cli("roles", "remove", "made", check=False)
     text = home.config.read_text()
     home.config.write_text(text.replace('"reader", "made"', '"readr"'))
+    looked = home.cli("check", check=False)
+    assert "[[tls.client_id]] #1 roles: readr is not under [roles]" in looked.stdout + looked.stderr
     done = home.cli("serve", check=False)
     assert (done.returncode, "[[tls.client_id]] #1 roles: there is no role readr" in done.stderr) == (1, True)
     home.config.write_text(text.replace('"reader", "made"', '"owner"'))
