@@ -158,19 +158,18 @@ def list_certificates(config_file: Path, *, as_json: bool) -> None:
         raise CertificateError(f"{config_file}: [tls] client_ca names no CA; name the CA of the clients")
     folder = tls.client_ca.parent
     issued = list_issued(folder, read_certificates(tls.client_ca)[0], tls.crl or folder / "crl.pem")
-    records = _store_revocations(config_file)
-    listed = [issued_fields(each, _record_of(each, records)) for each in issued]
-    known = [_record_of(each, records) for each in issued]
-    others = [record for record in records if record not in known]
+    others = _store_revocations(config_file)
+    listed = [issued_fields(each, _taken(others, each)) for each in issued]
+    also = [record for records in others.values() for record in records]
     if as_json:
-        print_json({"certificates": listed, "also_revoked": others})
+        print_json({"certificates": listed, "also_revoked": also})
         return
     rows = [
         (each["common_name"], each["serial"], each["not_after"][:10], each["sans"], _state(each))
         for each in listed
     ]
     print_table(("NAME", "SERIAL", "UNTIL", "ALTERNATIVE NAMES", "STATE"), rows)
-    for record in others:
+    for record in also:
         whose = record["issuer"] or "any CA"
         click.echo(
             f"Also refused: serial number {record['serial']} of {whose}, since {record['revoked_at'][:10]}."
@@ -275,17 +274,21 @@ def _examined(
     )
 
 
-def _store_revocations(config_file: Path) -> list[dict[str, Any]]:
-    return all_pages(config_file, "certs.revoked", "revoked") if _has_store(config_file) else []
+def _store_revocations(config_file: Path) -> dict[str, list[dict[str, Any]]]:
+    """What the store refuses, by serial number."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    if _has_store(config_file):
+        for record in all_pages(config_file, "certs.revoked", "revoked"):
+            found.setdefault(record["serial"], []).append(record)
+    return found
 
 
-def _record_of(certificate: IssuedCertificate, records: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The store's record by which the certificate is refused."""
-    for record in records:
-        of_it = record["serial"] == certificate.serial and record["issuer"] in {None, certificate.issuer}
-        if of_it or record["x5t#S256"] == certificate.fingerprint:
-            return record
-    return None
+def _taken(records: dict[str, list[dict[str, Any]]], certificate: IssuedCertificate) -> dict[str, Any] | None:
+    """The first record by which the store refuses the certificate; all such are taken out of ``records``."""
+    same_number = records.get(certificate.serial, [])
+    of_it = [record for record in same_number if record["issuer"] in {None, certificate.issuer}]
+    same_number[:] = [record for record in same_number if record not in of_it]
+    return min(of_it, key=lambda record: str(record["revoked_at"]), default=None)
 
 
 def _has_store(config_file: Path) -> bool:
