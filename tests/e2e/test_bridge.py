@@ -55,6 +55,10 @@ permissions = ["all:secret"]
 [[resources]]
 match = "everything://*"
 permissions = ["all:use"]
+
+[[resources]]
+match = "classic://*"
+permissions = ["all:use"]
 """
 ELICITATION = {f"{META}clientCapabilities": {"elicitation": {"form": {}}}}
 
@@ -69,8 +73,8 @@ def prepare(home: Any) -> None:
 @pytest.fixture
 def upstreams(start_script: Callable[..., Any]) -> dict[str, Any]:
     return {
-        era: start_script("tests/servers/everything.py", "http", "0", speaks)
-        for era, speaks in (("old", "legacy"), ("new", "modern"))
+        era: start_script("tests/servers/everything.py", "http", "0", *words)
+        for era, words in (("old", ("legacy", "classic")), ("new", ("modern",)))
     }
 
 
@@ -119,7 +123,8 @@ async def test_each_kind_in_each_era(door: Any, mode: str, prefix: str) -> None:
         assert (await client.call_tool(f"{prefix}_echo", {"wrong": 1})).is_error
         prompt = await client.get_prompt(f"{prefix}_greet", {"name": "Ada"})
         assert prompt.messages[0].content.text == "Say hello to Ada."
-        assert (await client.read_resource("everything://item/7")).contents[0].text == "item 7"
+        scheme = "classic" if prefix == "old" else "everything"
+        assert (await client.read_resource(f"{scheme}://item/7")).contents[0].text == "item 7"
         with pytest.raises(MCPError, match=f"Unknown tool: {prefix}_fail"):
             await client.call_tool(f"{prefix}_fail")
 

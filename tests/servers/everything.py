@@ -1,6 +1,6 @@
 """An MCP server with one of each, made with the official SDK: ``everything.py http [PORT] [ERA]`` or ``everything.py stdio``.
 
-With an ERA, ``legacy`` or ``modern``, it speaks that one alone.
+With an ERA, ``legacy`` or ``modern``, it speaks that one alone; a fourth word is the scheme of its resources.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mcp.types import ElicitRequest, ElicitRequestFormParams, InputRequiredResul
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
+SCHEME = sys.argv[4] if len(sys.argv) > 4 else "everything"
 server = MCPServer("everything", instructions="One of each.", log_level="CRITICAL")
 state: dict[str, Any] = {
     "sessions": 0,
@@ -107,19 +108,19 @@ async def touch(uri: str, ctx: Context) -> str:
     return "touched"
 
 
-@server.resource("everything://static")
+@server.resource(f"{SCHEME}://static")
 def static() -> str:
     """A text that does not change."""
     return "static text"
 
 
-@server.resource("everything://secret")
+@server.resource(f"{SCHEME}://secret")
 def secret() -> str:
     """A text for some."""
     return "secret text"
 
 
-@server.resource("everything://item/{name}")
+@server.resource(f"{SCHEME}://item/{{name}}")
 def item(name: str) -> str:
     """One item."""
     return f"item {name}"
