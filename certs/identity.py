@@ -5,8 +5,8 @@ The rules of the second hop:
 - The rules are ordered, and the first that matches names the client.
 - A rule whose field is not in the certificate, or that matches none of its values, leaves it to the next
   rule.
-- A rule that matches two values, or a value that no one should be named by, ends the search: nobody is named.
-  An ambiguous certificate never falls through to a weaker rule.
+- A rule that matches two values, or whose field can be read in two ways or has a value that no one should be named
+  by, ends the search: nobody is named. An ambiguous certificate never falls through to a weaker rule.
 - What comes out is a ``client_id`` in printable ASCII, so that two that look the same are the same.
 """
 
@@ -148,11 +148,11 @@ def named_by(
         if rule.ca is not None and not is_under(rule.ca):
             continue
         values = _values(peer, rule.field)
-        if not all(_is_plain(value) for value in values):
+        if not all(value.isprintable() for value in values) or _is_ambiguous(peer, rule.field):
             return None
         matching = [value for value in values if rule.match is None or rule.match.fullmatch(value)]
         if matching:
-            client_id = None if _is_ambiguous(values, matching, rule) else _named(matching[0], rule)
+            client_id = _named(matching[0], rule) if len(matching) == 1 else None
             return None if client_id is None else (client_id, rule)
     return None
 
@@ -202,16 +202,29 @@ def _values(peer: PeerIdentity, field: CertificateField) -> tuple[str, ...]:
             return (peer.subject,) if peer.subject else ()
 
 
-def _is_plain(value: str) -> bool:
-    # RFC 4514 writes a NUL as \00. Not printable: NUL, control, invisible and direction-changing characters.
-    return value.isprintable() and "\\00" not in value
+def _is_ambiguous(peer: PeerIdentity, field: CertificateField) -> bool:
+    """Whether the field can be read in two ways, whatever a rule looks for in it."""
+    match field:
+        case CertificateField.COMMON_NAME:
+            return len(peer.common_names) > 1
+        case CertificateField.SUBJECT:
+            return len(peer.common_names) > 1 or not _is_plain_subject(peer.subject)
+        case CertificateField.SAN_URI:  # a SPIFFE ID is the only URI (X509-SVID section 2)
+            return len(peer.san_uri) > 1 and any(uri.lower().startswith("spiffe:") for uri in peer.san_uri)
+        case _:
+            return False
 
 
-def _is_ambiguous(values: Sequence[str], matching: Sequence[str], rule: IdentityRule) -> bool:
-    """Two values match; or there are two common names; or a SPIFFE ID has another URI beside it (X509-SVID section 2)."""
-    if rule.field is CertificateField.SAN_URI and matching[0].lower().startswith("spiffe:"):
-        return len(values) > 1
-    return len(values if rule.field is CertificateField.COMMON_NAME else matching) > 1
+def _is_plain_subject(subject: str) -> bool:
+    r"""Whether each comma of the RFC 4514 string ends an attribute, and each = begins a value.
+
+    A pattern cannot tell an escaped comma from another: in ``O=x\,CN=alice``, where all is one value, it finds a
+    common name. So no value may need escaping, be written in hexadecimal, or have a = in it; and no part of the
+    subject may have several attributes (``+``), whose order means nothing.
+    """
+    if "\\" in subject or "+" in subject or "=#" in subject:
+        return False
+    return not subject or all(part.count("=") == 1 for part in subject.split(","))
 
 
 def _named(value: str, rule: IdentityRule) -> str | None:

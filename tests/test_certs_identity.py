@@ -51,6 +51,7 @@ bUlJSGQgjwD5vaUaKlLR50Q2DmFfQj1L+SY=
 def certificate(
     *common_names: str,
     organization: str | None = None,
+    subject: x509.Name | None = None,
     names: Sequence[x509.GeneralName] = (),
     extra: x509.ExtensionType | None = None,
     serial: int = 0x1234,
@@ -61,7 +62,7 @@ def certificate(
         attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
     builder = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name(attributes))
+        .subject_name(x509.Name(attributes) if subject is None else subject)
         .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a CA")]))
         .public_key(KEY.public_key())
         .serial_number(serial)
@@ -289,9 +290,28 @@ def test_a_spiffe_id_is_the_only_uri(other: str) -> None:
     assert certificate_id(peer(uris=["spiffe://example.org/alice", other]), [SPIFFE, COMMON_NAME]) is None
 
 
+WEB = IdentityRule(CertificateField.SAN_URI, re.compile(r"https://example\.org/(?P<client_id>[a-z0-9-]+)"))
+
+
+@pytest.mark.parametrize(
+    "uris",
+    [
+        ["spiffe://evil.org/bob", "https://example.org/alice"],
+        ["https://example.org/alice", "SPIFFE://evil.org/bob"],
+        ["spiffe://other.org/zz", "spiffe://other.org/yy"],
+        ["spiffe://other.org/zz", "urn:x"],
+    ],
+)
+def test_beside_a_spiffe_id_no_other_uri_names_anybody_and_no_later_rule_does(uris: list[str]) -> None:
+    read = parse_peer(certificate("alice", names=[x509.UniformResourceIdentifier(each) for each in uris]))
+    assert certificate_id(read, [SPIFFE, WEB, COMMON_NAME]) is None
+    assert certificate_id(peer(uris=["urn:x", "https://example.org/alice"]), [SPIFFE, WEB]) == "alice"
+
+
 def test_of_several_common_names_none_is_taken() -> None:
     rule = IdentityRule(CertificateField.COMMON_NAME, re.compile("alice"))
     assert certificate_id(peer("alice", "bob"), [rule]) is None
+    assert certificate_id(peer("x", "bob", dns=["c"]), [rule, DNS]) is None
 
 
 REFUSED = [
@@ -366,6 +386,70 @@ def test_a_comma_in_an_attribute_does_not_become_another_attribute() -> None:
         CertificateField.SUBJECT, re.compile(r"CN=(?P<client_id>[^,\\]+),O=Example(?:,.*)?")
     )
     assert certificate_id(read, [subject]) is None
+
+
+PARTNER = IdentityRule(
+    CertificateField.SUBJECT, re.compile(r"(?:.+,)?CN=(?P<client_id>[a-z0-9-]+),(?:.+,)?O=Partner(?:,.+)?")
+)
+Attribute = tuple[x509.ObjectIdentifier, str]
+O, OU, CN = NameOID.ORGANIZATION_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME, NameOID.COMMON_NAME  # noqa: E741
+
+
+def of_subject(*parts: Sequence[Attribute]) -> PeerIdentity:
+    """What is read of a certificate with this subject; a part with several attributes is a multi-valued RDN."""
+    rdns = [x509.RelativeDistinguishedName([x509.NameAttribute(*each) for each in part]) for part in parts]
+    return parse_peer(certificate(subject=x509.Name(rdns)))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [[(O, "Partner")], [(O, "x,CN=alice")], [(CN, "mallory")]],
+        [[(O, "Partner")], [(OU, "x\\,CN=alice")], [(CN, "mallory")]],
+        [[(O, "Partner")], [(CN, "alice")], [(CN, "mallory")]],
+        [[(O, "Partner")], [(CN, "alice")], [(CN, "alice")]],
+        [[(O, "Partner")], [(CN, "alice"), (OU, "x")]],
+        [[(O, "Partner")], [(OU, "CN=mallory")], [(CN, "alice")]],
+        [[(O, "Partner")], [(CN, "alice")], [(OU, "a+b")]],
+        [[(O, "Partner")], [(CN, "alice")], [(OU, "#61")]],
+        [[(O, "Partner")], [(CN, "alice")], [(OU, " x")]],
+        [[(O, "Partner")], [(CN, "alice")], [(OU, "x\0y")]],
+    ],
+)
+def test_a_subject_that_can_be_read_in_two_ways_names_nobody(parts: list[list[Attribute]]) -> None:
+    assert certificate_id(of_subject([(O, "Partner")], [(CN, "alice")]), [PARTNER]) == "alice"
+    assert certificate_id(of_subject([(O, "Partner")], [(OU, "a b")], [(CN, "alice")]), [PARTNER]) == "alice"
+    assert certificate_id(of_subject(*parts), [PARTNER, DNS]) is None
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(
+                st.sampled_from([CN, O, OU, NameOID.DOMAIN_COMPONENT]),
+                st.one_of(
+                    st.sampled_from(
+                        ["alice", "bob", "Partner", "x,CN=alice", "CN=alice", "x\\,CN=alice,O=Partner"]
+                    ),
+                    st.text(alphabet='ab=,+"\\<>;# CNO', min_size=1, max_size=12),
+                ),
+            ),
+            min_size=1,
+            max_size=2,
+            unique_by=lambda attribute: attribute[0],
+        ),
+        max_size=4,
+    )
+)
+@example([[(O, "Partner")], [(O, "x,CN=alice")], [(CN, "mallory")]])
+def test_who_is_named_by_the_subject_has_that_as_the_one_common_name(parts: list[list[Attribute]]) -> None:
+    """Whatever the CA signed, and however loosely the pattern asks."""
+    loose = IdentityRule(CertificateField.SUBJECT, re.compile(r".*CN=(?P<client_id>[a-z]+),.*O=Partner.*"))
+    for rule in (PARTNER, loose):
+        named = certificate_id(of_subject(*parts), [rule])
+        if named is not None:
+            assert [value for part in parts for kind, value in part if kind == CN] == [named]
+            assert any(attribute == (O, "Partner") for part in parts for attribute in part)
 
 
 # --- for any value ----------------------------------------------------------------------------------------
@@ -484,5 +568,5 @@ def test_a_generated_certificate_is_named_by_its_one_matching_uri(uris: list[str
     read = parse_peer(certificate("fallback", names=[x509.UniformResourceIdentifier(each) for each in uris]))
     own = [each for each in uris if each.startswith("spiffe://example.org/")]
     alone = own[0][-1] if len(own) == len(uris) == 1 else None
-    expected = "fallback" if not own else alone
+    expected = "fallback" if not own and len(uris) < 2 else alone
     assert certificate_id(read, [SPIFFE, COMMON_NAME]) == expected
