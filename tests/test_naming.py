@@ -160,3 +160,24 @@ def test_list_and_show_know_what_the_store_refuses(home: Any, caller: Any) -> No
     assert (alice / "alice.pem").read_bytes() != before
     answer = caller(served, alice).ask("GET", "/auth/token")
     assert (answer.status, answer.json["reason"]) == (401, "certificate_revoked")
+
+
+def test_a_ca_is_not_revoked_by_its_serial_number(home: Any) -> None:
+    """What it issued would stay good, and whoever asked would think otherwise."""
+    above = make(Wanted("above", ca=True, **IN_TIME))
+    inner = make(Wanted("inner", ca=True, **IN_TIME), above)
+    file = home.folder / "certs" / "ca.pem"
+    with file.open("ab") as cas:
+        cas.write(text(above, inner))
+    for ca in (*pem.read_certificates(file), inner.certificate):
+        done = home.cli("certs", "revoke", f"{ca.serial_number:x}", check=False)
+        assert (done.returncode, "is a CA: take it out of [tls] client_ca" in done.stderr) == (1, True)
+    assert home.json("certs", "list")["also_revoked"] == []
+    assert not (home.folder / "certs" / "crl.pem").exists()
+    # One that is not there: whose number it is cannot be known, and the answer promises no more than is true.
+    said = home.cli("certs", "revoke", "abc123").stdout
+    assert "Clients' certificates with serial number abc123 are refused" in said
+    assert "What a CA with that number issued is not." in said
+    # A file that cannot be read holds up no revocation.
+    file.write_text("damaged")
+    assert "are refused" in home.cli("certs", "revoke", "abc124").stdout

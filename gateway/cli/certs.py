@@ -23,6 +23,8 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 DAYS = click.IntRange(1, 36500)
 
+_CA_REMEDY = "take it out of [tls] client_ca, or have the CA above it put it on its CRL"
+
 
 @click.group()
 def certs() -> None:
@@ -114,18 +116,20 @@ def issue_server(
 @config_option
 @json_option
 def revoke(certificate: str, config_file: Path, *, as_json: bool) -> None:
-    """Refuse a certificate from now on.
+    """Refuse a client's certificate from now on; by serial number, every one with that number.
 
-    The store has it at once, whatever the CRL says; where the CA's key is at hand, the CRL is written anew, too.
+    The store has it at once, whatever the CRL says; where the CA's key is at hand, the CRL is written anew, too. CAs
+    are not revoked this way: what they issued would stay good.
     """
     from certs.authority import describe, serial_of
 
     serial = f"{serial_of(certificate):x}"
     described = describe(Path(certificate)) if Path(certificate).is_file() else None
     if described is not None and described.is_ca:
-        raise click.ClickException(
-            f"{certificate} is a CA: take it out of [tls] client_ca, or have the CA above it put it on its CRL"
-        )
+        raise click.ClickException(f"{certificate} is a CA: {_CA_REMEDY}")
+    if described is None and serial in _serials_of_client_cas(config_file):
+        by_file = "a client's certificate of that number is revoked by its file"
+        raise click.ClickException(f"{certificate} is a CA: {_CA_REMEDY}; {by_file}")
     answer = perform(
         config_file,
         "certs.revoke",
@@ -137,8 +141,17 @@ def revoke(certificate: str, config_file: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({**answer, "crl": None if crl is None else str(crl)})
         return
-    click.echo(f"The certificate with serial number {serial} is refused from now on.")
-    click.echo(f"{crl} has it, too." if crl is not None else f"The CRL was not written: {why_not}")
+    if described is not None:
+        click.echo(f"The certificate with serial number {serial} is refused from now on.")
+    else:
+        click.echo(
+            f"Clients' certificates with serial number {serial} are refused from now on, whichever CA issued them. "
+            "What a CA with that number issued is not."
+        )
+    if crl is None:
+        click.echo(f"The CRL was not written: {why_not}")
+    else:
+        click.echo(f"{crl}, of the CA whose key is at hand, has the number, too.")
 
 
 @certs.command(name="list")
@@ -296,6 +309,19 @@ def _has_store(config_file: Path) -> bool:
     from persistence import missing_store
 
     return missing_store(read_settings(config_file).storage.path) is None
+
+
+def _serials_of_client_cas(config_file: Path) -> frozenset[str]:
+    """Of the CAs as far as they can be read: whoever revokes in an emergency is not held up by another file."""
+    from certs.identity import CertificateError
+    from certs.pem import read_certificates
+
+    file = read_settings(config_file).tls.client_ca
+    try:
+        authorities = read_certificates(file) if file is not None else ()
+    except CertificateError:
+        return frozenset()
+    return frozenset(f"{each.serial_number:x}" for each in authorities)
 
 
 def _revoked_in_crl(config_file: Path, certificate: str) -> tuple[Path | None, str]:
