@@ -1,7 +1,7 @@
 """HTTP services behind the gateway: forwarded as they are, but for what is the gateway's own business.
 
 The path and the query go on unchanged. The caller's credentials, hop-by-hop fields and whatever claims to speak for
-the connection (``X-Forwarded-*``, ``Client-Cert``, ``X-Client-*``) stay here. A change (POST, PUT, PATCH, DELETE)
+the connection or its caller (``X-Forwarded-*``, ``Client-Cert``, ``X-Auth-Request-*``) stay here. A change (POST, PUT, PATCH, DELETE)
 has its intent in the audit before it is forwarded.
 """
 
@@ -45,13 +45,22 @@ _HOP_BY_HOP: Final = frozenset(
 )
 """RFC 9110 section 7.6.1, and Expect: who asked for 100 Continue has had it from the gateway (section 10.1.1)."""
 _OURS: Final = frozenset(
-    {"host", "content-length", "authorization", "x-api-key", "forwarded", "via", "x-request-id"}
-)
-_SPEAKS_FOR_US: Final = (
-    "x-forwarded", "x-client-", "client-cert", "x-ssl-", "ssl-", "remote-", "x-remote-", "x-envoy-",
-    "x-real-", "x-cluster-client-", "true-client-ip",
+    {
+        "host", "content-length", "authorization", "x-api-key", "forwarded", "via", "x-request-id",
+        "client-ip", "front-end-https", "proxy-client-ip", "true-client-ip", "x-host", "x-http-destinationurl", "x-https",
+        "x-scheme", "x-url-scheme",
+    }
 )  # fmt: skip
-"""What gateways tell services about a connection, in the usual spellings."""
+"""What the gateway alone says, and what others say of the connection."""
+_SPEAKS_FOR_US: Final = (
+    "ostiary-",
+    "x-forwarded", "x-client-", "client-cert", "x-ssl-", "ssl-", "remote-", "x-remote-", "x-envoy-", "x-real-",
+    "x-cluster-client-", "x-original-", "x-originating-", "z-forwarded", "x-proxyuser-", "x-arr-", "wl-proxy-", "cf-",
+    "fastly-", "x-azure-", "x-amzn-mtls-", "x-amzn-oidc-", "x-goog-authenticated-", "x-goog-iap-", "x-appengine-",
+    "x-ms-client-principal", "x-ms-token-", "x-auth-request-", "x-authenticated-", "x-webauth-", "x-authentik-",
+    "x-pomerium-", "x-vouch-", "tailscale-user-",
+)  # fmt: skip
+"""How the names begin by which gateways and proxies tell services of a connection and its caller."""
 _OVERRIDES: Final = frozenset(
     {
         "x-http-method", "x-http-method-override", "x-method-override", "x-original-method",
@@ -59,6 +68,8 @@ _OVERRIDES: Final = frozenset(
     }
 )  # fmt: skip
 """By these some frameworks take another method or path than the request's own, on which was decided."""
+_AS_VARIABLES: Final = str.maketrans(dict.fromkeys("!#$%&'*+.^_`|~", "-"))
+"""CGI and its heirs make variables of names, and more than ``-`` the same there (PHP: ``.``; RFC 9110 section 17.10)."""
 
 
 class ServiceProxy:
@@ -89,7 +100,7 @@ class ServiceProxy:
                     "empty segments, encoded slashes and ;.",
                 )
             )
-        if not _OVERRIDES.isdisjoint(name.lower() for name in request.headers):
+        if not _OVERRIDES.isdisjoint(map(_compared, request.headers)):
             raise Refused(
                 Deny(
                     Reason.AMBIGUOUS_REQUEST,
@@ -257,19 +268,24 @@ async def _piece(request: GatewayRequest, seconds: float) -> bytes:
         raise ConnectionResetError("The caller is gone.") from error
 
 
+def _compared(name: str) -> str:
+    """A field's name as those are compared that stay here: without case, and every sign in it as a ``-``."""
+    return name.lower().translate(_AS_VARIABLES)
+
+
 def _request_headers(request: GatewayRequest, inbound: Inbound) -> list[tuple[str, str]]:
     named = {
-        name.strip().lower()
+        _compared(name.strip())
         for value in request.headers.getall(hdrs.CONNECTION, ())
         for name in value.split(",")
     }
     headers = [
         (name, value)
         for name, value in request.headers.items()
-        if (lower := name.lower()) not in _HOP_BY_HOP
-        and lower not in _OURS
-        and lower not in named
-        and not lower.startswith(_SPEAKS_FOR_US)
+        if (compared := _compared(name)) not in _HOP_BY_HOP
+        and compared not in _OURS
+        and compared not in named
+        and not compared.startswith(_SPEAKS_FOR_US)
     ]
     if request.content_length is not None:
         headers.append(("Content-Length", str(request.content_length)))

@@ -136,6 +136,26 @@ def test_what_is_forwarded_is_what_was_sent_but_for_what_is_ours(ask: Any) -> No
     assert "server" not in answer.headers
 
 
+CLAIMS = [
+    "Ostiary-Identity", "X-ARR-ClientCert", "Client-IP", "CF-Connecting-IP", "Fastly-Client-IP",
+    "WL-Proxy-Client-IP", "Proxy-Client-IP", "X-ProxyUser-Ip", "X-Originating-IP",
+    "X-Original-Forwarded-For", "Z-Forwarded-For", "X-Original-Host", "X-Host", "Front-End-Https",
+    "X-Scheme", "X-Url-Scheme", "X-HTTP-DestinationURL", "X-Auth-Request-User", "X-Webauth-User",
+    "X-Goog-Authenticated-User-Email", "X-MS-Client-Principal", "X-Appengine-User-Email", "X.Forwarded.For",
+    "Client.Cert", "X-Forwarded.User", "Ostiary~Identity", "X.API.Key", "Transfer.Encoding",
+]  # fmt: skip
+
+
+def test_nobody_tells_a_service_who_calls_but_the_gateway(ask: Any) -> None:
+    answer = ask("reader", "GET", "/mirror/x", None, {**dict.fromkeys(CLAIMS, "root"), "X.Mine": "kept"})
+    headers = {name.lower(): value for name, value in answer.json["headers"]}
+    assert headers["x.mine"] == "kept"
+    assert headers.keys().isdisjoint(map(str.lower, CLAIMS))
+    for name in ("X.HTTP.Method.Override", "X-Original.URL"):
+        refused = ask("reader", "GET", "/mirror/x", None, {name: "DELETE"})
+        assert (refused.status, refused.json["reason"]) == (400, "ambiguous_request")
+
+
 def test_a_service_that_wants_it_is_told_the_certificate_and_no_other(door: Any, ask: Any) -> None:
     answer = ask("reader", "GET", "/told/x", None, {"Client-Cert": ":AAA=:", "Client-Cert-Chain": ":AAA=:"})
     told = [value for name, value in answer.json["headers"] if name.lower().startswith("client-cert")]
