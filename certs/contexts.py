@@ -68,7 +68,8 @@ class TlsFiles:
     """The PEM files of a listener.
 
     ``certificate``: the server's, then any intermediate ones. ``client_ca``: one CA certificate or several.
-    ``crl``: one CRL or several; where the file is not there, nothing is checked against it.
+    ``crl``: one CRL or several; where the file is not there, nothing is checked against it. The CRL of a CA that is not in
+    ``client_ca`` (any more) is left out: a CA must be removable without its CRL.
     """
 
     certificate: Path
@@ -155,6 +156,15 @@ def client_context(
     return context
 
 
+def sorted_out(
+    lists: Sequence[x509.CertificateRevocationList], authorities: Sequence[x509.Certificate]
+) -> tuple[list[x509.CertificateRevocationList], list[x509.CertificateRevocationList]]:
+    """The CRLs that name one of these CAs, and those of others, which say nothing of anybody who is let in."""
+    names = {each.subject for each in authorities}
+    counting = [each for each in lists if each.issuer in names]
+    return counting, [each for each in lists if each.issuer not in names]
+
+
 def _found(
     files: TlsFiles, client_certificates: ClientCertificates, now: float, expired_crl: ExpiredCrl
 ) -> list[str]:
@@ -174,7 +184,8 @@ def _crl_to_check(files: TlsFiles, expired_crl: ExpiredCrl, now: float) -> Path 
     if expired_crl is ExpiredCrl.REFUSE:
         return files.crl
     moment = datetime.fromtimestamp(now, UTC)
-    ends = [each.next_update_utc for each in pem.read_revocation_lists(files.crl)]
+    lists, _ = sorted_out(pem.read_revocation_lists(files.crl), pem.read_certificates(files.client_ca))
+    ends = [each.next_update_utc for each in lists]
     return files.crl if all(end is None or end > moment for end in ends) else None
 
 
@@ -299,13 +310,17 @@ def _expiring(files: TlsFiles, moment: datetime) -> Iterator[str]:
             start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
             if end - min(_WARN_BEFORE, (end - start) / 3) < moment <= end:
                 yield f"{path}: {_name(certificate)} expires on {_date(end)}; {remedy}"
+    if files.client_ca is None or files.crl is None or not pem.is_there(files.crl):
+        return
     try:
-        lists = (
-            pem.read_revocation_lists(files.crl) if files.crl is not None and pem.is_there(files.crl) else ()
+        counting, others = sorted_out(
+            pem.read_revocation_lists(files.crl), pem.read_certificates(files.client_ca)
         )
     except CertificateError:
         return
-    for crl in lists:
+    for crl in others:
+        yield f"{files.crl}: the CRL of {crl.issuer.rfc4514_string()} is of no client CA and is left out; take it out of the file"
+    for crl in counting:
         start, next_update = crl.last_update_utc, crl.next_update_utc
         if next_update is not None and moment > next_update - min(_WARN_BEFORE, (next_update - start) / 3):
             yield f"{files.crl}: the CRL is to be replaced by {_date(next_update)}; {_RENEW_CRL}"
@@ -338,7 +353,7 @@ def _crl_problems(
         yield str(error)
         return
     covered = set()
-    for crl in lists:
+    for crl in sorted_out(lists, authorities)[0]:
         signers = [each for each in authorities if is_crl_of(crl, each)]
         covered.update(signers)
         if not signers:

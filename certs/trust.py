@@ -25,7 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs import pem
-from certs.contexts import ExpiredCrl, TlsFiles
+from certs.contexts import ExpiredCrl, TlsFiles, sorted_out
 from certs.description import KEY_CERT_SIGN, is_ca, is_issued_by, key_usages
 from certs.extensions import extension
 from certs.identity import MALFORMED, PeerIdentity, thumbprint
@@ -95,7 +95,7 @@ class Trust:
         lists = pem.read_revocation_lists(files.crl) if with_crl and files.crl is not None else ()
         return cls(
             authorities,
-            lists,
+            sorted_out(lists, authorities)[0],
             rule_authorities={
                 path: frozenset(map(_thumbprint, pem.read_certificates(path))) for path in files.rule_cas
             },
@@ -114,6 +114,11 @@ class Trust:
         self._lists[crl.issuer] = _RevocationList(
             before.serials | {entry.serial_number for entry in crl}, min(before.next_update, end)
         )
+
+    @property
+    def checks_revocation(self) -> bool:
+        """Whether there is a CRL."""
+        return bool(self._lists)
 
     @property
     def next_update(self) -> float:

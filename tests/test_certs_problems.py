@@ -310,7 +310,7 @@ def test_a_crl_of_the_cas_key_under_another_name(house: House) -> None:
         .sign(key, hashes.SHA256())
     )
     found = house.with_file("crl", house.put("f.pem", crl.public_bytes(Encoding.PEM))).problems()
-    assert "the CRL of CN=formerly is not signed by a client CA" in found[0]
+    assert "has no CRL of " in found[0]
 
 
 def test_an_expired_crl(house: House) -> None:

@@ -25,6 +25,8 @@ log = logging.getLogger("ostiary.tls")
 
 LOOK_SECONDS: Final = 0.25
 """How often the files are looked at."""
+_LOOKS: Final = 4
+"""How often files that cannot be used, and that are being changed, are read again."""
 _WARN_EVERY: Final = 86400.0
 """Seconds from one warning of what expires to the next."""
 _CHECK_EVERY: Final = 60.0
@@ -110,8 +112,8 @@ class TlsReload:
             now = self._now()
             try:
                 settings = self._read_again() if configuration else self._state.settings
-                self._seen = _look(settings)
-                state = await asyncio.to_thread(load, settings, now)
+                state = await self._settled(settings, now)
+                _keep_the_crl(self._state, state)
             except ConfigError as error:
                 self.problems = tuple(error.problems)
             except (CertificateError, OSError) as error:
@@ -123,6 +125,21 @@ class TlsReload:
             self._tell(now)
             self._checked_at = None
             return self.problems
+
+    async def _settled(self, settings: TlsSettings, now: float) -> TlsState:
+        """What the files say. Where that cannot be used, once they have not changed for a moment: no two files are replaced at once.
+
+        Raises CertificateError and OSError.
+        """
+        for _ in range(_LOOKS):
+            self._seen = _look(settings)
+            try:
+                return await asyncio.to_thread(load, settings, now)
+            except (CertificateError, OSError):
+                await asyncio.sleep(LOOK_SECONDS)
+                if _look(settings) == self._seen:
+                    raise
+        return await asyncio.to_thread(load, settings, now)
 
     async def watch(self) -> None:
         """Notice changed files, and what expires, until cancelled."""
@@ -164,6 +181,22 @@ class TlsReload:
             self._audit.append_soon(entry)
         except StoreError as error:
             log.critical("a reload could not be audited: %s", error)
+
+
+def _keep_the_crl(old: TlsState, new: TlsState) -> None:
+    """A CRL that is gone from its place was lost, or is being replaced: nobody said that the revoked are good again.
+
+    Raises CertificateError.
+    """
+    if (
+        old.trust.checks_revocation
+        and not new.trust.checks_revocation
+        and old.settings.crl == new.settings.crl
+    ):
+        raise CertificateError(
+            f"{new.settings.crl}: is gone, and nobody who is on it is let in again; put it back, or name another file, or none, "
+            "in [tls] crl"
+        )
 
 
 def _look(tls: TlsSettings) -> tuple[tuple[Path, object], ...]:

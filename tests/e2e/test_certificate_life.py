@@ -261,6 +261,51 @@ def test_a_certificate_ends_on_every_kind_of_connection(
     reader.join(5)
 
 
+def crls(*authorities: Authority) -> bytes:
+    """A CRL of each, with a serial number that nobody has."""
+    return b"".join(each.revoke(1, now=time.time()).crl.read_bytes() for each in authorities)
+
+
+def test_a_ca_is_removed_while_its_crl_stays(home: Any, visit: Callable[..., Visitor]) -> None:
+    certs = home.folder / "certs"
+    other = Authority.create(home.folder / "other", now=time.time(), common_name="Another CA")
+    ours = (certs / "ca.pem").read_bytes()
+    own = Authority.load(certs)
+    (certs / "both.pem").write_bytes(ours + (home.folder / "other" / "ca.pem").read_bytes())
+    (certs / "both-crl.pem").write_bytes(crls(own, other))
+    home.configure("", settings={"tls": {"client_ca": "certs/both.pem", "crl": "certs/both-crl.pem"}})
+    served = home.serve()
+    alice = visit(served)
+    lasting = alice.lasting()
+    assert ask(lasting)[0] == 200
+    (certs / "new.pem").write_bytes((home.folder / "other" / "ca.pem").read_bytes())
+    (certs / "new.pem").rename(certs / "both.pem")
+    since = time.monotonic()
+    assert seconds_until(lambda: ask(lasting)[0] == 401, since) < LIMIT
+    assert not alice.is_let_in()
+    assert events(home)[0] == "ok"
+    assert "is of no client CA and is left out" in home.cli("check").stdout
+
+
+def test_who_is_on_a_crl_that_is_lost_stays_out(
+    home: Any, visit: Callable[..., Visitor], wait_until: Any
+) -> None:
+    by_crl(home)
+    served = home.serve()
+    alice, bob = visit(served), visit(served, "bob")
+    assert not alice.is_let_in()
+    crl = home.folder / "certs" / "crl.pem"
+    crl.rename(home.folder / "crl.pem")
+    wait_until(lambda: "crl.pem: is gone" in served.log.read_text(), seconds=LIMIT)
+    assert not alice.is_let_in()
+    assert bob.is_let_in()
+    assert events(home)[0] == "error"
+    assert "crl.pem: is gone" in home.cli("reload", check=False).stderr
+    (home.folder / "crl.pem").rename(crl)
+    wait_until(lambda: events(home)[0] == "ok", seconds=LIMIT)
+    assert not alice.is_let_in()
+
+
 @pytest.fixture
 def watched(home: Any, visit: Callable[..., Visitor]) -> Iterator[tuple[Any, Any]]:
     """A gateway, and somebody who asks all the time: (served, stop), which gives what was answered."""
