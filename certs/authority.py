@@ -228,7 +228,7 @@ class Authority:
         """A certificate of the same names and uses with a new key, in the place of the old one and its key.
 
         ``days``: as long as the old one was good for, unless told otherwise. The old one stays good until it expires.
-        Raises CertificateError where it is another CA's, a CA's own, or revoked.
+        Raises CertificateError where it is another CA's, a CA's own, or revoked, and where the key is not its own.
         """
         old = pem.read_certificates(certificate)[0]
         if is_ca(old):
@@ -240,6 +240,10 @@ class Authority:
         if len(common_names) != 1:
             raise CertificateError(
                 f"{certificate}: has {len(common_names)} common names; issue a new one instead"
+            )
+        if pem.is_there(private_key) and pem.read_private_key(private_key).public_key() != old.public_key():
+            raise CertificateError(
+                f"{private_key}: is not the key of {certificate}, and would be lost; name that certificate's own key"
             )
         key = ec.generate_private_key(ec.SECP256R1())
         lifetime = old.not_valid_after_utc - old.not_valid_before_utc

@@ -186,6 +186,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             suspect=alarm(audit),
             used=sessions.used,
             certificates=certificates,
+            certificate_required=config.tls.client_certificates == "required",
         )
         watch = Watch(authenticator.still_valid)
         problems = Problems(config.server.public_url)
@@ -244,7 +245,11 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
 
         def use(state: TlsState) -> None:
             listener.context = state.context
-            authenticator.use(state.trust, state.settings.client_id)
+            authenticator.use(
+                state.trust,
+                state.settings.client_id,
+                required=state.settings.client_certificates == "required",
+            )
 
         tls_reload = TlsReload(
             tls,
@@ -289,7 +294,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             terminators=Terminators(
                 config.server.trusted_terminators,
                 authenticator.may_hand_over,
-                required=config.tls.client_certificates == "required",
+                required=lambda: authenticator.certificate_required,
             ),
             tls_refused=tls_refused,
             monotonic=time.monotonic,

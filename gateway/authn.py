@@ -65,6 +65,7 @@ class Authenticator:
         api_keys: ApiKeys,
         now: Callable[[], float],
         certificates: Certificates | None = None,
+        certificate_required: bool = False,
         suspect: Suspect = lambda _inbound, _token, _suspicion, _allowed: None,
         used: Callable[[VerifiedToken], None] = lambda _token: None,
     ) -> None:
@@ -75,6 +76,8 @@ class Authenticator:
         self._roles = roles if isinstance(roles, Roles) else Roles(roles)
         self._certificates = certificates or Certificates(rules, now=now)
         self._now = now
+        self.certificate_required = certificate_required
+        """Whether nobody is let in without a certificate, also on connections that are open already."""
         self._suspect = suspect
         self._used = used
         self._whereabouts = Whereabouts()
@@ -165,8 +168,9 @@ class Authenticator:
         named = None if peer is None else self._certificates.named(peer)
         return named.roles if isinstance(named, Named) else ()
 
-    def use(self, trust: Trust, rules: Sequence[IdentityRule]) -> None:
-        """From now on certificates are judged by these."""
+    def use(self, trust: Trust, rules: Sequence[IdentityRule], *, required: bool) -> None:
+        """From now on certificates are judged by these; ``required``: nobody is let in without one."""
+        self.certificate_required = required
         self._certificates.use(trust, rules)
         self.forget_contexts()
 
@@ -192,6 +196,8 @@ class Authenticator:
 
     def still_valid(self, context: ClientContext, peer: PeerIdentity | None) -> bool:
         """Whether the caller of an open stream would still be let in. ``peer``: its connection's certificate."""
+        if peer is None and self.certificate_required:
+            return False
         certified = None if peer is None else self.certified(peer)
         if isinstance(certified, Deny):
             return False

@@ -102,6 +102,15 @@ def test_what_may_not_be_renewed_stays_as_it_is(authority: Authority, tmp_path: 
         assert path.read_bytes() == content
 
 
+def test_renewing_takes_nobody_elses_key(authority: Authority, tmp_path: Path) -> None:
+    alice, bob = (authority.issue_client(name, out=tmp_path, now=NOW) for name in ("alice", "bob"))
+    keys = [one.path.with_suffix(".key") for one in (alice, bob)]
+    before = [key.read_bytes() for key in keys]
+    with pytest.raises(CertificateError, match=r"bob\.key: is not the key of .*alice\.pem"):
+        authority.renew(alice.path, keys[1], now=NOW)
+    assert [key.read_bytes() for key in keys] == before
+
+
 # --- signing requests -------------------------------------------------------------------------------------
 
 

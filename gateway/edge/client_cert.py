@@ -34,13 +34,24 @@ def client_cert(peer: PeerIdentity) -> str:
     return f":{b64encode(peer.der).decode()}:"
 
 
+_REQUIRED: Final = "A client certificate is required: connect with one."
+NO_CERTIFICATE: Final = Deny(Reason.CERTIFICATE_REQUIRED, _REQUIRED)
+"""Of a connection without one: no request on it will be served."""
+NOT_HANDED_OVER: Final = Deny(Reason.CERTIFICATE_REQUIRED, _REQUIRED)
+"""Of a request that came by way of a terminator."""
+
+
 class Terminators:
     """Knows the terminators, and reads what they hand over."""
 
     def __init__(
-        self, networks: Sequence[Network], may_hand_over: Callable[[PeerIdentity], bool], *, required: bool
+        self,
+        networks: Sequence[Network],
+        may_hand_over: Callable[[PeerIdentity], bool],
+        *,
+        required: Callable[[], bool],
     ) -> None:
-        """``required``: every caller must have a certificate."""
+        """``required``: whether every caller must have a certificate now."""
         self._networks = tuple(networks)
         self._may_hand_over = may_hand_over
         self._required = required
@@ -49,13 +60,13 @@ class Terminators:
     def looked_through(self, inbound: Inbound, headers: CIMultiDictProxy[str]) -> Inbound:
         """The request as its real caller's, where it comes by way of a terminator. Raises Refused."""
         peer = inbound.peer
+        if peer is None and self._required():
+            raise Refused(NO_CERTIFICATE)  # the connection is older than the rule
         if peer is None or not self._are_at(inbound.address) or not self._may_hand_over(peer):
             return inbound
         handed_over = self._handed_over(headers)
-        if handed_over is None and self._required:
-            raise Refused(
-                Deny(Reason.CERTIFICATE_REQUIRED, "A client certificate is required: connect with one.")
-            )
+        if handed_over is None and self._required():
+            raise Refused(NOT_HANDED_OVER)
         return replace(inbound, peer=handed_over)
 
     def _are_at(self, address: str) -> bool:

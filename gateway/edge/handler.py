@@ -22,7 +22,7 @@ from gateway.admission import Admission
 from gateway.audit import Audit
 from gateway.authn import UNMAPPED
 from gateway.edge.ambiguity import Readings
-from gateway.edge.client_cert import Terminators
+from gateway.edge.client_cert import NO_CERTIFICATE, Terminators
 from gateway.edge.cors import Cors
 from gateway.edge.reply import GatewayRequest
 from gateway.model import ANONYMOUS, ClientContext, Deny, Inbound, Reason, Refused
@@ -160,7 +160,7 @@ class Edge:
         response = self._problems.response(deny, inbound.request_id)
         lasting = inbound.peer is not None and not inbound.peer.handed_over and deny.reason in _LASTING
         unread = not request.content.is_eof() or request.content.exception() is not None
-        if lasting or unread or deny.reason is Reason.AMBIGUOUS_REQUEST:
+        if lasting or unread or deny is NO_CERTIFICATE or deny.reason is Reason.AMBIGUOUS_REQUEST:
             response.force_close()  # what follows on this connection is not worth reading
         return response
 

@@ -293,6 +293,12 @@ def _request_headers(request: GatewayRequest, inbound: Inbound) -> list[tuple[st
     return headers
 
 
+_OF_THE_HOST: Final = frozenset(
+    {"server", "x-request-id", "date", "strict-transport-security", "alt-svc", "public-key-pins", "expect-ct"}
+)
+"""What an answer says of the whole host, which is the gateway's; what pages of other origins may read is ``[cors]``'s matter."""
+
+
 def _response_headers(answer: Response, response: web.StreamResponse) -> None:
     fields = list(answer.headers.items())
     named = {
@@ -303,6 +309,11 @@ def _response_headers(answer: Response, response: web.StreamResponse) -> None:
     }
     for name, value in fields:
         lower = name.lower()
-        if lower in _HOP_BY_HOP or lower in named or lower in {"server", "x-request-id", "date"}:
+        if (
+            lower in _HOP_BY_HOP
+            or lower in named
+            or lower in _OF_THE_HOST
+            or lower.startswith("access-control-")
+        ):
             continue
         response.headers.add(name, value)

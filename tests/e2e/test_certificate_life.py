@@ -287,6 +287,21 @@ def test_a_ca_is_removed_while_its_crl_stays(home: Any, visit: Callable[..., Vis
     assert "is of no client CA and is left out" in home.cli("check").stdout
 
 
+def test_certificates_become_required_on_open_connections_too(
+    home: Any, visit: Callable[..., Visitor]
+) -> None:
+    served = home.serve()
+    nobody = visit(served)
+    nobody.context = ssl.create_default_context(cafile=str(home.folder / "certs" / "ca.pem"))
+    lasting = nobody.lasting()
+    assert ask(lasting)[0] == 200
+    home.configure("", settings={"tls": {"client_certificates": "required"}})
+    home.cli("reload")
+    status, connection = ask(lasting)
+    assert (status, connection.lower()) == (401, "close")
+    assert visit(served, "bob").is_let_in()
+
+
 def test_who_is_on_a_crl_that_is_lost_stays_out(
     home: Any, visit: Callable[..., Visitor], wait_until: Any
 ) -> None:

@@ -133,7 +133,9 @@ def test_what_is_forwarded_is_what_was_sent_but_for_what_is_ours(ask: Any) -> No
                  "authorization"):  # fmt: skip
         assert name not in headers, name
     assert answer.headers["x-from-service"] == "yes"
-    assert "server" not in answer.headers
+    for name in ("server", "access-control-allow-origin", "alt-svc"):
+        assert name not in answer.headers, name
+    assert answer.headers["strict-transport-security"] == "max-age=63072000; includeSubDomains"
 
 
 CLAIMS = [

@@ -26,7 +26,12 @@ async def mirror(request: web.Request) -> web.StreamResponse:
             "body": body.decode() if len(body) < 1000 else "",
             "length": len(body),
         },
-        headers={"X-From-Service": "yes"},
+        headers={
+            "X-From-Service": "yes",
+            "Strict-Transport-Security": "max-age=0",
+            "Access-Control-Allow-Origin": "*",
+            "Alt-Svc": 'h3=":443"',
+        },
     )
 
 
