@@ -188,7 +188,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             certificates=certificates,
             certificate_required=config.tls.client_certificates == "required",
         )
-        watch = Watch(authenticator.still_valid)
+        watch = Watch(authenticator.still_valid, authenticator.may_hand_over)
         problems = Problems(config.server.public_url)
 
         mcp = open_mcp(

@@ -226,6 +226,14 @@ def test_the_commands_sign_renew_and_write_the_crl(home: Any, monkeypatch: pytes
     alice = home.certificate("alice")
     home.cli("certs", "renew", str(alice / "alice.pem"))
     assert {each["common_name"] for each in home.json("certs", "list")["certificates"]} >= {"alice", "bob"}
+    kept = folder / "certs" / "ca.key"
+    kept.rename(folder / "ca.key")  # so that only the store has it
+    home.cli("certs", "revoke", str(folder / "bob.pem"))
+    (folder / "ca.key").rename(kept)
+    refused = home.cli(
+        "certs", "renew", str(folder / "bob.pem"), "--key", str(folder / "bob.key"), check=False
+    )
+    assert (refused.returncode, "was revoked here" in refused.stderr) == (1, True)
     home.cli("certs", "crl")
     crl = x509.load_pem_x509_crl((folder / "certs" / "crl.pem").read_bytes())
     assert crl.next_update_utc is not None

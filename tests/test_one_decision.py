@@ -134,7 +134,10 @@ class World:
             [(upstream, prefix, 5.0) for upstream, prefix in upstreams], rules, monotonic=lambda: 0.0
         )
         audit = Audit(Paper(), OnAuditFailure.REFUSE, now=lambda: 0.0, monotonic=lambda: 0.0)  # type: ignore[arg-type]
-        problems, watch = Problems("https://localhost"), Watch(lambda _context, _peer: True)
+        problems, watch = (
+            Problems("https://localhost"),
+            Watch(lambda _context, _peer: True, lambda _peer: True),
+        )
         self.audit, self.listeners = audit, Listeners()
         self.sessions = sessions = Sessions(monotonic=lambda: 0.0)
         lists = Lists(catalogue, Seal("", "cursors"))

@@ -232,7 +232,7 @@ def _standing(config_file: Path, file: Path, described: CertificateDescription) 
         refused = why_refused(config_file, file)
     except CertificateError as error:
         naming, refused = Naming(None), ("unusable_files", str(error))
-    in_store = _examined(config_file, described, naming.certificate_id, naming.tenant_id)
+    in_store = examined(config_file, described, naming.certificate_id, naming.tenant_id)
     if refused is None and in_store.get("revoked_at"):
         refused = "revoked", f"it was revoked here on {in_store['revoked_at'][:10]}"
     return {
@@ -270,7 +270,7 @@ def _standing_rows(described: CertificateDescription, standing: dict[str, Any]) 
     return [*rows, ("accepted", "yes" if detail is None else f"no: {detail}")]
 
 
-def _examined(
+def examined(
     config_file: Path, described: CertificateDescription, certificate_id: str | None, tenant_id: str | None
 ) -> dict[str, Any]:
     """What the store knows of the certificate; {}: there is no store."""

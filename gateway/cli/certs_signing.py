@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gateway.cli.ca_key import open_authority
-from gateway.cli.certs import DAYS, audit_issued, day, issued_fields, names_that_can_be_used
+from gateway.cli.certs import DAYS, audit_issued, day, examined, issued_fields, names_that_can_be_used
 from gateway.cli.output import print_json
 from gateway.cli.session import config_option, json_option, now
 
@@ -35,9 +35,13 @@ def renew(file: Path, *, key: Path | None, days: int | None, config_file: Path, 
 
     The names stay the same. The old certificate stays good until it expires: revoke it, if its key may be in other hands.
     """
+    from certs.authority import describe
     from gateway.cli.naming import Names
 
     authority, names = open_authority(config_file), Names.load(config_file)
+    in_store = examined(config_file, describe(file), None, None)
+    if in_store.get("revoked_at"):
+        raise click.ClickException(f"{file}: was revoked here; issue a new one instead")
     issued = authority.renew(file, key or file.with_suffix(".key"), days=days, now=now())
     audit_issued(config_file, issued, issued.common_name, names.of(issued.path).certificate_id)
     if as_json:

@@ -139,8 +139,14 @@ async def pour(outbox: Outbox, stream: EventStream) -> None:
 class Watch:
     """Cancels the task of a stream whose caller's token, client or certificate has become invalid."""
 
-    def __init__(self, still_valid: Callable[[ClientContext, PeerIdentity | None], bool]) -> None:
+    def __init__(
+        self,
+        still_valid: Callable[[ClientContext, PeerIdentity | None], bool],
+        may_hand_over: Callable[[PeerIdentity], bool],
+    ) -> None:
+        """``may_hand_over``: whether that certificate is of a terminator that may speak for others."""
         self._still_valid = still_valid
+        self._may_hand_over = may_hand_over
         self._guarded: set[_Guard] = set()
 
     def guard(
@@ -155,20 +161,29 @@ class Watch:
 
         ``cancelled_by_disconnection``: or has gone away.
         """
-        connection = request.protocol if cancelled_by_disconnection else None
-        return _Guard(self._guarded, request.task, context, peer, connection)
+        connection = request.protocol
+        own = connection.peer if isinstance(connection, Connection) else None
+        return _Guard(
+            self._guarded,
+            request.task,
+            context,
+            peer,
+            connection=connection if cancelled_by_disconnection else None,
+            via=None if own is peer else own,
+        )
 
     def sweep(self) -> None:
         """Check every open stream once."""
         for guard in tuple(self._guarded):
-            if not self._still_valid(guard.context, guard.peer):
+            via = guard.via
+            if not self._still_valid(guard.context, guard.peer) or (via and not self._may_hand_over(via)):
                 guard.task.cancel()
 
 
 class _Guard:
     """One entry of the watch. A class, for it is on the path of every call."""
 
-    __slots__ = ("_connection", "_guarded", "context", "disconnected", "peer", "task")
+    __slots__ = ("_connection", "_guarded", "context", "disconnected", "peer", "task", "via")
 
     def __init__(
         self,
@@ -176,14 +191,18 @@ class _Guard:
         task: asyncio.Task[None],
         context: ClientContext,
         peer: PeerIdentity | None,
+        *,
         connection: object,
+        via: PeerIdentity | None,
     ) -> None:
+        """``via``: the certificate of the terminator by way of which the caller came."""
         self._guarded = guarded
         self._connection = connection if isinstance(connection, Connection) else None
         self.disconnected = False
         self.task = task
         self.context = context
         self.peer = peer
+        self.via = via
 
     def __enter__(self) -> None:
         self._guarded.add(self)

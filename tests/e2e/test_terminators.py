@@ -188,7 +188,10 @@ def test_services_are_told_the_callers_certificate(
     assert [value for name, value in headers if name.lower() == "client-cert"] == [alice]
 
 
-def test_an_open_stream_ends_with_its_callers_certificate(home: Any, caller: Any) -> None:
+@pytest.mark.parametrize("whose", ["alice", "front"])
+def test_an_open_stream_ends_with_its_callers_certificate_and_the_terminators(
+    home: Any, caller: Any, whose: str
+) -> None:
     served = home.serve()
     front, alice = home.folder / "clients" / "front", of(home, "alice")
     accepts = {
@@ -210,7 +213,7 @@ def test_an_open_stream_ends_with_its_callers_certificate(home: Any, caller: Any
             f"Client-Cert: {alice}\r\n\r\n".encode()
         )
         assert secured.recv(4096).startswith(b"HTTP/1.1 200 ")
-        home.cli("certs", "revoke", str(home.folder / "clients" / "alice" / "alice.pem"))
+        home.cli("certs", "revoke", str(home.folder / "clients" / whose / f"{whose}.pem"))
         while secured.recv(4096):
             pass
 
