@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 WORKERS ?= auto
 ROUNDS ?= 100
 LOAD ?= 20
+# Where this is set, every start of the command in the tests compiles all of its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 COMPILE := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
