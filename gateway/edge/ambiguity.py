@@ -11,10 +11,11 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from gateway.edge.cors import Cors
+from gateway.edge.reply import GatewayRequest
 from gateway.model import Deny, Reason
 from gateway.tls.connection import Connection
 
@@ -45,7 +46,7 @@ class Readings:
         self._allowed_hosts = allowed_hosts
         self._cors = cors
 
-    def refusal(self, request: web.BaseRequest) -> Deny | None:
+    def refusal(self, request: GatewayRequest) -> Deny | None:
         """Why the request goes no further; None: everybody reads it alike."""
         headers = request.headers
         target = request.raw_path
@@ -84,9 +85,9 @@ class Readings:
         return _host_name(origin.partition("://")[2]) in self._allowed_hosts or self._cors.allows(origin)
 
 
-def _framing(request: web.BaseRequest) -> Deny | None:
+def _framing(request: GatewayRequest) -> Deny | None:
     """Whether everybody finds the same end of the message."""
-    headers, version = request.headers, request.version
+    headers, version = request.headers, request.asked_version
     if version not in (HttpVersion11, HttpVersion10):
         return _ambiguous("Only HTTP/1.1 and HTTP/1.0 are understood.")
     encoding = headers.get(hdrs.TRANSFER_ENCODING)

@@ -146,6 +146,7 @@ class Edge:
         """The answer to what is not HTTP, or too large to be read."""
         inbound = self._inbound(request)
         request.request_id = inbound.request_id
+        request.is_readable = False
         if status >= 500:
             log.error("request %s failed", inbound.request_id, exc_info=error)
             deny = _internal_error(inbound)

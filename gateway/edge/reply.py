@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import HttpVersion11
+from aiohttp.http import HttpVersion, HttpVersion10, HttpVersion11
 
 from gateway.edge.cors import let_read
 
@@ -32,6 +32,19 @@ class GatewayRequest(web.BaseRequest):
     """Seconds for the whole of its body."""
     page_origin: str | None = None
     """The origin of the page that asks, where it may read the answer."""
+    is_readable: bool = True
+    """False: nothing of it could be read, its version neither."""
+
+    @property
+    def version(self) -> HttpVersion:
+        """The version of the answer, too: one that we speak, whatever was asked in (RFC 9110 section 2.5)."""
+        as_old = self.is_readable and self.asked_version == HttpVersion10
+        return HttpVersion10 if as_old else HttpVersion11
+
+    @property
+    def asked_version(self) -> HttpVersion:
+        """The version that the request says."""
+        return super().version
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         headers = response.headers
