@@ -12,7 +12,7 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
@@ -161,11 +161,13 @@ def _as_file(held: Held) -> IO[bytes]:
 # ---- restore -------------------------------------------------------------------------------------------------------
 
 
-async def restore(backup: IO[bytes], store: Path) -> Manifest:
+async def restore(
+    backup: IO[bytes], store: Path, *, enter: Callable[[Path], Awaitable[None]] | None = None
+) -> Manifest:
     """Put a backup in the place of the folder ``store``, which must be missing or empty. Durable on return.
 
     It is unpacked beside it, compared with its checksums and opened for reading first; ``store`` is there as a whole or
-    not at all.
+    not at all. ``enter`` is called with the folder before it takes its place: what it writes into that store is there with it.
 
     Raises:
         StoreError: There is a store, or that is no backup, or it is damaged. Nothing was changed.
@@ -182,6 +184,8 @@ async def restore(backup: IO[bytes], store: Path) -> Manifest:
         with closing(take_snapshot(unpacked)) as snapshot:
             await JsonStores.read_only(snapshot)
             await asyncio.to_thread(_refuse_bent_segments, snapshot)
+        if enter is not None:
+            await enter(unpacked)
         unpacked.rename(store)
         _sync_folder(store.parent)
     except BaseException:

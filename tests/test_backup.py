@@ -21,7 +21,8 @@ from persistence.audit_verify import verify
 from persistence.backup import back_up, check, restore
 from persistence.records import AuditQuery, ClientRecord, TokenKind, TokenRecord
 from persistence.snapshot import take_snapshot
-from tests.stores import NOW, TIME, entry
+from tests.stores import NOW, TIME, entries, entry
+from tests.stores import store as opened_store
 
 opened = partial(tests.stores.opened, segment_bytes=2000)
 
@@ -311,6 +312,17 @@ class TestRestore:
         made.seek(0)
         with pytest.raises(StoreError, match=r"tokens\.json"):
             await restore(made, tmp_path / "new")
+
+    async def test_what_is_entered_is_there_when_the_store_is(self, tmp_path, backup):
+        async def enter(folder: Path) -> None:
+            assert not (tmp_path / "new").exists()
+            async with opened_store(folder) as stores:
+                await stores.audit.append(entry("store.restore"))
+
+        with backup.open("rb") as file:
+            await restore(file, tmp_path / "new", enter=enter)
+        async with opened_store(tmp_path / "new") as stores:
+            assert (await entries(stores))[-1].target == "store.restore"
 
     async def test_a_restore_that_was_killed_says_what_to_remove(self, tmp_path, backup):
         (tmp_path / "new.restoring").mkdir()

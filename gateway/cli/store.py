@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,7 @@ def restore(file: Path, config_file: Path, *, as_json: bool) -> None:
     actor = user_name(os.getuid())
     with file.open("rb") as content:
         become_owner(store if store.exists() else store.parent)
-        manifest = asyncio.run(put_back(content, store))
-    asyncio.run(_enter(store, file.name, actor))
+        manifest = asyncio.run(put_back(content, store, enter=partial(_enter, name=file.name, actor=actor)))
     if as_json:
         print_json({"path": str(store), "made_at": manifest.made_at, **_counts(manifest)})
         return
@@ -119,8 +119,8 @@ def _counts(manifest: Manifest) -> dict[str, object]:
     return {"made_at": manifest.made_at, "clients": manifest.clients, "tokens": manifest.tokens}
 
 
-async def _enter(store: Path, name: str, actor: str) -> None:
-    """The first entry after a restore says so."""
+async def _enter(store: Path, *, name: str, actor: str) -> None:
+    """The first entry after a restore says so: it is there when the store is."""
     from gateway.clock import rfc3339
     from persistence import open_stores
     from persistence.records import AuditEntry, AuditStatus
