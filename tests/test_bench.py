@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -25,13 +23,14 @@ def test_durable_appends_are_measured() -> None:
 
 
 def test_the_store_is_measured() -> None:
-    assert "longest pause" in run("bench.store", "--tokens", "2000")
+    assert "longest pause" in run("bench.store", "--tokens", "1500", "--runs", "1")
 
 
-@pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")))
-def test_every_module_can_be_imported(module: str) -> None:
+def test_every_module_can_be_imported() -> None:
+    modules = sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py"))
+    assert "journal" in modules
     subprocess.run(
-        [sys.executable, "-c", f"import bench.{module}"],
+        [sys.executable, "-c", "import " + ", ".join(f"bench.{module}" for module in modules)],
         cwd=ROOT,
         check=True,
         capture_output=True,
