@@ -188,7 +188,7 @@ def test_the_hint_about_a_certificate_can_be_run_or_says_why_not(home: Any) -> N
 
 def test_remedies_that_help(home: Any) -> None:
     (home.folder / "certs" / "ca.key").unlink()
-    done = home.cli("certs", "list", check=False)
+    done = home.cli("certs", "issue", "alice", "--out", str(home.folder / "a"), check=False)
     assert f"{home.folder / 'certs' / 'ca.key'}: the key of" in done.stderr
     assert "where the CA's key is kept" in done.stderr
     done = home.cli("certs", "show", str(home.folder), check=False)

@@ -97,7 +97,7 @@ def test_intermediates_in_the_file_lead_to_the_ca(gate: Gate) -> None:
 def test_what_is_not_accepted_is_said_and_whose_it_is(gate: Gate) -> None:
     expired = client("alice", gate.own, start=NOW - DAY, end=NOW - 60)
     assert (gate.naming(expired).certificate_id, gate.refused(expired)) == ("alice", "expired")
-    early = client("alice", gate.own, start=NOW + 60)
+    early = client("alice", gate.own, start=NOW + DAY / 2)
     assert gate.refused(early) == "not_yet_valid"
     revoked, good = client("alice", gate.own), client("alice", gate.own)
     lists = [

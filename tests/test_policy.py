@@ -75,7 +75,7 @@ STATUSES = {
     405: "method_not_allowed",
     400: """
         bad_request ambiguous_credentials ambiguous_request protocol_version invalid_grant invalid_scope invalid_target
-        unsupported_grant_type unsupported_token_type password_rejected
+        unsupported_grant_type unsupported_token_type password_rejected email_code_invalid
     """,
     409: "conflict",
     413: "body_too_large",
