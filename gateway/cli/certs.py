@@ -116,9 +116,9 @@ def issue_server(
 @config_option
 @json_option
 def revoke(certificate: str, config_file: Path, *, as_json: bool) -> None:
-    """Refuse a client's certificate from now on; by serial number, every one with that number.
+    """Refuse a client's certificate from now on.
 
-    The store has it at once, whatever the CRL says; where the CA's key is at hand, the CRL is written anew, too. CAs
+    By serial number, every one with that number. The store has it at once, whatever the CRL says; where the CA's key is at hand, the CRL is written anew, too. CAs
     are not revoked this way: what they issued would stay good.
     """
     from certs.authority import describe, serial_of
