@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Final
 
 from cryptography import x509
@@ -103,7 +104,7 @@ def server_context(
     """
     if found := _found(files, client_certificates, now, expired_crl):
         raise CertificateError("\n".join(found))
-    return _built(files, client_certificates, minimum_version, _crl_to_check(files, expired_crl, now))
+    return _built(files, client_certificates, minimum_version, _crls_to_check(files, expired_crl, now))
 
 
 def problems(
@@ -118,7 +119,7 @@ def problems(
     if found:
         return found
     try:
-        _built(files, client_certificates, ssl.TLSVersion.TLSv1_3, _crl_to_check(files, expired_crl, now))
+        _built(files, client_certificates, ssl.TLSVersion.TLSv1_3, _crls_to_check(files, expired_crl, now))
     except CertificateError as error:
         return [str(error)]
     return []
@@ -159,10 +160,12 @@ def client_context(
 def sorted_out(
     lists: Sequence[x509.CertificateRevocationList], authorities: Sequence[x509.Certificate]
 ) -> tuple[list[x509.CertificateRevocationList], list[x509.CertificateRevocationList]]:
-    """The CRLs that name one of these CAs, and those of others, which say nothing of anybody who is let in."""
-    names = {each.subject for each in authorities}
-    counting = [each for each in lists if each.issuer in names]
-    return counting, [each for each in lists if each.issuer not in names]
+    """The CRLs that one of these CAs signed, and those of others, which say nothing of anybody who is let in.
+
+    A CA's name alone would not do: one that was made anew after its key was stolen has the same.
+    """
+    counting = [crl for crl in lists if any(is_crl_of(crl, each) for each in authorities)]
+    return counting, [crl for crl in lists if crl not in counting]
 
 
 def _found(
@@ -177,23 +180,23 @@ def _found(
     return found
 
 
-def _crl_to_check(files: TlsFiles, expired_crl: ExpiredCrl, now: float) -> Path | None:
-    """The CRL for the handshake, in which OpenSSL refuses everybody once it has expired; None: none."""
+def _crls_to_check(
+    files: TlsFiles, expired_crl: ExpiredCrl, now: float
+) -> Sequence[x509.CertificateRevocationList]:
+    """The CRLs for the handshake, in which OpenSSL refuses everybody once one has expired; empty: none."""
     if files.client_ca is None or files.crl is None or not pem.is_there(files.crl):
-        return None
-    if expired_crl is ExpiredCrl.REFUSE:
-        return files.crl
-    moment = datetime.fromtimestamp(now, UTC)
+        return ()
     lists, _ = sorted_out(pem.read_revocation_lists(files.crl), pem.read_certificates(files.client_ca))
-    ends = [each.next_update_utc for each in lists]
-    return files.crl if all(end is None or end > moment for end in ends) else None
+    moment = datetime.fromtimestamp(now, UTC)
+    expired = any(each.next_update_utc is not None and each.next_update_utc <= moment for each in lists)
+    return () if expired and expired_crl is ExpiredCrl.WARN else lists
 
 
 def _built(
     files: TlsFiles,
     client_certificates: ClientCertificates,
     minimum_version: ssl.TLSVersion,
-    crl: Path | None,
+    lists: Sequence[x509.CertificateRevocationList],
 ) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = max(minimum_version, ssl.TLSVersion.TLSv1_2)
@@ -208,8 +211,8 @@ def _built(
     # Partial chain: an intermediate CA that is named is trusted by itself, without its root.
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     _trust(context, pem.read_certificates(files.client_ca))
-    if crl is not None:
-        _check_against(context, crl)
+    if files.crl is not None and lists:
+        _check_against(context, files.crl, lists)
     return context
 
 
@@ -226,9 +229,15 @@ def _trust(context: ssl.SSLContext, authorities: Sequence[x509.Certificate]) -> 
     context.load_verify_locations(cadata=b"".join(each.public_bytes(Encoding.DER) for each in authorities))
 
 
-def _check_against(context: ssl.SSLContext, crl: Path) -> None:
+def _check_against(
+    context: ssl.SSLContext, crl: Path, lists: Sequence[x509.CertificateRevocationList]
+) -> None:
+    """``lists``: those of the file that count. OpenSSL takes CRLs from files alone, and must not take the others."""
     try:
-        context.load_verify_locations(cafile=crl)
+        with NamedTemporaryFile(suffix=".pem") as file:
+            file.write(b"".join(each.public_bytes(Encoding.PEM) for each in lists))
+            file.flush()
+            context.load_verify_locations(cafile=file.name)
     except (ssl.SSLError, OSError) as error:
         raise CertificateError(
             f"{crl}: cannot be used ({_reason(error)}); have the CA write a new CRL"
@@ -352,13 +361,9 @@ def _crl_problems(
     except CertificateError as error:
         yield str(error)
         return
-    covered = set()
+    covered: set[x509.Certificate] = set()
     for crl in sorted_out(lists, authorities)[0]:
-        signers = [each for each in authorities if is_crl_of(crl, each)]
-        covered.update(signers)
-        if not signers:
-            name = crl.issuer.rfc4514_string()
-            yield f"{path}: the CRL of {name} is not signed by a client CA; name the CRL of the client CA"
+        covered.update(each for each in authorities if is_crl_of(crl, each))
         if moment < crl.last_update_utc:
             yield f"{path}: the CRL is not valid before {_date(crl.last_update_utc)}; set the clock, or wait"
         end = crl.next_update_utc
@@ -366,7 +371,9 @@ def _crl_problems(
             yield f"{path}: the CRL expired on {_date(end)}; {_RENEW_CRL}"
     for authority in authorities:
         if authority not in covered and not _issued_another(authority, authorities):
-            yield f"{path}: has no CRL of {_name(authority)}, whose clients would all be refused; add its CRL"
+            same_name = any(each.issuer == authority.subject for each in lists)
+            also = " (the one of that name is not signed by it)" if same_name else ""
+            yield f"{path}: has no CRL of {_name(authority)}{also}, whose clients would all be refused; add its CRL"
 
 
 def _issued_another(authority: x509.Certificate, authorities: Sequence[x509.Certificate]) -> bool:

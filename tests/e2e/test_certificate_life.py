@@ -266,11 +266,16 @@ def crls(*authorities: Authority) -> bytes:
     return b"".join(each.revoke(1, now=time.time()).crl.read_bytes() for each in authorities)
 
 
-def test_a_ca_is_removed_while_its_crl_stays(home: Any, visit: Callable[..., Visitor]) -> None:
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_ca_is_removed_while_its_crl_stays(home: Any, visit: Callable[..., Visitor], anew: bool) -> None:
+    """``anew``: the other CA has its name, as one that was made in its place has."""
     certs = home.folder / "certs"
-    other = Authority.create(home.folder / "other", now=time.time(), common_name="Another CA")
     ours = (certs / "ca.pem").read_bytes()
     own = Authority.load(certs)
+    name = x509.load_pem_x509_certificate(ours).subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+    other = Authority.create(
+        home.folder / "other", now=time.time(), common_name=str(name) if anew else "Another CA"
+    )
     (certs / "both.pem").write_bytes(ours + (home.folder / "other" / "ca.pem").read_bytes())
     (certs / "both-crl.pem").write_bytes(crls(own, other))
     home.configure("", settings={"tls": {"client_ca": "certs/both.pem", "crl": "certs/both-crl.pem"}})
