@@ -187,8 +187,12 @@ class Administration:
         client_id: str | None = None,
         event: str = "admin_change",
         token_id: str | None = None,
+        certificate_thumbprint: str | None = None,
     ) -> AuditEntry:
-        """Who did what to which thing, now. ``client_id``: whom it is about, where no client asked for it."""
+        """Who did what to which thing, now.
+
+        ``client_id``, ``certificate_thumbprint``: whom and which certificate it is about, where no client asked for it.
+        """
         caller = self.caller
         entry = AuditEntry(
             timestamp=self.timestamp(),
@@ -200,6 +204,7 @@ class Administration:
             target=target,
             actor=actor if caller is None else None,
             token_id=token_id,
+            certificate_thumbprint=certificate_thumbprint,
         )
         if caller is None:
             return entry

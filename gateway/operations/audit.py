@@ -7,7 +7,7 @@ import msgspec
 from gateway.clock import rfc3339
 from gateway.operations.administration import Administration, Answer, OperationError
 from gateway.operations.parameters import CompressAudit, FollowAudit, PruneAudit, QueryAudit, stored_time
-from persistence.records import DEFAULT_TENANT, AuditEntry, AuditQuery, AuditStatus
+from persistence.records import DEFAULT_TENANT, AuditQuery
 
 
 async def query_audit(admin: Administration, wanted: QueryAudit, _actor: str) -> Answer:
@@ -42,7 +42,8 @@ async def prune_audit(admin: Administration, wanted: PruneAudit, actor: str) -> 
     gone = admin.stores.audit.prunable(before)
     if gone:
         target = f"audit entries {gone[0].first_seq} to {gone[-1].last_seq}"
-        await admin.stores.audit.append(_audit_entry(admin, actor, "audit.prune", target))
+        entry = admin.entry(actor, "audit.prune", tenant_id=DEFAULT_TENANT, target=target)
+        await admin.stores.audit.append(entry)
         gone = await admin.stores.audit.prune(before)
     return {
         "segments": len(gone),
@@ -55,20 +56,7 @@ async def compress_audit(admin: Administration, wanted: CompressAudit, actor: st
     """Compress some of the sealed segments."""
     done, left = await admin.stores.audit.compress(wanted.most)
     if done:
-        await admin.stores.audit.append(
-            _audit_entry(admin, actor, "audit.compress", f"{done} audit segments")
-        )
+        target = f"{done} audit segments"
+        entry = admin.entry(actor, "audit.compress", tenant_id=DEFAULT_TENANT, target=target)
+        await admin.stores.audit.append(entry)
     return {"compressed": done, "left": left}
-
-
-def _audit_entry(admin: Administration, actor: str, operation: str, target: str) -> AuditEntry:
-    """Who did what to the audit itself, now."""
-    return AuditEntry(
-        timestamp=admin.timestamp(),
-        event="admin_change",
-        status=AuditStatus.OK,
-        tenant_id=DEFAULT_TENANT,
-        method=operation,
-        target=target,
-        actor=actor,
-    )

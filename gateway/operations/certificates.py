@@ -19,8 +19,6 @@ from gateway.operations.parameters import (
 from persistence.records import (
     DEFAULT_TENANT,
     REVOKED_CERTIFICATES,
-    AuditEntry,
-    AuditStatus,
     RevokedCertificate,
 )
 
@@ -28,19 +26,15 @@ from persistence.records import (
 async def _record(admin: Administration, wanted: RecordCertificate, actor: str) -> Answer:
     """Certificates are made beside the store: that one was made is all that is kept of it."""
     client = None if wanted.certificate is None else admin.stores.clients.by_certificate(wanted.certificate)
-    await admin.stores.audit.append(
-        AuditEntry(
-            timestamp=admin.timestamp(),
-            event="admin_change",
-            status=AuditStatus.OK,
-            client_id=None if client is None else client.client_id,
-            tenant_id=DEFAULT_TENANT if client is None else client.tenant_id,
-            method="certs.issue",
-            target=wanted.name,
-            certificate_thumbprint=wanted.certificate_thumbprint,
-            actor=actor,
-        )
+    entry = admin.entry(
+        actor,
+        "certs.issue",
+        client_id=None if client is None else client.client_id,
+        tenant_id=DEFAULT_TENANT if client is None else client.tenant_id,
+        target=wanted.name,
+        certificate_thumbprint=wanted.certificate_thumbprint,
     )
+    await admin.stores.audit.append(entry)
     return {"client_id": None if client is None else client.client_id}
 
 
@@ -57,18 +51,14 @@ async def _revoke(admin: Administration, wanted: RevokeCertificate, actor: str) 
             issuer=wanted.issuer,
             revoked_at=admin.timestamp(),
         )
-        await admin.stores.audit.append(
-            AuditEntry(
-                timestamp=record.revoked_at,
-                event="admin_change",
-                status=AuditStatus.OK,
-                tenant_id=DEFAULT_TENANT,
-                method="certs.revoke",
-                target=f"serial {wanted.serial_number}",
-                certificate_thumbprint=wanted.fingerprint,
-                actor=actor,
-            )
+        entry = admin.entry(
+            actor,
+            "certs.revoke",
+            tenant_id=DEFAULT_TENANT,
+            target=f"serial {wanted.serial_number}",
+            certificate_thumbprint=wanted.fingerprint,
         )
+        await admin.stores.audit.append(entry)
         await revoked.put(record)
     return {"serial": wanted.serial_number, "x5t#S256": wanted.fingerprint, "revoked_at": record.revoked_at}
 

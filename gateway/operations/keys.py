@@ -11,7 +11,7 @@ import msgspec
 from gateway.config.values import ConfigError
 from gateway.operations.administration import Administration, Answer, Operation, OperationError
 from gateway.operations.parameters import RetireKey, UseKeys
-from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus
+from persistence.records import DEFAULT_TENANT
 
 _REVOKED_AT_A_TIME: Final = 500
 """Tokens in one write, so that others get their turn."""
@@ -19,13 +19,17 @@ _REVOKED_AT_A_TIME: Final = 500
 
 async def _retire(admin: Administration, wanted: RetireKey, actor: str) -> Answer:
     """Enter it in the audit, and say when the last token of now expires: until then the key is needed."""
-    await admin.stores.audit.append(_entry(admin, actor, "keys.retire", wanted.kid))
+    await admin.stores.audit.append(
+        admin.entry(actor, "keys.retire", tenant_id=DEFAULT_TENANT, target=wanted.kid)
+    )
     return {"last_exp": max((token.exp for token in admin.stores.tokens), default=0)}
 
 
 async def _use(admin: Administration, wanted: UseKeys, actor: str) -> Answer:
     """Go over to the keys that the files hold now."""
-    await admin.stores.audit.append(_entry(admin, actor, "keys.use", wanted.kid))
+    await admin.stores.audit.append(
+        admin.entry(actor, "keys.use", tenant_id=DEFAULT_TENANT, target=wanted.kid)
+    )
     if admin.reload_keys is not None:
         try:
             kid = admin.reload_keys()
@@ -44,18 +48,6 @@ async def _revoke_all(admin: Administration) -> int:
         await admin.stores.tokens.put(*(msgspec.structs.replace(token, revoked_at=moment) for token in some))
         count += len(some)
     return count
-
-
-def _entry(admin: Administration, actor: str, operation: str, kid: str) -> AuditEntry:
-    return AuditEntry(
-        timestamp=admin.timestamp(),
-        event="admin_change",
-        status=AuditStatus.OK,
-        tenant_id=DEFAULT_TENANT,
-        method=operation,
-        target=kid,
-        actor=actor,
-    )
 
 
 KEY_OPERATIONS: Final[Mapping[str, Operation[Any]]] = {

@@ -10,7 +10,7 @@ from gateway.identity.second_factors import SecondFactors
 from gateway.operations.administration import Administration, Answer, Operation, OperationError
 from gateway.operations.lockouts import lockouts_of
 from gateway.operations.parameters import OneClient, Parameters
-from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus
+from persistence.records import DEFAULT_TENANT
 
 
 class RotateMfaKey(Parameters, frozen=True, kw_only=True):
@@ -21,9 +21,14 @@ async def _reset(admin: Administration, wanted: OneClient, actor: str) -> Answer
     """For a phone that was lost: the next sign-in needs no code, and may enrol anew."""
     client = admin.changeable_client(wanted.client_id)
     factors = _factors(admin)
-    await admin.stores.audit.append(
-        _entry(admin, "clients.mfa_reset", actor, client.client_id, client.tenant_id)
+    entry = admin.entry(
+        actor,
+        "clients.mfa_reset",
+        client_id=client.client_id,
+        tenant_id=client.tenant_id,
+        target=client.client_id,
     )
+    await admin.stores.audit.append(entry)
     await lockouts_of(admin).unlock(client.client_id)
     return {"client_id": client.client_id, "reset": await factors.remove(client.client_id)}
 
@@ -31,7 +36,8 @@ async def _reset(admin: Administration, wanted: OneClient, actor: str) -> Answer
 async def _rotate(admin: Administration, _wanted: RotateMfaKey, actor: str) -> Answer:
     """Seal every secret with a new key."""
     factors = _factors(admin)
-    await admin.stores.audit.append(_entry(admin, "mfa.rotate_key", actor, None, DEFAULT_TENANT))
+    entry = admin.entry(actor, "mfa.rotate_key", tenant_id=DEFAULT_TENANT, target="all second factors")
+    await admin.stores.audit.append(entry)
     try:
         return {"sealed": await factors.rotate_key()}
     except SealingError as error:
@@ -42,21 +48,6 @@ def _factors(admin: Administration) -> SecondFactors:
     if admin.second_factors is None:
         raise OperationError("second factors are not at hand here; ask the running server")
     return admin.second_factors
-
-
-def _entry(
-    admin: Administration, operation: str, actor: str, client_id: str | None, tenant_id: str
-) -> AuditEntry:
-    return AuditEntry(
-        timestamp=admin.timestamp(),
-        event="admin_change",
-        status=AuditStatus.OK,
-        client_id=client_id,
-        tenant_id=tenant_id,
-        method=operation,
-        target=client_id,
-        actor=actor,
-    )
 
 
 MFA_OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
