@@ -19,9 +19,12 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp.types import ElicitResult
 
+from tests.everything_rules import EVERYTHING_RULES
 from tests.modern import META, VERSION, Modern, messages
 
-CONFIG = """
+CONFIG = (
+    EVERYTHING_RULES
+    + """
 [[upstreams]]
 name = "new"
 transport = "http"
@@ -36,30 +39,11 @@ url = "{old}"
 prefix = "old_"
 timeout = "10s"
 
-[[tools]]
-match = "*_fail"
-permissions = ["all:fail"]
-
-[[tools]]
-match = "*"
-permissions = ["all:use"]
-
-[[prompts]]
-match = "*"
-permissions = ["all:use"]
-
-[[resources]]
-match = "everything://secret"
-permissions = ["all:secret"]
-
-[[resources]]
-match = "everything://*"
-permissions = ["all:use"]
-
 [[resources]]
 match = "classic://*"
 permissions = ["all:use"]
 """
+)
 ELICITATION = {f"{META}clientCapabilities": {"elicitation": {"form": {}}}}
 
 

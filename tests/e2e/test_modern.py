@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.everything_rules import EVERYTHING_RULES
 from tests.modern import META, VERSION, Modern, messages
 
 CONFIG = """
@@ -21,28 +22,8 @@ prefix = "far_"
 timeout = "10s"
 
 [[tools]]
-match = "far_fail"
-permissions = ["all:fail"]
-
-[[tools]]
 match = "far_echo"
 access = "public"
-
-[[tools]]
-match = "*"
-permissions = ["all:use"]
-
-[[prompts]]
-match = "*"
-permissions = ["all:use"]
-
-[[resources]]
-match = "everything://secret"
-permissions = ["all:secret"]
-
-[[resources]]
-match = "everything://*"
-permissions = ["all:use"]
 """
 
 
@@ -59,7 +40,7 @@ def upstream(start_script: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def door(home: Any, upstream: Any) -> Any:
-    home.configure(CONFIG.format(url=upstream.url))
+    home.configure(CONFIG.format(url=upstream.url) + EVERYTHING_RULES)
     return home
 
 

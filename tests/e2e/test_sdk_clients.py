@@ -18,12 +18,16 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp.types import ElicitResult, PromptReference
 
+from tests.everything_rules import EVERYTHING_RULES
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROLES = """
 [roles]
 user = ["all:use"]
 """
-CONFIG = """
+CONFIG = (
+    EVERYTHING_RULES
+    + """
 [[upstreams]]
 name = "far"
 transport = "http"
@@ -36,27 +40,8 @@ name = "near"
 transport = "stdio"
 command = ["{python}", "{script}", "stdio"]
 prefix = "near_"
-
-[[tools]]
-match = "*_fail"
-permissions = ["all:fail"]
-
-[[tools]]
-match = "*"
-permissions = ["all:use"]
-
-[[prompts]]
-match = "*"
-permissions = ["all:use"]
-
-[[resources]]
-match = "everything://secret"
-permissions = ["all:secret"]
-
-[[resources]]
-match = "everything://*"
-permissions = ["all:use"]
 """
+)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.everything_rules import EVERYTHING_RULES
 from tests.npm.packages import MODULES, NODE, available, install
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -27,7 +28,9 @@ transport = "http"
 url = "{url}"
 prefix = "{name}_"
 """
-CONFIG = """
+CONFIG = (
+    EVERYTHING_RULES
+    + """
 [roles]
 user = ["all:use"]
 
@@ -36,27 +39,8 @@ name = "near"
 transport = "stdio"
 command = ["{python}", "{script}", "stdio"]
 prefix = "near_"
-
-[[tools]]
-match = "*_fail"
-permissions = ["all:fail"]
-
-[[tools]]
-match = "*"
-permissions = ["all:use"]
-
-[[prompts]]
-match = "*"
-permissions = ["all:use"]
-
-[[resources]]
-match = "everything://secret"
-permissions = ["all:secret"]
-
-[[resources]]
-match = "everything://*"
-permissions = ["all:use"]
 """
+)
 TOOLS = ["echo", "count", "favourite", "wish", "add_tool", "touch"]
 NAMES = [f"{upstream}_{tool}" for upstream in ("old", "new", "near") for tool in TOOLS]
 ASKING = {
