@@ -25,7 +25,6 @@ from gateway.cli.session import (
     password_from_stdin,
     perform,
 )
-from gateway.config.shapes import parse_duration
 
 MAX_PASSWORD_FILE = 4096
 
@@ -76,6 +75,8 @@ class SeedApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expires_in: str = "90d"
 
     def __post_init__(self) -> None:
+        from gateway.config.shapes import parse_duration
+
         if parse_duration(self.expires_in) is None:
             raise ValueError('expires_in is a duration such as "30d"')
 
@@ -246,6 +247,8 @@ def _api_key(config_file: Path, wanted: SeedApiKey, folder: Path) -> tuple[str, 
 
 
 def _new_api_key(wanted: SeedApiKey) -> dict[str, object]:
+    from gateway.config.shapes import parse_duration
+
     return {
         "client_id": wanted.client,
         "name": wanted.name,
