@@ -56,6 +56,8 @@ def is_target(entry: AuditEntry, client_id: str) -> bool:
 
 def nameless(entry: AuditEntry, erased: Collection[str]) -> AuditEntry:
     """The entry without what identifies any of these clients."""
+    if not erased:
+        return entry
     if entry.client_id in erased:
         return msgspec.structs.replace(entry, **(dict.fromkeys(OWN) | {"client_id": ERASED}))
     if entry.target is not None and entry.target.partition(": ")[0] in erased:

@@ -454,7 +454,7 @@ class AuditLog:
         self, entry: AuditEntry, intent: int | None = None, erases: Sequence[Erasure] = ()
     ) -> tuple[EntryAdded, str]:
         """The change that adds an entry as the next one, and the entry's hash."""
-        seq, entry = self._next_seq, nameless(entry, self._erased) if self._erased else entry
+        seq, entry = self._next_seq, nameless(entry, self._erased)
         try:
             line, last = new_line(seq, self._last_hash, entry, self._salts, erases)
         except UnicodeEncodeError:

@@ -203,8 +203,9 @@ class Checkpointer:
             log.error("no checkpoint of %s could be written: %s", self._folder.path, error)
             self._audit.checkpoint_failed(error)
             return False
-        except Exception:  # a fault in the program must not end the checkpoints for good
+        except Exception as error:  # a fault in the program must not end the checkpoints for good
             log.exception("no checkpoint of %s could be written", self._folder.path)
+            self._audit.checkpoint_failed(error)
             return False
         return True
 
