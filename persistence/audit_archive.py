@@ -49,7 +49,7 @@ from persistence.audit_segments import (
     unpack,
 )
 from persistence.changes import IntentBegun
-from persistence.checkpoint_file import publish, published
+from persistence.checkpoint_file import Publication
 from persistence.files import RESTORE, Folder
 from persistence.records import KINDS, StoreError
 
@@ -70,7 +70,7 @@ class AuditArchive:
         self._folder = folder
         self._sealed = sealed
         self._timestamp = timestamp
-        self._checkpoint_file = checkpoint_file
+        self._publication = Publication(checkpoint_file)
         self._key: AuditKey
         self._index: Index
         self._checkpoint: Checkpoint
@@ -86,9 +86,7 @@ class AuditArchive:
 
         Raises OSError, and StoreError where an audit was published already: it is missed.
         """
-        found = None if self._checkpoint_file is None else published(self._checkpoint_file)
-        if found is not None and found.seq > 0:
-            raise self._not_of(found)
+        self._publication.refuse_new()
         start = ChainStart(segment=1, seq=1, prev=START, reason="new", at=self._timestamp())
         self._begin(start, ())
 
@@ -162,7 +160,9 @@ class AuditArchive:
                 f"audit entry {signed.seq} in {self._path('audit.json')} is not the one that {CHECKPOINT} is "
                 f"signed for: {_RESTORE}"
             )
-        self._check_published(segment)
+        is_new = signed.seq < self._index.start.seq
+        if not self._publication.check(signed, lambda seq: self._hash_of(seq, segment), is_new=is_new):
+            self._publication.publish(self.checkpoint())
 
     @property
     def end(self) -> tuple[int, str]:
@@ -249,7 +249,7 @@ class AuditArchive:
         if self._index.bound is UNSET:
             async with self._turn:
                 await self._write_index(msgspec.structs.replace(self._index, bound=True))
-        await asyncio.to_thread(self._publish)
+        await asyncio.to_thread(self._publication.publish, self.checkpoint())
 
     async def prune(self, before: str) -> Sequence[SegmentRecord]:
         """Remove the oldest segments as far as all that is in them is older than ``before``; which those were.
@@ -396,42 +396,6 @@ class AuditArchive:
         ]
         if left:
             self._sealed.remove(left)
-
-    def _publish(self) -> None:
-        if self._checkpoint_file is None:
-            return
-        try:
-            publish(self._checkpoint_file, self.checkpoint())
-        except OSError as error:
-            log.error("the audit's checkpoint could not be published at %s: %s", self._checkpoint_file, error)
-
-    def _check_published(self, newest: Segment) -> None:
-        """Raises StoreError where a checkpoint was published that is not one of this audit, or is ahead of it."""
-        if self._checkpoint_file is None:
-            return
-        found = published(self._checkpoint_file)
-        mine = self._checkpoint
-        if found is None:
-            if mine.seq >= self._index.start.seq:
-                log.warning(
-                    "no checkpoint was published at %s before: if one was, its disk is not there, and an older state of "
-                    "the store would not be noticed",
-                    self._checkpoint_file,
-                )
-            self._publish()
-        elif (
-            found.key != mine.key
-            or found.seq > mine.seq
-            or found.is_ahead_of(mine)
-            or found.hash != self._hash_of(found.seq, newest)
-        ):
-            raise self._not_of(found)
-
-    def _not_of(self, found: Checkpoint) -> StoreError:
-        return StoreError(
-            f"{self._checkpoint_file} is signed for audit entry {found.seq} at {found.signed_at}, which this store does not have: "
-            "an older state, or another one, was put in its place; keep that file as evidence, move it away, then start again"
-        )
 
     def _hash_of(self, seq: int, newest: Segment) -> str | None:
         """The hash of an entry; None: it is not kept, or was written before there was a chain. Raises StoreError."""
