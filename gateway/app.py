@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import ipaddress
-import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -22,7 +21,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.admission import Admission
-from gateway.api.account_rooms import AccountRooms, open_accounts, open_factors
+from gateway.api.account_rooms import open_accounts, open_factors
 from gateway.api.admin import AdminApi
 from gateway.api.audit import AuditApi
 from gateway.api.health import Health
@@ -40,6 +39,7 @@ from gateway.edge.ambiguity import Readings
 from gateway.edge.client_cert import Terminators
 from gateway.edge.cors import Cors
 from gateway.edge.handler import Edge, GatewayRequest, Handler, Route, Routes
+from gateway.housekeeping import keep_house
 from gateway.identity import sessions as signed_in
 from gateway.identity.api_keys import ApiKeys
 from gateway.identity.certificates import Certificates
@@ -53,9 +53,7 @@ from gateway.identity.tokens import Tokens
 from gateway.limits import TokenBuckets
 from gateway.mcp.assembly import Shared, open_mcp
 from gateway.mcp.endpoint import McpEndpoint
-from gateway.mcp.sessions import Sessions
-from gateway.mcp.streams import WATCH_SECONDS, Watch
-from gateway.memory import Allocator
+from gateway.mcp.streams import Watch
 from gateway.operations.administration import Administration
 from gateway.operations.control import ControlServer
 from gateway.operations.table import perform as perform_operation
@@ -82,12 +80,6 @@ from persistence.records import (
     Stores,
 )
 
-log = logging.getLogger("ostiary.errors")
-
-SWEEP_EVERY: Final = 120
-"""Every so many rounds of the watch, what is idle or expired is cleared away."""
-PURGE_SLICE: Final = 100
-"""Tokens that are forgotten at a time (about a millisecond) before requests get their turn."""
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _Methods = Mapping[str, Route]
@@ -317,7 +309,9 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             reload=reloading.everything,
         )
         stack.push_async_callback(gateway.drain)
-        housekeeping = _keep_house(watch, mcp.sessions, stores, config.tokens.leeway, accounts)
+        housekeeping = keep_house(
+            watch, mcp.sessions, accounts, stores, leeway=config.tokens.leeway, now=time.time
+        )
         for care in (housekeeping, tls_reload.watch()):
             stack.push_async_callback(_cancel, asyncio.get_running_loop().create_task(care))
         yield gateway
@@ -442,35 +436,6 @@ def _connection_factory(edge: Edge, server: web.Server, limits: LimitSettings) -
     return lambda address, leave: Connection(
         edge, server, address=address, leave=leave, times=limits, loop=loop
     )
-
-
-async def _keep_house(
-    watch: Watch, sessions: Sessions, stores: Stores, leeway: float, accounts: AccountRooms
-) -> None:
-    """End streams whose caller is no longer valid; now and then clear away what is idle or expired."""
-    allocator = Allocator()
-    rounds = 0
-    while True:
-        await asyncio.sleep(WATCH_SECONDS)
-        rounds += 1
-        try:
-            watch.sweep()
-            accounts.sweep()
-            if rounds % SWEEP_EVERY == 0:
-                sessions.sweep()
-                await _purge(stores, leeway)
-                await accounts.purge()
-                await asyncio.to_thread(allocator.give_back)
-        except Exception:
-            log.exception("housekeeping failed; it goes on")
-
-
-async def _purge(stores: Stores, leeway: float) -> None:
-    """Forget the expired tokens, however many, without keeping requests waiting."""
-    more = True
-    while more:
-        more = stores.tokens.purge(time.time() - leeway, PURGE_SLICE) == PURGE_SLICE
-        await asyncio.sleep(0)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
