@@ -70,15 +70,8 @@ from gateway.tls.files import load as load_tls
 from gateway.tls.listener import ConnectionFactory, TlsListener
 from gateway.tls.refusals import TlsRefusals
 from persistence import open_stores
-from persistence.records import (
-    API_KEYS,
-    REVOKED_CERTIFICATES,
-    ROLES,
-    SESSIONS,
-    TOOL_PINS,
-    UPSTREAM_NAMES,
-    Stores,
-)
+from persistence.protocols import Stores
+from persistence.records import API_KEYS, REVOKED_CERTIFICATES, ROLES, SESSIONS, TOOL_PINS, UPSTREAM_NAMES
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 

@@ -27,15 +27,8 @@ from gateway.clock import rfc3339
 from gateway.config.values import OnAuditFailure, Redaction
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import ANSWERS
-from persistence.records import (
-    DEFAULT_TENANT,
-    AuditEntry,
-    AuditStatus,
-    AuditStore,
-    ClientRecord,
-    Intent,
-    StoreError,
-)
+from persistence.protocols import AuditStore, Intent
+from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus, ClientRecord, StoreError
 
 log = logging.getLogger("ostiary.audit")
 

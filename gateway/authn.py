@@ -28,7 +28,8 @@ from gateway.identity.tokens import Tokens, VerifiedToken
 from gateway.identity.whereabouts import Suspect, Whereabouts
 from gateway.model import ANONYMOUS, HAND_OVER, ClientContext, Deny, Inbound, Permissions, Proof, Reason
 from gateway.remembered import Remembered
-from persistence.records import ClientRecord, ClientStore, TokenKind
+from persistence.protocols import ClientStore
+from persistence.records import ClientRecord, TokenKind
 
 UNMAPPED: Final = Deny(
     Reason.CERTIFICATE_UNMAPPED,

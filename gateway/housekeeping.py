@@ -11,7 +11,7 @@ from gateway.api.account_rooms import AccountRooms
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import WATCH_SECONDS, Watch
 from gateway.memory import Allocator
-from persistence.records import Stores
+from persistence.protocols import Stores
 
 log = logging.getLogger("ostiary.errors")
 

@@ -49,7 +49,8 @@ from persistence.clients import JsonClients
 from persistence.collection import JsonCollection
 from persistence.files import LOCK, RESTORE, TEMPORARY, Folder, System
 from persistence.journal import Journal, journal_generation, journal_name
-from persistence.records import KINDS, AuditEntry, AuditStatus, Collection, Kind, RecordT, StoreError
+from persistence.protocols import Collection
+from persistence.records import KINDS, AuditEntry, AuditStatus, Kind, RecordT, StoreError
 from persistence.reserve import Reserve
 from persistence.tokens import JsonTokens
 

@@ -28,6 +28,7 @@ from gateway.operations.administration import (
 from gateway.operations.parameters import AddClient, SetPassword
 from gateway.operations.table import OPERATIONS, check_parameters, perform
 from persistence import open_stores
+from persistence.protocols import Stores
 from persistence.records import (
     LOCKOUTS,
     PASSWORD_HISTORIES,
@@ -35,7 +36,6 @@ from persistence.records import (
     AuditQuery,
     AuditStatus,
     StoreError,
-    Stores,
     TokenKind,
     TokenRecord,
 )

@@ -29,7 +29,8 @@ from gateway.identity.sealing import Sealing, SealingError
 from gateway.identity.second_factors import MfaSettings, SecondFactors
 from gateway.identity.sessions import Sessions
 from gateway.identity.tokens import Tokens
-from persistence.records import ClientStore, StoreError, Stores
+from persistence.protocols import ClientStore, Stores
+from persistence.records import StoreError
 
 log = logging.getLogger("ostiary.errors")
 

@@ -12,7 +12,8 @@ from msgspec import Meta
 from gateway.description import Description, described
 from gateway.edge.handler import GatewayRequest
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
-from persistence.records import AuditPage, AuditQuery, AuditStatus, AuditStore
+from persistence.protocols import AuditStore
+from persistence.records import AuditPage, AuditQuery, AuditStatus
 
 MAX_LIMIT: Final = 1000
 ALL_TENANTS: Final = ("platform:audit",)

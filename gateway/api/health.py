@@ -12,7 +12,7 @@ from gateway.description import Description, described
 from gateway.edge.handler import GatewayRequest
 from gateway.mcp.catalogue import Catalogue
 from gateway.model import ClientContext, Inbound
-from persistence.records import Stores
+from persistence.protocols import Stores
 
 
 class Liveness(msgspec.Struct, frozen=True):

@@ -24,7 +24,8 @@ from gateway.edge.handler import GatewayRequest
 from gateway.identity.clients import Passwords
 from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
 from gateway.problems import ANSWERS, Problems
-from persistence.records import AuditStatus, ClientRecord, ClientStore, StoreError, TokenRecord
+from persistence.protocols import ClientStore
+from persistence.records import AuditStatus, ClientRecord, StoreError, TokenRecord
 
 log = logging.getLogger("ostiary.errors")
 

@@ -13,12 +13,8 @@ from gateway.identity.clients import Passwords, is_enabled
 from gateway.identity.profiles import ProfileChange, Profiles
 from gateway.model import Deny, Reason
 from persistence.account_records import PasswordHistory
-from persistence.records import (
-    PASSWORD_HISTORIES,
-    ClientRecord,
-    ClientStore,
-    Stores,
-)
+from persistence.protocols import ClientStore, Stores
+from persistence.records import PASSWORD_HISTORIES, ClientRecord
 
 HISTORY: Final = 5
 """So many passwords, the present one among them, that a new one must differ from."""

@@ -22,7 +22,8 @@ from gateway.model import Deny, Reason
 from gateway.remembered import Remembered
 from persistence.account_records import ApiKeyRecord
 from persistence.large import in_turns
-from persistence.records import ClientRecord, ClientStore, Collection, StoreError
+from persistence.protocols import ClientStore, Collection
+from persistence.records import ClientRecord, StoreError
 
 USE_SECONDS: Final = 60.0
 """So often, at most, the use of a key is noted."""

@@ -14,7 +14,8 @@ from certs.identity import IdentityRule, PeerIdentity, named_by
 from certs.trust import Distrust, Judgement, Trust
 from gateway.model import Deny, Reason
 from gateway.remembered import Remembered
-from persistence.records import Collection, RevokedCertificate
+from persistence.protocols import Collection
+from persistence.records import RevokedCertificate
 
 _REMEMBERED: Final = 16_384
 _REVOKED: Final = Deny(

@@ -30,7 +30,8 @@ from gateway.identity.common_passwords import is_common
 from gateway.identity.lockouts import Attempt, Lockouts
 from gateway.limits import TokenBuckets, network_of
 from gateway.model import Deny, Inbound, Reason, Refused
-from persistence.records import ClientRecord, ClientStore, StoreError
+from persistence.protocols import ClientStore
+from persistence.records import ClientRecord, StoreError
 
 ROUNDS: Final = 12
 """bcrypt's least cost, and the usual one: 2**12 rounds."""

@@ -29,7 +29,8 @@ from gateway.limits import network_of
 from gateway.model import Inbound
 from gateway.remembered import Remembered
 from persistence.account_records import FamiliarAddresses, LockoutRecord
-from persistence.records import FAMILIAR_ADDRESSES, LOCKOUTS, ClientRecord, StoreError, Stores
+from persistence.protocols import Stores
+from persistence.records import FAMILIAR_ADDRESSES, LOCKOUTS, ClientRecord, StoreError
 
 log = logging.getLogger("ostiary.auth")
 

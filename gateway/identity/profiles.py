@@ -19,7 +19,8 @@ from msgspec import UNSET, UnsetType
 from gateway.clock import rfc3339
 from gateway.model import Deny, Reason
 from persistence.account_records import ProfileRecord
-from persistence.records import PROFILES, ClientRecord, Stores
+from persistence.protocols import Stores
+from persistence.records import PROFILES, ClientRecord
 
 CODE_SECONDS: Final = 86_400
 MAX_WRONG: Final = 5

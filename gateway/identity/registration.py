@@ -23,7 +23,8 @@ from gateway.identity.profiles import is_email
 from gateway.identity.tenants import Tenants
 from gateway.model import Deny, Reason
 from persistence.account_records import InvitationRecord
-from persistence.records import DEFAULT_TENANT, INVITATIONS, TENANTS, ClientRecord, ClientStore, Stores
+from persistence.protocols import ClientStore, Stores
+from persistence.records import DEFAULT_TENANT, INVITATIONS, TENANTS, ClientRecord
 
 
 @dataclass(frozen=True, slots=True)

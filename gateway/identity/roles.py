@@ -12,7 +12,8 @@ from typing import Final
 from certs.identity import IdentityRule
 from gateway.config.shapes import PERMISSION
 from gateway.model import PLATFORM, Deny, Permissions, Reason, is_of_platform
-from persistence.records import ClientRecord, Collection, RoleRecord
+from persistence.protocols import Collection
+from persistence.records import ClientRecord, RoleRecord
 
 ANY: Final = "*"
 MAX_SCOPE: Final = 4096

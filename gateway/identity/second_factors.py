@@ -27,7 +27,8 @@ from gateway.identity.totp import DIGITS, SECRET_BYTES, matching_step
 from gateway.limits import TokenBuckets
 from gateway.model import Deny, Inbound, Reason
 from persistence.account_records import MfaSession, SecondFactor
-from persistence.records import MFA_SESSIONS, SECOND_FACTORS, TENANTS, ClientRecord, Stores
+from persistence.protocols import Stores
+from persistence.records import MFA_SESSIONS, SECOND_FACTORS, TENANTS, ClientRecord
 
 SESSION_SECONDS: Final = 300
 CODES_PER_MINUTE: Final = 5

@@ -26,7 +26,8 @@ from gateway.model import Deny, Inbound, Reason
 from gateway.remembered import Remembered
 from persistence.account_records import SessionRecord
 from persistence.large import in_turns
-from persistence.records import Collection, StoreError, TokenRecord
+from persistence.protocols import Collection
+from persistence.records import StoreError, TokenRecord
 
 log = logging.getLogger("ostiary.auth")
 

@@ -13,17 +13,8 @@ from typing import Final
 import msgspec
 
 from gateway.identity.tombstones import Tombstones
-from persistence.records import (
-    DEFAULT_TENANT,
-    TENANTS,
-    ClientRecord,
-    ClientStore,
-    Collection,
-    Stores,
-    TenantRecord,
-    TenantSettings,
-    Tombstone,
-)
+from persistence.protocols import ClientStore, Collection, Stores
+from persistence.records import DEFAULT_TENANT, TENANTS, ClientRecord, TenantRecord, TenantSettings, Tombstone
 
 _NEVER: Final = "1970-01-01T00:00:00.000Z"
 _IMPLIED: Final = TenantRecord(tenant_id=DEFAULT_TENANT, name="Default", created_at=_NEVER, updated_at=_NEVER)

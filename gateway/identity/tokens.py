@@ -25,7 +25,8 @@ from gateway.identity.keyring import MAX_TOKEN, Keyring, Opened
 from gateway.identity.roles import all_roles
 from gateway.model import Deny, Reason
 from gateway.remembered import Remembered
-from persistence.records import ClientRecord, ClientStore, TokenKind, TokenRecord, TokenStore
+from persistence.protocols import ClientStore, TokenStore
+from persistence.records import ClientRecord, TokenKind, TokenRecord
 
 TYPES: Final = {TokenKind.ACCESS: "at+jwt", TokenKind.REFRESH: "rt+jwt"}
 """The header's ``typ`` (RFC 9068 section 2.1; the second is our own)."""

@@ -12,14 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from persistence.records import (
-    TOMBSTONE_KEYS,
-    TOMBSTONES,
-    Collection,
-    Stores,
-    Tombstone,
-    TombstoneKey,
-)
+from persistence.protocols import Collection, Stores
+from persistence.records import TOMBSTONE_KEYS, TOMBSTONES, Tombstone, TombstoneKey
 
 NAME: Final = "client"
 CERTIFICATE: Final = "certificate"

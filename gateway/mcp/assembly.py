@@ -37,7 +37,8 @@ from gateway.mcp.upstream_http import HttpUpstreamServer
 from gateway.mcp.upstream_stdio import StdioUpstreamServer
 from gateway.model import ClientContext
 from gateway.problems import Problems
-from persistence.records import AuditEntry, AuditStatus, Collection, ToolPin, UpstreamNames
+from persistence.protocols import Collection
+from persistence.records import AuditEntry, AuditStatus, ToolPin, UpstreamNames
 
 
 @dataclass(frozen=True, slots=True)

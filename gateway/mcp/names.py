@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.mcp.listing import Kind
-from persistence.records import Collection, StoreError, UpstreamNames
+from persistence.protocols import Collection
+from persistence.records import StoreError, UpstreamNames
 
 log = logging.getLogger("ostiary.mcp")
 

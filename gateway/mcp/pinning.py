@@ -20,7 +20,8 @@ from gateway.audit import Audit
 from gateway.clock import rfc3339
 from gateway.config.values import Pinning
 from gateway.mcp.listing import INSTRUCTIONS, LISTINGS, Kind
-from persistence.records import AuditEntry, AuditStatus, Collection, StoreError, ToolPin
+from persistence.protocols import Collection
+from persistence.records import AuditEntry, AuditStatus, StoreError, ToolPin
 
 log = logging.getLogger("ostiary.mcp")
 

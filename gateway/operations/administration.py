@@ -20,16 +20,8 @@ from gateway.identity.tenants import Tenants
 from gateway.identity.tombstones import Tombstones
 from gateway.model import ClientContext, Inbound
 from gateway.operations.parameters import Parameters
-from persistence.records import (
-    API_KEYS,
-    ROLES,
-    TENANTS,
-    AuditEntry,
-    AuditStatus,
-    ClientRecord,
-    Stores,
-    TenantRecord,
-)
+from persistence.protocols import Stores
+from persistence.records import API_KEYS, ROLES, TENANTS, AuditEntry, AuditStatus, ClientRecord, TenantRecord
 
 Answer = dict[str, Any]
 """What an operation answers: plain types, with the names that the HTTP API uses."""

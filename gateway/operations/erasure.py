@@ -19,14 +19,8 @@ import msgspec
 from gateway.identity.tombstones import CERTIFICATE, NAME
 from gateway.operations.administration import Administration, Answer, Operation, ParameterError
 from gateway.operations.parameters import OneClient, Parameters
-from persistence.records import (
-    KINDS,
-    AuditQuery,
-    ClientRecord,
-    Collection,
-    Kind,
-    TokenRecord,
-)
+from persistence.protocols import Collection
+from persistence.records import KINDS, AuditQuery, ClientRecord, Kind, TokenRecord
 
 ERASED: Final = "erased"
 """Whose tokens and entries it are, while the audit's number of the erasure is not known."""

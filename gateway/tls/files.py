@@ -19,7 +19,8 @@ from certs.identity import CertificateError
 from certs.trust import Trust
 from gateway.clock import rfc3339
 from gateway.config.values import ConfigError, TlsSettings
-from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus, AuditStore, StoreError
+from persistence.protocols import AuditStore
+from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus, StoreError
 
 log = logging.getLogger("ostiary.tls")
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from persistence import open_stores
+from persistence.protocols import Stores
 from persistence.records import (
     REVOKED_CERTIFICATES,
     AuditEntry,
@@ -23,7 +24,6 @@ from persistence.records import (
     ClientRecord,
     RevokedCertificate,
     StoreError,
-    Stores,
     TokenKind,
     TokenRecord,
 )
