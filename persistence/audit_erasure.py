@@ -42,16 +42,21 @@ def of_client(client_id: str) -> Taken:
 
 
 def is_target(entry: AuditEntry, client_id: str) -> bool:
-    """Whether the client was acted upon: ``NAME``, ``NAME: what it was given``, or a path that names it.
+    """Whether the client was acted upon."""
+    return _acted_upon(entry.target) == client_id
+
+
+def _acted_upon(target: str | None) -> str | None:
+    """The client that a target names, if it is one that names a client: ``NAME``, ``NAME: what it was given``, or a path.
 
     (No name has a ``:``.) Such paths are in entries of requests that were refused.
     """
-    target = entry.target
     if target is None:
-        return False
-    if target == client_id or target.startswith(f"{client_id}: "):
-        return True
-    return any(target.startswith(path) and unquote(target.removeprefix(path)) == client_id for path in _PATHS)
+        return None
+    for path in _PATHS:
+        if target.startswith(path):
+            return unquote(target.removeprefix(path))
+    return target.partition(": ")[0]
 
 
 def nameless(entry: AuditEntry, erased: Collection[str]) -> AuditEntry:
@@ -60,7 +65,7 @@ def nameless(entry: AuditEntry, erased: Collection[str]) -> AuditEntry:
         return entry
     if entry.client_id in erased:
         return msgspec.structs.replace(entry, **(dict.fromkeys(OWN) | {"client_id": ERASED}))
-    if entry.target is not None and entry.target.partition(": ")[0] in erased:
+    if _acted_upon(entry.target) in erased:
         return msgspec.structs.replace(entry, target=None)
     return entry
 

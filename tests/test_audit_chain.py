@@ -272,8 +272,10 @@ class TestErasure:
             for intent in (before, meanwhile):
                 intent.finish(AuditStatus.OK, timestamp=entry(71).timestamp, duration_ms=1.0)
             stores.audit.append_soon(under_way)
+            stores.audit.append_soon(entry(72, client_id="client0", target="/admin/api/clients/zeld%61"))
             del left_open
         assert b"zelda" not in everything_in(folder)
+        assert b"zeld%61" not in everything_in(folder)
         await checked(folder)
         async with store(folder) as stores:
             late = [one for one in await all_of(stores) if one.client_id == "erased"]
