@@ -109,6 +109,11 @@ class Resource:
     permission: str = ""
     """The noun of its permissions, where that is another one."""
 
+    @property
+    def area(self) -> str:
+        """The noun of its permissions."""
+        return self.permission or self.noun
+
 
 RESOURCES: Final = (
     Resource(
@@ -198,7 +203,7 @@ class AdminApi:
         return {**table, f"{PREFIX}exports/": {"GET": export}, f"{PREFIX}email-codes/": {"POST": code}}
 
     def _route(self, resource: Resource, action: str, handler: Handler) -> Route:
-        return Route(handler, (f"{resource.permission or resource.noun}:{action}",), chooses_tenant=True)
+        return Route(handler, (f"{resource.area}:{action}",), chooses_tenant=True)
 
     def _list(self, resource: Resource) -> Handler:
         @described(
@@ -213,7 +218,7 @@ class AdminApi:
             request: GatewayRequest, inbound: Inbound, context: ClientContext
         ) -> web.StreamResponse:
             wanted = _page(request.raw_path.partition("?")[2], resource)
-            admin = self._for(context, inbound, resource.permission or resource.noun)
+            admin = self._for(context, inbound, resource.area)
             return _json(await _perform(admin, f"{resource.noun}.list", wanted))
 
         return handler
@@ -230,7 +235,7 @@ class AdminApi:
         async def handler(
             _request: GatewayRequest, inbound: Inbound, context: ClientContext
         ) -> web.StreamResponse:
-            admin = self._for(context, inbound, resource.permission or resource.noun)
+            admin = self._for(context, inbound, resource.area)
             answer = await _perform(admin, f"{resource.noun}.show", _named(resource, inbound, admin))
             return _json(answer[resource.one])
 
@@ -244,7 +249,7 @@ class AdminApi:
             request: GatewayRequest, inbound: Inbound, context: ClientContext
         ) -> web.StreamResponse:
             wanted = await _body(request)
-            admin = self._for(context, inbound, resource.permission or resource.noun)
+            admin = self._for(context, inbound, resource.area)
             if resource.noun == "clients":
                 wanted.setdefault("tenant_id", _acting_on(admin) or DEFAULT_TENANT)
             elif resource.noun == "roles":
@@ -272,7 +277,7 @@ class AdminApi:
                 msgspec.convert(wanted, body)
             except msgspec.ValidationError as error:
                 raise Refused(Deny(Reason.BAD_REQUEST, f"The body is not acceptable: {error}.")) from None
-            admin = self._for(context, inbound, resource.permission or resource.noun)
+            admin = self._for(context, inbound, resource.area)
             answer = await _perform(admin, operation, wanted | _named(resource, inbound, admin))
             return _json(answer[resource.one])
 
@@ -290,7 +295,7 @@ class AdminApi:
         async def handler(
             _request: GatewayRequest, inbound: Inbound, context: ClientContext
         ) -> web.StreamResponse:
-            admin = self._for(context, inbound, resource.permission or resource.noun)
+            admin = self._for(context, inbound, resource.area)
             await _perform(admin, operation, _named(resource, inbound, admin))
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
