@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from bench import calls, handshakes, idle, latency
 from bench.identities import Identities, create
 from bench.load import Load
-from bench.machine import Failed, Unavailable, cores, facts
+from bench.machine import Unavailable, cores, facts, run
 from bench.ostiary import check_audit, ostiary
 from bench.peers import envoy, nginx
 from bench.targets import Target, direct
@@ -30,16 +27,7 @@ LATENCY_SECONDS: Final = 2
 def main() -> int:
     """Run what the arguments ask for. 0: all measured; 1: the gateway could not be, or a reply was wrong; 130: interrupted."""
     arguments = _arguments()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    try:
-        with tempfile.TemporaryDirectory(prefix="ostiary-bench-") as folder, ExitStack() as running:
-            return _run(arguments, Path(folder), running)
-    except (Failed, Unavailable) as problem:
-        print(f"bench: {problem}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return run(lambda folder, running: _run(arguments, folder, running))
 
 
 def _run(arguments: argparse.Namespace, folder: Path, running: ExitStack) -> int:
@@ -115,10 +103,6 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--connections", type=int, default=32, help="kept-alive connections under load (32)")
     return parser.parse_args()
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

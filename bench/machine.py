@@ -11,12 +11,14 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from types import FrameType, TracebackType
+from typing import Final, NoReturn, Self
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -52,6 +54,27 @@ def cores() -> Cores:
     if len(usable) < 2:
         raise Unavailable("two cores are needed: one for the measured server, one for load and upstream")
     return Cores(server=usable[0], load=usable[1])
+
+
+def run(measure: Callable[[Path, ExitStack], int]) -> int:
+    """Measure in a temporary folder; whatever was started ends with it.
+
+    0: as it should be; 1: not, or it could not be measured, which is said; 130: interrupted.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ostiary-bench-") as folder, ExitStack() as running:
+            return measure(Path(folder), running)
+    except (Failed, Unavailable) as problem:
+        print(f"bench: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def require(program: str, package: str) -> str:

@@ -10,20 +10,17 @@ import argparse
 import asyncio
 import json
 import resource
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from bench.identities import create
-from bench.machine import Failed, Unavailable, cores, facts
+from bench.machine import cores, facts, run
 from bench.ostiary import check_audit, ostiary
 from bench.rounds import print_table
 from bench.soak_client import WAYS, Client
@@ -66,17 +63,8 @@ class Lap:
 def main() -> int:
     """Run it and print. 0: flat; 1: not, or an answer was wrong; 130: interrupted."""
     arguments = _arguments()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    try:
-        with tempfile.TemporaryDirectory(prefix="ostiary-bench-") as folder, ExitStack() as running:
-            return _soak(arguments, Path(folder), running)
-    except (Failed, Unavailable) as problem:
-        print(f"bench: {problem}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return run(lambda folder, running: _soak(arguments, folder, running))
 
 
 def _soak(arguments: argparse.Namespace, folder: Path, running: ExitStack) -> int:
@@ -194,10 +182,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--laps", type=int, default=20)
     parser.add_argument("--connections", type=int, default=32)
     return parser.parse_args()
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
