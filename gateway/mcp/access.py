@@ -6,13 +6,14 @@ from aiohttp import web
 
 from gateway.audit import Audit
 from gateway.config.values import Denied
+from gateway.edge.reply import JsonReply
 from gateway.mcp.catalogue import Catalogue, Entry, decide
 from gateway.mcp.listing import Kind
 from gateway.mcp.messages import INVALID_PARAMS
 from gateway.mcp.request import RequestContext
 from gateway.mcp.target import Target
 from gateway.model import Deny, Reason
-from gateway.problems import Problems
+from gateway.problems import Problems, json_rpc_error
 from persistence.records import AuditStatus
 
 
@@ -35,8 +36,7 @@ class Access:
             await self._catalogue.refresh(request.only)
             entry = self._catalogue.locate(target, request.only)
         if entry is None:
-            self.refused(request, target, None, Deny(Reason.NOT_FOUND, "unknown"))
-            return _unknown(request, target)
+            return self._absent(request, target)
         decision = decide(entry, request.client)
         if not isinstance(decision, Deny):
             return entry
@@ -46,15 +46,32 @@ class Access:
         shown = Deny(Reason.PERMISSION_DENIED, decision.detail, permissions=entry.permissions)
         return self._problems.json_rpc(shown, request.inbound.request_id, request.message.id)
 
-    def refused(self, request: RequestContext, target: Target, entry: Entry | None, decision: Deny) -> None:
-        """Enter a refusal in the audit."""
+    def _absent(self, request: RequestContext, target: Target) -> web.Response:
+        """The answer where nothing is known by that name now; who might have it is told whose server is down."""
+        entry = self._catalogue.absent(target, request.only)
+        if entry is None or isinstance(decide(entry, request.client), Deny):
+            self.refused(request, target, None, Deny(Reason.NOT_FOUND, "unknown"))
+            return _unknown(request, target)
+        deny = Deny(Reason.UPSTREAM_UNAVAILABLE, f"Upstream {entry.upstream} is not available.")
+        self.refused(request, target, entry, deny, AuditStatus.ERROR)
+        return JsonReply(json_rpc_error(deny, request.inbound.request_id, request.message.id))
+
+    def refused(
+        self,
+        request: RequestContext,
+        target: Target,
+        entry: Entry | None,
+        decision: Deny,
+        status: AuditStatus = AuditStatus.DENIED,
+    ) -> None:
+        """Enter in the audit that it was not passed on."""
         named = target.kind in {Kind.TOOL, Kind.PROMPT}
         name = self._catalogue.prefixed(target.name, request.only) if named else target.name
         is_tool = target.kind is Kind.TOOL
         self._audit.denied(
             self._audit.entry(
                 target.event,
-                AuditStatus.DENIED,
+                status,
                 request.inbound,
                 request.client,
                 reason=decision.reason,

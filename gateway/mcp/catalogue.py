@@ -239,6 +239,17 @@ class Catalogue:
         """The template (or resource) that a completion refers to by its URI."""
         return self.find(Kind.TEMPLATE, reference, only) or self.find_resource(reference, only)
 
+    def absent(self, target: Target, only: str | None) -> Entry | None:
+        """What an upstream that has not answered yet listed by that name before the start; its definition is not known."""
+        named = target.kind in {Kind.TOOL, Kind.PROMPT}
+        name = self.prefixed(target.name, only) if named else target.name
+        owner = self._names.owner(target.kind, name)
+        if owner not in self._sources or only not in {None, owner} or self._sources[owner].offer is not None:
+            return None
+        permissions, rule = self._rules.access(target.kind, name)
+        nothing = msgspec.Raw(b"{}")
+        return Entry(target.kind, owner, target.name, name, permissions, rule, nothing, nothing)
+
     def prefixed(self, name: str, only: str | None) -> str:
         """The gateway's name of what is called ``name`` at that place."""
         return name if only is None else self._sources[only].prefix + name

@@ -85,6 +85,12 @@ class Names:
         """Whether that name, as the gateway has it, is not to be served."""
         return _too_long(kind, name) or (bool(self._disputed) and _digest(kind, name) in self._disputed)
 
+    def owner(self, kind: Kind, name: str) -> str | None:
+        """The upstream whose name that is, also while it is down; None: nobody's, or of more than one."""
+        digest = _digest(kind, name)
+        owners = [upstream for upstream, digests in self._of.items() if digest in digests]
+        return owners[0] if len(owners) == 1 else None
+
     def concerned(self) -> tuple[str, ...]:
         """The upstreams of which something is held back."""
         return tuple(

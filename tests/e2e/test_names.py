@@ -53,6 +53,33 @@ def test_a_disputed_name_is_served_by_neither_upstream(home: Any, caller: Any, w
     assert again.call("search")["error"]["message"] == "Unknown tool: search"
 
 
+def test_who_may_have_it_is_told_that_its_server_is_down_and_nobody_else(
+    home: Any, caller: Any, wait_until: Any
+) -> None:
+    """Also where it has not answered since the start: its names are known from before."""
+    home.configure('[[tools]]\nmatch = "open"\naccess = "public"\n' + _upstream("only", "open", "closed"))
+    up = home.folder / "only-is-up"
+    up.touch()
+    served = home.serve()
+    anybody = caller(served)
+    wait_until(lambda: anybody.tools() == ["open"], seconds=30)
+    served.stop()
+    up.unlink()
+    again = caller(home.serve())
+    wait_until(lambda: again.ask("GET", "/health/ready").json["degraded"] == ["upstream:only"], seconds=30)
+    told = again.call("open")["error"]
+    assert told["message"] == "Upstream only is not available."
+    assert told["data"]["reason"] == "upstream_unavailable"
+    for name in ("closed", "other"):
+        assert again.call(name)["error"]["message"] == f"Unknown tool: {name}"
+    newest = home.json("audit", "query", "--event", "tool_call", "--limit", "3")["entries"]
+    assert [(one["tool_name"], one["status"], one["reason"]) for one in newest] == [
+        ("other", "denied", "not_found"),
+        ("closed", "denied", "not_found"),
+        ("open", "error", "upstream_unavailable"),
+    ]
+
+
 def test_what_the_configuration_says_of_names_is_checked_before_the_start(home: Any) -> None:
     home.configure(_upstream("first", "a") + _upstream("second", "b") + '\nprefix = "x_"\n')
     found = home.json("check")
