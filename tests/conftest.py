@@ -22,11 +22,12 @@ from typing import Any, Self
 import pytest
 from hypothesis import settings
 
+from tests.commands import ROOT, ostiary
+
 # How long an example takes says something of the machine alone.
 settings.register_profile("ostiary", deadline=None)
 settings.load_profile("ostiary")
 
-ROOT = Path(__file__).resolve().parent.parent
 ADMIN_PASSWORD = "Correct-Horse-7-Battery"
 
 
@@ -75,15 +76,7 @@ class Home:
         self, *words: str, stdin: str | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run ``ostiary WORDS --config …``."""
-        done = subprocess.run(
-            [sys.executable, "-m", "gateway", *words, "--config", str(self.config)],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=60,
-            check=False,
-        )
+        done = ostiary(*words, "--config", str(self.config), stdin=stdin)
         if check:
             assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done
@@ -171,15 +164,7 @@ def wait_until() -> Callable[..., Any]:
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``ostiary init`` makes; to be copied, never used."""
     folder = tmp_path_factory.mktemp("pristine") / "gateway"
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway", "init", str(folder), "--admin", "root", "--password-stdin"],
-        input=f"{ADMIN_PASSWORD}\n",
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-        check=False,
-    )
+    done = ostiary("init", str(folder), "--admin", "root", "--password-stdin", stdin=f"{ADMIN_PASSWORD}\n")
     assert done.returncode == 0, done.stderr
     return folder
 

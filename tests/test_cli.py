@@ -19,9 +19,10 @@ import pytest
 
 from certs.authority import describe
 from gateway.config.reader import read_config
+from tests import commands
+from tests.commands import ROOT
 
 PYTHON = [sys.executable, "-m", "gateway"]
-ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "Correct-Horse-7-Battery"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -31,16 +32,7 @@ def ostiary(
     *words: str, code: int = 0, stdin: str = "", cwd: Path = ROOT, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command; its exit code must be ``code``, and it never shows a traceback."""
-    done = subprocess.run(
-        [*PYTHON, *words],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, **env},
-        timeout=60,
-        check=False,
-    )
+    done = commands.ostiary(*words, stdin=stdin, cwd=cwd, env={**os.environ, **env})
     assert done.returncode == code, f"{words}: {done.returncode} {done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr
     if code == 1:

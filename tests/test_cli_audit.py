@@ -21,18 +21,17 @@ import pytest
 
 from persistence import JsonStores
 from persistence.records import AuditEntry, AuditStatus
+from tests import commands
+from tests.commands import ROOT
 
 PYTHON = [sys.executable, "-m", "gateway"]
-ROOT = Path(__file__).resolve().parent.parent
 NOW = 1_800_000_000.0
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def ostiary(*words: str, code: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*PYTHON, *words], input=stdin, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
-    )
+    done = commands.ostiary(*words, stdin=stdin)
     assert done.returncode == code, f"{words}: {done.returncode} {done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr
     return done

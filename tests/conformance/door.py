@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.commands import ostiary
 from tests.conformance.suite import Identity
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -114,13 +115,6 @@ def with_token(url: str, certificate: Identity) -> Identity:
 
 
 def _ostiary(*words: str, stdin: str | None = None) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway", *words],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    done = ostiary(*words, stdin=stdin)
     if done.returncode != 0:
         raise RuntimeError(f"ostiary {' '.join(words)}: {done.stdout}{done.stderr}")

@@ -6,15 +6,14 @@ import json
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.commands import ostiary
+
 JSON = {"Content-Type": "application/json"}
 CONFIG = """
 [[upstreams]]
@@ -303,9 +302,7 @@ def test_plain_http_and_old_tls_are_refused_and_the_gateway_goes_on(home: Any, c
 
 def test_wrong_words_end_with_2(home: Any) -> None:
     for words in (["frobnicate"], ["clients", "add"], ["serve", "--port", "x"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "gateway", *words], capture_output=True, text=True, cwd=ROOT, check=False
-        )
+        done = ostiary(*words)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
 

@@ -17,7 +17,8 @@ from mcp import Client, MCPError
 from mcp.client.stdio import StdioServerParameters
 from mcp.types import ElicitResult
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.commands import ROOT, ostiary
+
 PASSWORD = "Correct-Horse-7-Staple"
 CONFIG = """
 [roles]
@@ -83,10 +84,9 @@ def _host(door: Any, served: Any, tmp_path: Path, path: str = "", **options: Any
 
 def _run(tmp_path: Path, words: list[str], stdin: str) -> str:
     """What a command prints that ends well."""
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", *words],
-        input=stdin, capture_output=True, text=True, cwd=ROOT, env=_environment(tmp_path), check=True,
-    ).stdout  # fmt: skip
+    done = ostiary(*words, stdin=stdin, env=_environment(tmp_path))
+    done.check_returncode()
+    return done.stdout
 
 
 def _text(result: Any) -> str:

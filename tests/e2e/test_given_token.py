@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.commands import ROOT, ostiary
 from tests.conftest import Caller, Home, Served
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PASSWORD = "Correct-Horse-7-Staple"
 CONFIG = f"""
 [[upstreams]]
@@ -79,16 +79,7 @@ def job(gate: Home, served: Served, tmp_path: Path) -> Any:
             "OSTIARY_GATEWAY": served.url,
             **variables,
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "gateway", *words],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=environment,
-            timeout=60,
-            check=False,
-        )
+        done = ostiary(*words, stdin=stdin, env=environment)
         kept = list(tmp_path.rglob("*"))
         assert kept == [], "nothing is written"
         credential = variables.get("OSTIARY_TOKEN")

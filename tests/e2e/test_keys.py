@@ -6,13 +6,14 @@ import json
 import secrets
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
+
+from tests.commands import ostiary
 
 ASYMMETRIC = ("RS256", "PS256", "ES256", "EdDSA")
 
@@ -35,8 +36,10 @@ def kid_of(token: str) -> str:
 
 def make_key(algorithm: str, file: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
     """``ostiary keys make``, which needs no configuration."""
-    words = [sys.executable, "-m", "gateway", "keys", "make", algorithm, str(file)]
-    return subprocess.run(words, capture_output=True, text=True, check=check, timeout=60)
+    done = ostiary("keys", "make", algorithm, str(file))
+    if check:
+        done.check_returncode()
+    return done
 
 
 def sign_with(home: Any, algorithm: str) -> Path:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.commands import ROOT, ostiary
+
 PASSWORD = "Correct-Horse-7-Staple"
 CONFIG = """
 [[upstreams]]
@@ -83,16 +84,7 @@ class User:
 
     def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), **self.environment}
-        return subprocess.run(
-            [sys.executable, "-m", "gateway", *words],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=environment,
-            timeout=60,
-            check=False,
-        )
+        return ostiary(*words, stdin=stdin, env=environment)
 
     def json(self, *words: str, stdin: str = "") -> Any:
         done = self.run(*words, "--json", stdin=stdin)

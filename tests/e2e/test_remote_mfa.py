@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from gateway.identity.totp import STEP, code_at
+from tests.commands import ROOT, ostiary
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PASSWORD = "Purple-Kettle-81-Moor"
 
 
@@ -50,16 +50,8 @@ def factors(served: Any, caller: Any) -> tuple[str, list[str], str]:
 
 def _login(home: Any, served: Any, user: Path, *words: str) -> subprocess.CompletedProcess[str]:
     who = ("--ca", str(home.folder / "certs" / "ca.pem"), "--username", "alice", "--password-stdin")
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", "login", served.url, *who, *words],
-        input=f"{PASSWORD}\n",
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "HOME": str(user)},
-        timeout=60,
-        check=False,
-    )
+    environment = {"PATH": os.environ["PATH"], "HOME": str(user)}
+    return ostiary("login", served.url, *who, *words, stdin=f"{PASSWORD}\n", env=environment)
 
 
 def test_a_code_or_a_recovery_code_is_the_second_step(
