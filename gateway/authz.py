@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway.config.values import AccessRule
 from gateway.model import ADMINISTRATION, ALLOW, ClientContext, Decision, Deny, Reason
+from gateway.spelling import as_read
 
 PUBLIC: tuple[str, ...] = ()
 """What a public thing needs."""
 
 
 def rule_for(rules: Sequence[AccessRule], name: str) -> AccessRule | None:
-    """The first rule that matches ``name``."""
-    return next((rule for rule in rules if rule.pattern.fullmatch(name)), None)
+    """The first rule that matches ``name``.
+
+    Where the rules are for URIs, and another spelling that may mean the same falls under another rule, what both say
+    is needed: whoever serves the URI may take the one for the other.
+    """
+    written = next((rule for rule in rules if rule.pattern.fullmatch(name)), None)
+    if written is None or written.as_read is None:
+        return written
+    meant = as_read(name)
+    read = next((rule for rule in rules if rule.as_read is not None and rule.as_read.fullmatch(meant)), None)
+    if read is None or read is written:
+        return read
+    return replace(read, permissions=tuple(dict.fromkeys((*written.permissions, *read.permissions))))
 
 
 def permissions_for(rules: Sequence[AccessRule], name: str) -> tuple[str, ...]:

@@ -3,12 +3,17 @@
 A service is chosen by the beginning of a path, and a resource's rule by its URI, as they are written. Whoever gets
 them next may decode escapes, resolve dots, merge slashes or drop parameters first, and so reach what another rule
 guards. Such spellings are refused, not normalized: what is forwarded is what was decided on.
+
+What is left are escapes that may be needed, in digits of either case, and the characters that they stand for. No
+service's prefix has any; a rule for resources is asked for both readings of a URI, as it is written and ``as_read``.
 """
 
 from __future__ import annotations
 
+import glob
 import re
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 _OCTETS: Final = (
     r"[^!-~]|\\"  # raw controls, spaces, non-ASCII and backslashes
@@ -23,6 +28,8 @@ _AFTER_AUTHORITY: Final = re.compile(
     r"|(?:^|[/?#])\.{1,2}(?:[/?#;]|$)"  # dot segments, wherever a reader may take the path to end
 )
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://)?")
+_ANY_CASE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://[^/?#]*)?")
+_ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
 
 
 def is_plain_path(path: str) -> bool:
@@ -40,3 +47,26 @@ def is_plain_uri(uri: str) -> bool:
     """
     scheme = _SCHEME.match(uri)
     return _AFTER_AUTHORITY.search(uri[scheme.end() :] if scheme else uri) is None
+
+
+def as_read(uri: str) -> str:
+    """A URI as its readers understand it, an octet a character: without escapes, its scheme and authority in lower case.
+
+    RFC 3986 sections 2.1 and 6.2.2.1. Spellings that some readers take for one URI read alike.
+    """
+    return _octets(unquote_to_bytes(_with_lower_authority(uri).encode("utf-8", "surrogatepass")))
+
+
+def pattern_as_read(pattern: str) -> str:
+    """A shell pattern for URIs, as one for what ``as_read`` makes of them."""
+    octets = _octets(_with_lower_authority(pattern).encode("utf-8", "surrogatepass"))
+    return _ESCAPE.sub(lambda escape: glob.escape(chr(int(escape[1], 16))), octets)
+
+
+def _with_lower_authority(uri: str) -> str:
+    start = _ANY_CASE.match(uri)
+    return uri if start is None else start[0].lower() + uri[start.end() :]
+
+
+def _octets(data: bytes) -> str:
+    return data.decode("latin-1")

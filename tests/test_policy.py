@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.authz import authorize, permissions_for
+from gateway.config.reader import read_config
 from gateway.config.values import AccessRule
 from gateway.model import ADMINISTRATION, ALLOW, ANONYMOUS, ClientContext, Deny, Permissions, Reason
 from gateway.problems import Problems, json_rpc_error
@@ -50,6 +54,60 @@ def test_the_first_rule_that_matches_says_what_is_needed() -> None:
     assert permissions_for(rules, "files_read") == ("files:read",)
     assert permissions_for(rules, "Files_read") == ADMINISTRATION
     assert permissions_for([], "anything") == ADMINISTRATION
+
+
+TLS = """
+[tls]
+certificate = "server.pem"
+private_key = "server.key"
+client_ca = "ca.pem"
+[tokens]
+secret_env = "SECRET"
+"""
+
+
+def _resource_rules(folder: Path, *rules: tuple[str, str]) -> Sequence[AccessRule]:
+    """The rules as they are read; of an empty permission: public."""
+    text = TLS
+    for match, needed in rules:
+        access = f"permissions = ['{needed}']" if needed else "access = 'public'"
+        text += f"[[resources]]\nmatch = {json.dumps(match)}\n{access}\n"
+    file = folder / "ostiary.toml"
+    file.write_text(text)
+    return read_config(file, {"SECRET": "kJ8vQ2mX5rT9wZ3bN6cL1dF4gH7sP0yA-uE_iOqW"}).resources
+
+
+@pytest.mark.parametrize(
+    "match",
+    ["x://h/caf%C3%A9*", "x://h/caf%c3%a9*", "x://h/caf\u00e9*", "X://H/caf%C3%A9*"],
+)
+@pytest.mark.parametrize(
+    "uri", ["x://h/caf%C3%A9/1", "x://h/caf%c3%A9/1", "x://h/caf%c3%a9/1", "X://h/caf%C3%A9/1"]
+)
+def test_no_spelling_of_a_uri_escapes_its_rule(tmp_path: Path, match: str, uri: str) -> None:
+    rules = _resource_rules(tmp_path, (match, "a:use"), ("*", ""))
+    assert permissions_for(rules, uri) == ("a:use",)
+
+
+@pytest.mark.parametrize("char", " !\"#$%&'()*+,:;<=>?@[]^`{|}")
+@pytest.mark.parametrize("form", ["%{:02X}", "%{:02x}"])
+def test_an_escape_and_what_it_stands_for_are_one_to_a_rule(tmp_path: Path, char: str, form: str) -> None:
+    escaped = form.format(ord(char))
+    plain = f"[{char}]" if char in "*?[" else char
+    for match, uri in ((f"x://a{escaped}b*", f"x://a{char}b"), (f"x://a{plain}b*", f"x://a{escaped}b")):
+        rules = _resource_rules(tmp_path, (match, "a:use"), ("x://*", ""))
+        assert permissions_for(rules, uri) == ("a:use",)
+        assert permissions_for(rules, "x://other") == ()
+
+
+def test_where_two_readings_of_a_uri_fall_under_two_rules_both_are_needed(tmp_path: Path) -> None:
+    rules = _resource_rules(tmp_path, ("x://a%21*", "a:use"), ("x://a!*", "b:use"))
+    assert permissions_for(rules, "x://a%21") == ("a:use",)
+    assert permissions_for(rules, "x://a!") == ("b:use", "a:use")
+    public = _resource_rules(tmp_path, ("x://a%3Fb", ""), ("x://*", "a:use"))
+    assert permissions_for(public, "x://a%3Fb") == ()
+    assert permissions_for(public, "x://a?b") == ("a:use",), "an escape opens nothing that it does not spell"
+    assert permissions_for(_resource_rules(tmp_path, ("x://a?21", ())), "x://a%21") == ADMINISTRATION
 
 
 @given(st.frozensets(GRANT, max_size=4), st.lists(PERMISSION, max_size=3))

@@ -52,6 +52,7 @@ from gateway.config.values import (
     TlsSettings,
     TokenSettings,
 )
+from gateway.spelling import pattern_as_read
 
 NOT_BUILT: Final = "is not built yet, and going on without it would be unsafe"
 
@@ -305,9 +306,14 @@ def _access_rules(root: Table, name: str) -> tuple[AccessRule, ...]:
                 "access", f'{both}, access and permissions; write access = "public" or permissions = ["…"]'
             )
         # Where the permissions are wrong the whole file is refused: nothing falls open.
-        rules.append(AccessRule(match, re.compile(fnmatch.translate(match)), permissions))
+        read = _shell_pattern(pattern_as_read(match)) if name == "resources" else None
+        rules.append(AccessRule(match, _shell_pattern(match), permissions, read))
         table.close()
     return tuple(rules)
+
+
+def _shell_pattern(text: str) -> re.Pattern[str]:
+    return re.compile(fnmatch.translate(text))
 
 
 def _mcp(root: Table) -> McpSettings:

@@ -248,6 +248,8 @@ class AccessRule:
     pattern: re.Pattern[str]
     """``match``, a case-sensitive shell pattern, compiled for a full match."""
     permissions: tuple[str, ...] = ()
+    as_read: re.Pattern[str] | None = None
+    """Of a rule for URIs: ``pattern`` for what their readers make of them."""
 
 
 @dataclass(frozen=True, slots=True)

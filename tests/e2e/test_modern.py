@@ -24,6 +24,10 @@ timeout = "10s"
 [[tools]]
 match = "far_echo"
 access = "public"
+
+[[resources]]
+match = "everything://item/caf%C3%A9*"
+permissions = ["all:secret"]
 """
 
 
@@ -156,7 +160,8 @@ def test_what_is_not_there_and_what_is_hidden(alice: Modern) -> None:
         answer = alice.ask("tools/call", {"name": name})
         assert answer.json["error"]["code"] == -32602
         assert answer.json["error"]["message"] == f"Unknown tool: {name}"
-    for uri in ("everything://secret", "other://x"):
+    hidden = ("everything://item/caf%C3%A9", "everything://item/caf%c3%a9", "everything://item/caf%C3%A9%21")
+    for uri in ("everything://secret", "other://x", *hidden):
         error = alice.ask("resources/read", {"uri": uri}).json["error"]
         assert (error["code"], error["data"]["uri"]) == (-32602, uri)
 
