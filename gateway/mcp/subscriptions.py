@@ -76,8 +76,8 @@ class Subscriptions:
         )
         try:
             with guard:
+                self._listeners.add(listener)  # before anything is waited for, so that it counts
                 agreed = await self._agree(request, listener, wanted)
-                self._listeners.add(listener)
                 await stream.send(_acknowledgement(listener, agreed))
                 await pour(listener.outbox, stream)
                 await stream.send(encode_result(listener.id, own_result(listener.marked({}))))
