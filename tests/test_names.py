@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.mcp.catalogue import Catalogue, Kind, Rules
 from gateway.mcp.names import MAX_TOOL_NAME, HeldBack, Names
+from gateway.mcp.target import Target
 from gateway.mcp.upstream import UpstreamError
 from gateway.model import Reason
 from persistence.records import UPSTREAM_NAMES
@@ -105,6 +106,33 @@ async def test_names_are_known_after_a_restart_before_their_upstream_is_up(tmp_p
             other = _catalogue((two, ""), names=Names(prefixes_now, kept))
             await other.refresh(None)
             assert _served(other) == {"x", "y"}
+
+
+async def test_what_an_upstream_listed_before_a_restart_is_served_by_no_other_ones_template(
+    tmp_path: Path,
+) -> None:
+    prefixes = {"one": "", "two": ""}
+    one, two = Scripted("one", [], ["data://literal"]), Scripted("two", [], ["data://{+all}"])
+    two.resources = ["data://literal"]
+    async with store(tmp_path / "store") as stores:
+        kept = stores.collection(UPSTREAM_NAMES)
+        await _catalogue((one, ""), (two, ""), names=Names(prefixes, kept)).refresh(None)
+        await until(lambda: len(kept) == 2)
+        one.fault = GONE
+        again = _catalogue((one, ""), (two, ""), names=Names(prefixes, kept))
+        await again.refresh(None)
+        for target in (
+            Target(Kind.RESOURCE, "data://fixed", "resource_read"),
+            Target(Kind.TEMPLATE, "data://literal", "completion"),
+        ):
+            assert again.locate(target, None) is None
+            absent = again.absent(target, None)
+            assert absent is not None
+            assert absent.upstream == "one"
+            assert again.locate(target, "two") is not None, "at its own place it is alone"
+        other = again.find_resource("data://other", None)
+        assert other is not None
+        assert other.upstream == "two"
 
 
 async def test_a_tool_whose_name_is_too_long_is_held_back_and_told_of(

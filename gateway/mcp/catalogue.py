@@ -226,6 +226,8 @@ class Catalogue:
             return None
         if only is None and self._names.holds_back(Kind.RESOURCE, uri):
             return None
+        if only is None and self._names.owner(Kind.RESOURCE, uri) is not None:
+            return None  # of an upstream that has not answered since the start (see ``absent``): no other serves it
         for source in self._asked_for(only):
             for entry in source.offer.entries[Kind.TEMPLATE].values() if source.offer else ():
                 held_back = only is None and self._names.holds_back(Kind.TEMPLATE, entry.name)
@@ -237,7 +239,10 @@ class Catalogue:
 
     def find_template(self, reference: str, only: str | None) -> Entry | None:
         """The template (or resource) that a completion refers to by its URI."""
-        return self.find(Kind.TEMPLATE, reference, only) or self.find_resource(reference, only)
+        entry = self.find(Kind.TEMPLATE, reference, only)
+        if entry is not None or (only is None and self._names.owner(Kind.TEMPLATE, reference) is not None):
+            return entry
+        return self.find_resource(reference, only)
 
     def absent(self, target: Target, only: str | None) -> Entry | None:
         """What an upstream that has not answered yet listed by that name before the start; its definition is not known."""
