@@ -100,6 +100,25 @@ def test_an_escape_and_what_it_stands_for_are_one_to_a_rule(tmp_path: Path, char
         assert permissions_for(rules, "x://other") == ()
 
 
+@pytest.mark.parametrize(
+    ("match", "uris"),
+    [
+        (
+            "https://h.example/*",
+            ["https://h.example", "https://h.example?x", "https://H.example/", "HTTPS://h.example/x"],
+        ),
+        ("https://h.example", ["https://h.example", "https://h.example/"]),
+        ("https://h*", ["https://h.example", "https://h.example/x"]),
+        ("file:///hr/*", ["file:/hr/x", "file://localhost/hr/x", "FILE://LocalHost/hr/x"]),
+        ("file:/hr/*", ["file:///hr/x"]),
+        ("item://Hr/*", ["item://hr/x", "item://Hr/x"]),
+    ],
+)
+def test_nor_does_another_way_to_write_its_beginning(tmp_path: Path, match: str, uris: list[str]) -> None:
+    rules = _resource_rules(tmp_path, (match, "a:use"), ("*", ""))
+    assert [permissions_for(rules, uri) for uri in uris] == [("a:use",)] * len(uris)
+
+
 def test_where_two_readings_of_a_uri_fall_under_two_rules_both_are_needed(tmp_path: Path) -> None:
     rules = _resource_rules(tmp_path, ("x://a%21*", "a:use"), ("x://a!*", "b:use"))
     assert permissions_for(rules, "x://a%21") == ("a:use",)

@@ -76,6 +76,50 @@ def test_an_escape_is_needed_or_refused(octet: int, form: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "uri",
+    [
+        "https://SECRET.example/x",
+        "HTTPS://secret.example/x",
+        "https://secret.example:443/x",
+        "http://secret.example:80",
+        "wss://secret.example:0443/x",
+        "https://secret.example:/x",
+        "https://secret.example./x",
+        "https://any@secret.example/x",
+        "https://secret%EF%BC%8Eexample/x",
+        "https:/secret.example/x",
+        "https:secret.example/x",
+        "http://127.1/x",
+        "http://2130706433/x",
+        "http://0x7f.0.0.1/x",
+        "http://127.0.0.0x1/x",
+        "http://[::0]/x",
+        "http://[0::1]/x",
+        "http:///x",
+    ],
+)
+def test_a_host_that_is_spelled_in_another_way_is_not_plain(uri: str) -> None:
+    assert not is_plain_uri(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://secret.example/x",
+        "https://secret.example:8443/x?y#z",
+        "http://secret.example:443",
+        "http://127.0.0.1:8080/x",
+        "http://[::1]/x",
+        "ws://a_b.xn--caf-dma/x",
+        "everything://Item/x",
+        "mail://alice@example.org/1",
+    ],
+)
+def test_an_ordinary_host_is_plain(uri: str) -> None:
+    assert is_plain_uri(uri)
+
+
+@pytest.mark.parametrize(
     "path",
     ["/", "/a", "/a/", "/a.b/..c/d..", "/...", "/a%20b/c", "/caf%C3%A9", "/a:b/@c,d/!$&'()*+=", "/a%3Bb"],
 )
