@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -440,6 +441,66 @@ class TestAnswers:
         async with upstream_at(server.url) as upstream:
             assert await ask(upstream) == ({}, [])
 
+    async def test_of_many_pings_one_is_answered_at_a_time(
+        self, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        last = {"jsonrpc": "2.0", "id": 99, "result": {}}
+        go_on = asyncio.Event()
+        answering: list[int] = []
+
+        async def note(message: dict[str, Any]) -> None:
+            if "result" in message:
+                answering.append(message["id"])
+                await go_on.wait()
+            await Server.note(server, message)
+
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
+            return await stream(
+                http, *(event(PING | {"id": number}) for number in range(100)), event(reply(message, {}))
+            )
+
+        monkeypatch.setattr(server, "note", note)
+        server.handlers["tools/call"] = call
+        async with upstream_at(server.url) as upstream:
+            assert await ask(upstream) == ({}, [])
+            await ask(upstream)
+            assert len(answering) <= 1
+            go_on.set()
+            async with server.news:
+                await server.news.wait_for(lambda: last in server.told)
+        assert len(answering) <= 1 + http_sessions.MAX_PINGS
+
+    @pytest.mark.parametrize(
+        "unasked",
+        [
+            PING,
+            {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"},
+            {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1}},
+        ],
+    )
+    async def test_a_flood_of_what_nobody_asked_for_ends_the_answer(
+        self, server: Server, unasked: dict[str, Any]
+    ) -> None:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
+            return await stream(http, event(unasked) * 1_100, event(reply(message, {})))
+
+        server.handlers["tools/call"] = call
+        async with upstream_at(server.url) as upstream:
+            error = await failure(upstream)
+            assert error.reason is Reason.UPSTREAM_INVALID
+            assert "flood" in error.detail
+            del server.handlers["tools/call"]
+            await ask(upstream)
+
+    @pytest.mark.parametrize("bad", [[PING] * 1_001, PING | {"id": "p" * 1_025}])
+    async def test_what_is_too_much_to_keep_is_refused(self, server: Server, bad: Any) -> None:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
+            return await stream(http, event(bad), event(reply(message, {})))
+
+        server.handlers["tools/call"] = call
+        async with upstream_at(server.url) as upstream:
+            assert (await failure(upstream)).reason is Reason.UPSTREAM_INVALID
+
     async def test_a_connection_is_used_again_after_a_stream(self, server: Server) -> None:
         ports: set[int] = set()
 
@@ -775,6 +836,28 @@ class TestListening:
             assert await heard.get() == (ALICE, Notification("notifications/tools/list_changed", {}))
             assert await heard.get() == (ALICE, Request(5, "sampling/createMessage", {"x": 1}))
             assert len(server.opened) == 1
+
+    async def test_one_that_floods_it_is_heard_again_only_after_a_pause(
+        self, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(upstream_http, "FIRST_PAUSE", 0.02)
+        changed = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+        heard = Unsolicited()
+        at: list[float] = []
+
+        async def get(http: web.BaseRequest) -> web.StreamResponse:
+            at.append(asyncio.get_running_loop().time())
+            response = await stream(http, event(changed, "retry: 0") * 1_100)
+            await asyncio.Event().wait()
+            return response
+
+        server.get = get
+        async with upstream_at(server.url, heard) as upstream:
+            upstream.listen(ALICE)
+            while len(at) < 4:
+                await heard.get()
+        pauses = [later - earlier for earlier, later in pairwise(at)]
+        assert pauses[2] > 0.15  # 0.04, 0.08, 0.16
 
     async def test_progress_of_a_call_is_translated_there_too(self, server: Server) -> None:
         heard = Unsolicited()

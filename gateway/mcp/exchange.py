@@ -22,6 +22,7 @@ from gateway.mcp.messages import (
     Params,
     Rejected,
     Reply,
+    Request,
     RequestId,
     encode_notification,
     encode_request,
@@ -37,6 +38,10 @@ VERSIONS: Final = (*LEGACY_VERSIONS, "2024-11-05")
 INITIALIZED: Final = encode_notification("notifications/initialized", {})
 MAX_MESSAGE: Final = 16 * 1024 * 1024
 """Bytes of one message from an upstream."""
+MAX_BATCH: Final = 1_000
+"""Messages of one batch."""
+MAX_ID: Final = 1_024
+"""Characters of the id of a request of an upstream's, which is kept until that is answered."""
 NOTIFY_SECONDS: Final = 5.0
 """How long a message that nobody waits for may take to be sent."""
 PROGRESS: Final = "notifications/progress"
@@ -103,12 +108,21 @@ def ticket_of(progress: Notification, tickets: dict[int, Ticket]) -> Ticket | No
 def messages_in(data: bytes) -> list[Message]:
     """The message that ``data`` is, or the messages of a batch (2025-03-26 has them). Raises Rejected."""
     if data[:64].lstrip()[:1] != b"[":
-        return [parse_upstream_message(data)]
+        return [_message(data)]
     try:
         batch = msgspec.json.decode(data, type=list[msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Rejected(0, "The upstream's batch is not JSON.") from None
-    return [parse_upstream_message(bytes(message)) for message in batch]
+    if len(batch) > MAX_BATCH:
+        raise Rejected(0, "The upstream's batch has too many messages.")
+    return [_message(bytes(message)) for message in batch]
+
+
+def _message(data: bytes) -> Message:
+    message = parse_upstream_message(data)
+    if isinstance(message, Request) and isinstance(message.id, str) and len(message.id) > MAX_ID:
+        raise Rejected(0, "The upstream's request has an id that is too long.")
+    return message
 
 
 def initialize_request(request_id: int, key: SessionKey) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Final
 
 from gateway.mcp.exchange import MAX_MESSAGE, invalid, messages_in, unavailable
 from gateway.mcp.messages import Message, Rejected
 from gateway.mcp.sse import EventParser, EventTooLargeError
+from gateway.mcp.unasked import Unasked
 from gateway.outbound.client import OutboundError, Response, ResponseError
 
 JSON: Final = "application/json"
@@ -17,7 +19,7 @@ EVENTS: Final = "text/event-stream"
 class Answer:
     """Reads what one response brings, message by message."""
 
-    __slots__ = ("_events", "_messages", "_name", "response")
+    __slots__ = ("_events", "_messages", "_name", "_unasked", "response")
 
     def __init__(self, name: str, response: Response, *, after: str | None = None) -> None:
         """``name``: the upstream's; ``after``: the event id after which the stream goes on.
@@ -27,6 +29,7 @@ class Answer:
         self.response = response
         self._name = name
         self._messages: deque[Message] = deque()
+        self._unasked: Unasked | None = None
         content_type = response.headers.get("content-type") or ""
         kind = content_type.partition(";")[0].strip().lower()
         self._events = EventParser(last_id=after) if kind == EVENTS else None
@@ -48,6 +51,14 @@ class Answer:
     def retry(self) -> float | None:
         """Seconds to wait before that, where the upstream said so."""
         return self._events.retry if self._events is not None else None
+
+    def unasked(self) -> None:
+        """The last message was one that nobody had asked for. Raises UpstreamError where those are a flood."""
+        if self._unasked is None:
+            self._unasked = Unasked(time.monotonic)
+        self._unasked.add()
+        if self._unasked.too_much:
+            raise invalid(self._name, "floods the gateway with what nobody asked for")
 
     async def next(self) -> Message | None:
         """The next message; None: the answer has ended. Raises UpstreamError."""

@@ -170,10 +170,10 @@ class HttpExchange:
 
     def _sorted(self, message: Message | None) -> Message | None:
         """What belongs to this request; None: read on. Raises UpstreamError."""
-        if message is None or self._session is None:
+        if message is None or self._session is None or self._answer is None:
             return None
         if not isinstance(message, Reply):
-            return self._sessions.heard(self._session, message, self._ticket)
+            return self._sessions.heard(self._session, message, self._ticket, self._answer)
         if message.id != self._ticket.id:
             raise invalid(self._sessions.name, "answered another request than it was sent")
         self._under_way = False

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import re
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -37,6 +38,7 @@ from gateway.mcp.exchange import (
     unavailable,
 )
 from gateway.mcp.http_answer import EVENTS, JSON, Answer
+from gateway.mcp.listing import LISTS_OF
 from gateway.mcp.messages import (
     MODERN_VERSIONS,
     Message,
@@ -44,6 +46,7 @@ from gateway.mcp.messages import (
     Rejected,
     Reply,
     Request,
+    RequestId,
     encode_result,
 )
 from gateway.mcp.mirrored import request_headers
@@ -76,6 +79,10 @@ RECENT_SECONDS: Final = 60.0
 """For so long after its use no session ends for another client's."""
 CLOSE_SECONDS: Final = 2.0
 """How long ending sessions may take when the gateway stops."""
+MAX_NOTICES: Final = 64
+"""How many messages that have no answer may be on their way to one upstream at a time."""
+MAX_PINGS: Final = 8
+"""How many pings of a session may wait for their answers, which are sent one after another."""
 MAX_REFUSAL: Final = 64 * 1024
 """Bytes that are read of an answer that is not 200."""
 _SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,1024}")
@@ -88,7 +95,19 @@ class Refusal(Exception):  # noqa: N818 - a fact, not a fault
 class HttpSession:
     """One session at the server. ``id`` None: the server keeps no sessions."""
 
-    __slots__ = ("fields", "id", "in_flight", "info", "key", "last_used", "modern", "post_headers", "stream")
+    __slots__ = (
+        "fields",
+        "id",
+        "in_flight",
+        "info",
+        "key",
+        "last_used",
+        "modern",
+        "pings",
+        "pong",
+        "post_headers",
+        "stream",
+    )
 
     def __init__(self, key: SessionKey, session_id: str | None, info: ServerInfo, now: float) -> None:
         self.key = key
@@ -96,6 +115,10 @@ class HttpSession:
         self.info = info
         self.last_used = now
         self.in_flight: dict[int, Ticket] = {}
+        self.pings: deque[RequestId] = deque(maxlen=MAX_PINGS)
+        """Those of the server's that are still to be answered."""
+        self.pong: asyncio.Task[None] | None = None
+        """What answers them, while there are any."""
         self.stream: Response | None = None
         """Its GET stream, while there is one."""
         self.modern = info.era is Era.MODERN
@@ -140,6 +163,7 @@ class HttpSessions:
         self._client = client
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._ids = itertools.count(1)
+        self._notices = asyncio.Semaphore(MAX_NOTICES)
         self.unsolicited = unsolicited
         self._idle_seconds = idle_seconds
         self._sessions: dict[SessionKey, HttpSession] = {}
@@ -251,6 +275,7 @@ class HttpSessions:
                 if isinstance(message, Reply) and message.error is not None:
                     raise Refusal
                 if isinstance(message, Notification) and message.method != ACKNOWLEDGED:
+                    answer.unasked()
                     yield message
         finally:
             response.close()
@@ -274,37 +299,57 @@ class HttpSessions:
         if session.modern:
             return
         try:
-            async with asyncio.timeout(NOTIFY_SECONDS):
+            async with asyncio.timeout(NOTIFY_SECONDS), self._notices:
                 response = await self._send(session, "POST", session.post_headers, body)
         except (OutboundError, TimeoutError) as error:
             log.info("upstream %s did not take a notification: %s", self.name, type(error).__name__)
             return
         response.drain()
 
-    def heard(self, session: HttpSession, message: Message, ticket: Ticket | None) -> Message | None:
-        """Deal with what came: on the answer to ``ticket``, or (None) on the GET stream.
+    def heard(
+        self, session: HttpSession, message: Message, ticket: Ticket | None, answer: Answer
+    ) -> Message | None:
+        """Deal with what came: on the ``answer`` to ``ticket``, or (None) on the GET stream.
 
-        What belongs to that request comes back; everything else has been seen to.
+        What belongs to that request comes back; everything else has been seen to. Raises UpstreamError where there is
+        a flood of that.
         """
-        if isinstance(message, Request) and message.method == "ping":
-            self.errands.run(self.tell(session, encode_result(message.id, {})))
-            return None
         if isinstance(message, Notification) and message.method == PROGRESS:
             owner = ticket_of(message, session.in_flight)
-            if owner is None:
-                return None
-            if owner is ticket:
+            if owner is not None and owner is ticket:
                 return owner.restore(message)
-            self.unsolicited(owner.key, owner.restore(message))
+            answer.unasked()
+            if owner is not None:
+                self.unsolicited(owner.key, owner.restore(message))
             return None
-        if session.modern and isinstance(message, Request):
-            log.warning("upstream %s sent a request, which its revision of MCP forbids", self.name)
+        if isinstance(message, Request) and (session.modern or message.method == "ping"):
+            answer.unasked()
+            if session.modern:
+                log.warning("upstream %s sent a request, which its revision of MCP forbids", self.name)
+            else:
+                self._was_pinged(session, message.id)
             return None
         if ticket is not None:
+            if isinstance(message, Notification) and message.method in LISTS_OF:
+                answer.unasked()
             return message
+        answer.unasked()
         if not isinstance(message, Reply):
             self.unsolicited(session.key, message)
         return None
+
+    def _was_pinged(self, session: HttpSession, request_id: RequestId) -> None:
+        """Answer that ping once those before it are answered; of too many, those that have waited longest are dropped."""
+        session.pings.append(request_id)
+        if session.pong is None:
+            session.pong = self.errands.run(self._answer_pings(session))
+
+    async def _answer_pings(self, session: HttpSession) -> None:
+        try:
+            while session.pings:
+                await self.tell(session, encode_result(session.pings.popleft(), {}))
+        finally:
+            session.pong = None
 
     def refused(self, ticket: Ticket, status: int, body: bytes) -> Reply:
         """The JSON-RPC error in an answer that is not 200. Raises UpstreamError where there is none."""

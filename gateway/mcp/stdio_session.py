@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -48,18 +47,18 @@ from gateway.mcp.messages import (
     encode_result,
 )
 from gateway.mcp.stdio_process import ChildProcess, LineLog
+from gateway.mcp.unasked import Unasked
 from gateway.mcp.upstream import CancelledByCaller, ServerInfo, SessionKey, Unsolicited, UpstreamError
 from gateway.model import ANONYMOUS
 
 log = logging.getLogger("ostiary.mcp")
 
 MAX_WAITING: Final = 4 * 1024 * 1024
-"""Bytes of notifications that may wait for one request's reader; beyond that they are dropped."""
+"""Bytes that may wait for one request's reader; beyond that everything but its reply is dropped."""
 MAX_UNANSWERED: Final = 1_000
 """How many requests that the child has not answered are remembered."""
-MAX_UNASKED: Final = 1_000
-MAX_UNASKED_BYTES: Final = 8 * 1024 * 1024
-"""What a child may send within a second and without a reply in between, but for progress that was asked for."""
+MAX_ASKED: Final = 1_000
+"""How many requests of the child's that were passed on, and not answered yet, are remembered."""
 _NOBODY: Final = (ANONYMOUS.tenant_id, ANONYMOUS.client_id)
 _OF_NO_REQUEST: Final = frozenset(
     {
@@ -70,34 +69,6 @@ _OF_NO_REQUEST: Final = frozenset(
         ACKNOWLEDGED,
     }
 )
-
-
-class Unasked:
-    """Counts what came in this second, and since the last reply, that nobody had asked for."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._since = clock()
-        self._messages = 0
-        self._bytes = 0
-
-    def add(self, size: int) -> None:
-        """One more message of that many bytes."""
-        now = self._clock()
-        if now - self._since >= 1.0:
-            self.clear()
-            self._since = now
-        self._messages += 1
-        self._bytes += size
-
-    def clear(self) -> None:
-        """Something came that was waited for."""
-        self._messages = self._bytes = 0
-
-    @property
-    def too_much(self) -> bool:
-        """Whether the child floods the gateway."""
-        return self._messages > MAX_UNASKED or self._bytes > MAX_UNASKED_BYTES
 
 
 class StdioSession:
@@ -297,15 +268,22 @@ class StdioSession:
             refusal = encode_error(request.id, METHOD_NOT_FOUND, "A server sends no requests.")
             self.process.write(refusal)
         elif ticket is not None:
-            self._asked[request.id] = ticket.key
+            self._remember(request, ticket.key)
             self._exchanges[ticket.id].put(request, size)
         elif self.listened and not self._shared:
-            self._asked[request.id] = self.key
+            self._remember(request, self.key)
             self._unsolicited(self.key, request)
         else:
             log.warning("upstream %s: nobody can be asked for %s", self.name, ascii(request.method[:80]))
             refusal = encode_error(request.id, INTERNAL_ERROR, "There is nobody who could be asked.")
             self.process.write(refusal)
+
+    def _remember(self, request: Request, key: SessionKey) -> None:
+        """Whom the child asks; what was left unanswered longest is forgotten."""
+        self._asked.pop(request.id, None)
+        self._asked[request.id] = key
+        if len(self._asked) > MAX_ASKED:
+            del self._asked[next(iter(self._asked))]
 
 
 class Source(Protocol):
@@ -405,10 +383,10 @@ class StdioExchange:
         self._session.process.write(self._ticket.encode_cancellation(reason))
 
     def put(self, message: Message, size: int) -> None:
-        """What belongs to it. Never waits: what nobody reads is dropped in the end, but for replies and requests."""
+        """What belongs to it. Never waits: what nobody reads is dropped in the end, but for the reply."""
         if self._failure is not None:
             return
-        if isinstance(message, Notification) and self._waiting > MAX_WAITING:
+        if self._waiting > MAX_WAITING and not isinstance(message, Reply):
             return
         if isinstance(message, Reply):
             self._under_way = False

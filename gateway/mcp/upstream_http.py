@@ -200,9 +200,11 @@ class HttpUpstreamServer:
                 last = await self._stream(session, last_id)
                 while last is not None and (message := await last.next()) is not None:
                     heard = True
-                    self._sessions.heard(session, message, None)
+                    self._sessions.heard(session, message, None, last)
             except (OutboundError, UpstreamError) as error:
                 log.debug("upstream %s: its stream ended: %s", self.name, type(error).__name__)
+                if isinstance(error, UpstreamError) and error.reason is Reason.UPSTREAM_INVALID:
+                    heard, last = False, None  # what it said was no good: not the same again, and not at once
             finally:
                 if session is not None and session.stream is not None:
                     session.stream.close()
