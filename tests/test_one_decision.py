@@ -73,7 +73,7 @@ class Offering:
 
     async def describe(self) -> ServerInfo:
         capabilities = {"tools": {}, "prompts": {}, "resources": {"subscribe": True}, "completions": {}}
-        return ServerInfo("1", capabilities, era=self.era)
+        return ServerInfo("1", capabilities, instructions="To read, call read.", era=self.era)
 
     async def era_for(self, key: SessionKey) -> Era:
         return key.era if key.era in self.eras else self.era
@@ -282,6 +282,12 @@ async def _explore(world: World, path: str, client: ClientContext, era: Era) -> 
         listed[member] = {one[key] for one in answer["result"][member]}
         other, _ = await world.ask(Era(({*Era} - {era}).pop()), path, client, method, {})
         assert {one[key] for one in other["result"][member]} == listed[member]
+    hello = "server/discover" if era is Era.MODERN else "initialize"
+    told, _ = await world.ask(era, path, client, hello, {"protocolVersion": "2025-11-25"})
+    has_something = any(listed.values())
+    assert ("instructions" in told["result"]) == (has_something and path != "/mcp")
+    if not has_something and path != "/mcp":
+        assert set(told["result"]["capabilities"]) == {"tools"}, "what the gateway itself has, always"
     names = {"read", "write", "b_read", "x"}
     names |= {prefix + name for name in names for prefix in ("a_", "a_b_")}
     for name in sorted(names):

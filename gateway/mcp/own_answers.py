@@ -8,7 +8,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from gateway.edge.reply import JsonReply
-from gateway.mcp.catalogue import LISTINGS, Catalogue
+from gateway.mcp.catalogue import LISTINGS, Catalogue, Kind, Offer, decide
 from gateway.mcp.eras import IDENTITY, LEVELS, NOT_KEPT, Era
 from gateway.mcp.forwarding import Forwarder
 from gateway.mcp.lists import Lists
@@ -16,6 +16,7 @@ from gateway.mcp.messages import INVALID_PARAMS, LEGACY_VERSIONS, MODERN_VERSION
 from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.tasks import task_capabilities
+from gateway.model import ALLOW, ClientContext
 
 _LISTS: Final = {listing.method: kind for kind, listing in LISTINGS.items()}
 
@@ -40,7 +41,7 @@ class OwnAnswers:
         return request.result(
             {
                 "supportedVersions": [*MODERN_VERSIONS, *LEGACY_VERSIONS],
-                **await self._description(request.only, Era.MODERN),
+                **await self._description(request, Era.MODERN),
                 **NOT_KEPT,
             }
         )
@@ -49,7 +50,7 @@ class OwnAnswers:
         params = request.message.params
         asked = params.get("protocolVersion")
         version = asked if asked in LEGACY_VERSIONS else LEGACY_VERSIONS[0]
-        description = await self._description(request.only, Era.LEGACY)
+        description = await self._description(request, Era.LEGACY)
         session = self._sessions.open(
             request.client, request.only, str(version), params.get("capabilities"), request.inbound.address
         )
@@ -57,10 +58,16 @@ class OwnAnswers:
         response.headers["Mcp-Session-Id"] = session.id
         return response
 
-    async def _description(self, only: str | None, era: Era) -> dict[str, Any]:
-        """What can be had at that place, in that era, and how to use it."""
+    async def _description(self, request: RequestContext, era: Era) -> dict[str, Any]:
+        """What the caller can have at that place, in that era, and how to use it.
+
+        Of an upstream of which it may have nothing, it is told nothing: instructions speak of what is hidden.
+        """
+        only = request.only
         await self._catalogue.refresh(only)
-        offers = self._catalogue.offers(only)
+        offers = [
+            offer for offer in self._catalogue.offers(only) if _has_something_for(request.client, offer)
+        ]
         capabilities = _capabilities([offer.info.capabilities for offer in offers])
         same_era = [offer.info.capabilities for offer in offers if offer.info.era is era]
         said: dict[str, Any] = {"capabilities": {**capabilities, **task_capabilities(era, same_era)}}
@@ -92,6 +99,11 @@ class OwnAnswers:
             for name in session.used:
                 await self._forwarder.tell_level(session.key, name, session.log_level)
         return request.result({})
+
+
+def _has_something_for(client: ClientContext, offer: Offer) -> bool:
+    one_of_each = {entry.permissions: entry for kind in Kind for entry in offer.entries[kind].values()}
+    return any(decide(entry, client) is ALLOW for entry in one_of_each.values())
 
 
 def _capabilities(offered: list[dict[str, Any]]) -> dict[str, Any]:
