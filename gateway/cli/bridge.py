@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -67,11 +68,11 @@ async def _run(session: Session, endpoint: str) -> None:
     from gateway.client.bridge import Bridge
 
     loop = asyncio.get_running_loop()
-    writing = asyncio.Lock()
+    # One thread: a line that has been begun is ended before the next one, also where its sender is cancelled.
+    writer = ThreadPoolExecutor(1, "standard output")
 
     async def write(message: bytes) -> None:
-        async with writing:
-            await asyncio.to_thread(_write_line, message)
+        await loop.run_in_executor(writer, _write_line, message)
 
     running = loop.create_task(Bridge(session, endpoint, write).run(_lines(loop)))
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,6 +5,9 @@ it stands. The bridge adds only what the transport wants: the token and certific
 the session's id and its GET stream. It hides only what the host cannot know of: a session that the gateway has forgotten is
 opened again, a stream that broke off too.
 
+Each request of the host is answered once, by ``_answer``: by the reply that ``_carry`` finds, or by an error that says why it
+found none. What the gateway says beside that reaches the host only if it is a message (``answers``).
+
 In the era with sessions (to 2025-11-25) a cancellation is a message; in the one without (2026-07-28) it is the end of the
 request's connection.
 """
@@ -14,15 +17,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
-from gateway.client.answers import json_object, messages
-from gateway.client.errors import ClientError
+from gateway.client.answers import Call, Reply, json_object, messages, printable, reply_to
+from gateway.client.errors import BrokenOffError, ClientError, UnusableAnswerError
 from gateway.client.session import Session
 from gateway.mcp.eras import LISTEN, PROTOCOL_VERSION
 from gateway.mcp.messages import (
     HEADER_MISMATCH,
     INTERNAL_ERROR,
+    INVALID_REQUEST,
     PARSE_ERROR,
     Message,
     Notification,
@@ -30,7 +34,6 @@ from gateway.mcp.messages import (
     Rejected,
     Request,
     RequestId,
-    encode,
     encode_error,
     encode_request,
     parse_upstream_message,
@@ -66,8 +69,9 @@ class Bridge:
         self._gateway = session
         self._endpoint = endpoint
         self._write = write
+        self._tasks = asyncio.TaskGroup()
         self._in_flight: dict[RequestId, _Flight] = {}
-        self._hello: bytes | None = None
+        self._hello: Request | None = None
         """The host's ``initialize``: it opens a session again, too."""
         self._session_id: str | None = None
         self._version: str | None = None
@@ -79,32 +83,41 @@ class Bridge:
 
     async def run(self, lines: AsyncIterator[bytes]) -> None:
         """Carry messages until the host says no more."""
-        async with asyncio.TaskGroup() as tasks:
+        async with self._tasks:
             async for line in lines:
                 if line.strip():
-                    await self._received(tasks, line.strip())
+                    await self._received(line.strip())
             answers = [flight.task for flight in self._in_flight.values() if flight.method != LISTEN]
             if answers:
                 await asyncio.wait(answers, timeout=LAST_SECONDS)
-            self._stop()
+            await self._stop()
         await self._say_goodbye()
 
-    def _stop(self) -> None:
-        for flight in self._in_flight.values():
-            flight.task.cancel()
+    async def _stop(self) -> None:
         if self._listener is not None:
             self._listener.cancel()
+        ended = self._in_flight.copy()
+        for flight in ended.values():
+            flight.task.cancel()
+        for request_id, flight in ended.items():
+            if flight.method != LISTEN:
+                why = "the host has ended, and the gateway has not answered yet"
+                await self._write(encode_error(request_id, INTERNAL_ERROR, why))
 
-    async def _received(self, tasks: asyncio.TaskGroup, line: bytes) -> None:
+    async def _received(self, line: bytes) -> None:
         try:
             message = parse_upstream_message(line)
         except Rejected:
-            await self._write(encode_error(None, PARSE_ERROR, "This line is not one JSON-RPC message."))
+            await self._write(_refusal_of(line))
             return
         if not isinstance(message, Request):
             await self._tell(line, message)
             return
-        task = tasks.create_task(self._answer(tasks, line, message))
+        if message.id in self._in_flight:
+            why = "A request with this id is still under way."
+            await self._write(encode_error(message.id, INVALID_REQUEST, why))
+            return
+        task = self._tasks.create_task(self._answer(line, message))
         self._in_flight[message.id] = _Flight(task, message.method, modern=_version_of(message) is not None)
         if message.method == "initialize":
             await asyncio.wait([task])  # what follows belongs to the session that it opens
@@ -115,79 +128,71 @@ class Bridge:
             cancelled = message.params.get("requestId")
             flight = self._in_flight.get(cancelled) if isinstance(cancelled, int | str) else None
             if flight is not None and flight.modern:
+                await asyncio.sleep(0)  # a task that has not begun would not end in order
                 flight.task.cancel()
                 return
-        with contextlib.suppress(ClientError, TimeoutError):  # nobody waits for an answer
-            async with asyncio.timeout(LONGEST_PAUSE):
-                response = await self._post(line, self._session_headers())
-                await response.read(1 << 16)
+        with contextlib.suppress(ClientError):  # nobody waits for an answer
+            async with self._gateway.answering():
+                (await self._post(line, self._session_headers())).drain()
 
     # Requests
 
-    async def _answer(self, tasks: asyncio.TaskGroup, line: bytes, request: Request) -> None:
+    async def _answer(self, line: bytes, request: Request) -> None:
         """Carry one request, and write what comes of it."""
         try:
-            await self._carry(tasks, line, request)
+            answer = (await self._carry(line, request)).line
         except ClientError as error:
-            await self._write(encode_error(request.id, INTERNAL_ERROR, str(error)))
+            answer = encode_error(request.id, INTERNAL_ERROR, str(error))
+        except Exception as error:  # noqa: BLE001 - the last resort: this request fails, the others go on
+            why = f"a fault in ostiary itself: {type(error).__name__}; please report it"
+            answer = encode_error(request.id, INTERNAL_ERROR, why)
         finally:
-            flight = self._in_flight.get(request.id)
-            if flight is not None and flight.task is asyncio.current_task():
-                del self._in_flight[request.id]
+            del self._in_flight[request.id]
+        await self._write(answer)
 
-    async def _carry(self, tasks: asyncio.TaskGroup, line: bytes, request: Request) -> None:
+    async def _carry(self, line: bytes, request: Request) -> Reply:
+        """The reply to one request. Raises ClientError where the gateway gives none."""
         version = _version_of(request)
-        if version is None and request.method == "initialize":
-            await self._initialize(tasks, line, request)
-        elif version is None:
-            await self._carry_in_session(tasks, line, request)
-        else:
-            await self._carry_alone(line, request, version)
+        if version is not None:
+            return await self._carry_alone(line, request, version)
+        if request.method == "initialize":
+            return await self._initialize(line, request)
+        return await self._carry_in_session(line, request)
 
-    async def _initialize(self, tasks: asyncio.TaskGroup, line: bytes, request: Request) -> None:
-        self._session_id, self._version, self._hello = None, None, line
-        response = await self._post(line, [])
-        self._session_id = response.headers.get("Mcp-Session-Id")
-        async for answer in messages(response):
-            reply = json_object(answer)
-            result = reply.get("result")
-            if isinstance(result, dict) and isinstance(result.get("protocolVersion"), str):
-                self._version = result["protocolVersion"]
-            await self._write(_for(request.id, answer, reply))
-        self._listen(tasks)
+    async def _initialize(self, line: bytes, request: Request) -> Reply:
+        self._session_id, self._version, self._hello = None, None, request
+        async with self._gateway.answering():
+            reply = await self._open(line, request.id)
+        self._listen()
+        return reply
 
-    async def _carry_in_session(self, tasks: asyncio.TaskGroup, line: bytes, request: Request) -> None:
-        for last in (False, True):
-            session_id = self._session_id
+    async def _carry_in_session(self, line: bytes, request: Request) -> Reply:
+        session_id = self._session_id
+        response = await self._post(line, self._session_headers())
+        if response.status == 404 and session_id is not None:
+            response.drain()
+            await self._reopen(session_id)
             response = await self._post(line, self._session_headers())
-            if response.status == 404 and session_id is not None and not last:
-                await response.read(1 << 16)
-                await self._reopen(tasks, session_id)
-                continue
-            await self._relay_resuming(request, response)
-            return
+        return await self._resuming(request, response)
 
-    async def _relay_resuming(self, request: Request, response: Response) -> None:
-        """As ``_relay``; an answer that broke off is taken up where it was (MCP 2025-11-25, basic/transports)."""
+    async def _resuming(self, request: Request, response: Response) -> Reply:
+        """As ``_reply``; an answer that broke off is taken up where it was (MCP 2025-11-25, basic/transports)."""
         stream = EventParser()
         attempts = 0
         while True:
-            broken = ClientError("the gateway ended its answer without a reply; try again")
             try:
-                if await self._relay(request, response, stream, must_end=False):
-                    return
-            except ClientError as error:
-                broken = error
-            last_id = stream.last_id
-            if last_id is None or attempts == MAX_RESUMPTIONS:
-                raise broken
-            attempts += 1
-            await asyncio.sleep(FIRST_PAUSE if stream.retry is None else stream.retry)
-            response = await self._resume(last_id)
-            if response.status != 200:
-                await response.read(1 << 16)
-                raise broken
-            stream = EventParser(last_id=last_id)
+                return await self._reply(request.id, response, stream)
+            except BrokenOffError:
+                if stream.last_id is None or attempts == MAX_RESUMPTIONS:
+                    raise
+                attempts += 1
+                pause = FIRST_PAUSE if stream.retry is None else min(stream.retry, LONGEST_PAUSE)
+                await asyncio.sleep(pause)
+                response = await self._resume(stream.last_id)
+                if response.status != 200:
+                    response.drain()
+                    raise
+                stream = EventParser(last_id=stream.last_id)
 
     async def _resume(self, last_id: str | None) -> Response:
         """A GET stream, from after that event on."""
@@ -196,63 +201,40 @@ class Bridge:
             headers.append(("Last-Event-ID", last_id))
         return await self._gateway.send("GET", self._endpoint, headers)
 
-    async def _carry_alone(self, line: bytes, request: Request, version: str) -> None:
+    async def _carry_alone(self, line: bytes, request: Request, version: str) -> Reply:
         """In the era without sessions."""
         headers = request_headers(version, request.method, request.params)
         if request.method == LISTEN:
-            await self._carry_subscription(line, request, headers)
-            return
+            return await self._carry_subscription(line, request, headers)
         response = await self._post(line, headers + self._argument_headers(request))
-        if request.method == "tools/call" and response.status == 400:
-            refusal = [answer async for answer in messages(response)]
-            if any(_code(answer) == HEADER_MISMATCH for answer in refusal):
-                await self._learn_tools(request, version)
-                response = await self._post(line, headers + self._argument_headers(request))
-            else:
-                for answer in refusal:
-                    await self._write(_for(request.id, answer, json_object(answer)))
-                return
-        await self._relay(request, response)
+        reply = await self._reply(request.id, response)
+        if request.method == "tools/call" and response.status == 400 and _is_mismatch(reply):
+            await self._learn_tools(request, version)
+            response = await self._post(line, headers + self._argument_headers(request))
+            reply = await self._reply(request.id, response)
+        if request.method == "tools/list":
+            self._note_tools(reply)
+        return reply
 
-    async def _carry_subscription(self, line: bytes, request: Request, headers: Headers) -> None:
+    async def _carry_subscription(self, line: bytes, request: Request, headers: Headers) -> Reply:
         """Open it again as often as it breaks off."""
         pause = FIRST_PAUSE
         while True:
             try:
-                if await self._relay(request, await self._post(line, headers), must_end=False):
-                    return
+                response = await self._post(line, headers)
                 pause = FIRST_PAUSE
+                return await self._reply(request.id, response)
+            except UnusableAnswerError:
+                raise
             except ClientError:
+                await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
-            await asyncio.sleep(pause)
 
-    async def _relay(
-        self,
-        request: Request,
-        response: Response,
-        stream: EventParser | None = None,
-        *,
-        must_end: bool = True,
-    ) -> bool:
-        """Write the answer's messages; whether the reply was among them. Raises ClientError.
-
-        ``must_end``: an answer that ends without a reply is an error.
-        """
-        try:
-            async for answer in messages(response, stream):
-                message = json_object(answer)
-                await self._write(_for(request.id, answer, message))
-                if "method" not in message:
-                    if request.method == "tools/list":
-                        self._note_tools(message)
-                    response.drain()
-                    return True
-        except asyncio.CancelledError:
-            response.close()
-            raise
-        if must_end:
-            raise ClientError("the gateway ended its answer without a reply; try again")
-        return False
+    async def _reply(
+        self, request_id: RequestId, response: Response, stream: EventParser | None = None
+    ) -> Reply:
+        """The reply in an answer; what comes before it is for the host. Raises ClientError."""
+        return await reply_to(request_id, response, self._write, stream)
 
     async def _post(self, line: bytes, headers: Headers) -> Response:
         return await self._gateway.send("POST", self._endpoint, [_JSON, _ANY, *headers], line)
@@ -267,26 +249,35 @@ class Bridge:
             headers.append(("Mcp-Session-Id", self._session_id))
         return headers
 
-    async def _reopen(self, tasks: asyncio.TaskGroup, gone: str) -> None:
+    async def _open(self, line: bytes, request_id: RequestId) -> Reply:
+        """Ask for a session; it is there where the reply is no refusal. Raises ClientError."""
+        response = await self._post(line, [])
+        reply = await self._reply(request_id, response)
+        if reply.error is None:
+            version = reply.result.get("protocolVersion")
+            self._version = version if isinstance(version, str) else None
+            self._session_id = response.headers.get("Mcp-Session-Id")
+        return reply
+
+    async def _reopen(self, gone: str) -> None:
         """A new session in the place of one that the gateway has forgotten, once. Raises ClientError."""
         async with self._reopening:
             if self._session_id != gone or self._hello is None:
                 return
-            self._session_id = None
-            hello = json_object(self._hello) | {"id": _OWN_ID}
-            response = await self._post(encode(hello), [])
-            await response.read(1 << 20)
-            self._session_id = response.headers.get("Mcp-Session-Id")
-            over = await self._post(_INITIALIZED, self._session_headers())
-            await over.read(1 << 16)
-        self._listen(tasks)
+            hello = encode_request(_OWN_ID, self._hello.method, self._hello.params)
+            async with self._gateway.answering():
+                reply = await self._open(hello, _OWN_ID)
+                if reply.error is not None:
+                    raise ClientError(f"the gateway opens no new session: {printable(reply.error.message)}")
+                (await self._post(_INITIALIZED, self._session_headers())).drain()
+        self._listen()
 
-    def _listen(self, tasks: asyncio.TaskGroup) -> None:
+    def _listen(self) -> None:
         """Keep one GET stream open for what belongs to no request."""
         if self._session_id is not None and (self._listener is None or self._listener.done()):
-            self._listener = tasks.create_task(self._keep_listening(tasks))
+            self._listener = self._tasks.create_task(self._keep_listening())
 
-    async def _keep_listening(self, tasks: asyncio.TaskGroup) -> None:
+    async def _keep_listening(self) -> None:
         pause = FIRST_PAUSE
         stream = EventParser()
         session_id: str | None = None
@@ -297,25 +288,26 @@ class Bridge:
             with contextlib.suppress(ClientError):
                 response = await self._resume(last_id)
                 if response.status == 200:
-                    async for message in messages(response, stream):
+                    async for incoming in messages(response, stream):
                         heard = True
-                        await self._write(message)
+                        if isinstance(incoming, Call):  # a reply has its place in the answer to its request
+                            await self._write(incoming.line)
                 else:
-                    await response.read(1 << 16)
+                    response.drain()
                     if response.status == 405:
                         return
                     if response.status == 404:
-                        await self._reopen(tasks, session_id)
+                        await self._reopen(session_id)
             pause = FIRST_PAUSE if heard else min(2 * pause, LONGEST_PAUSE)
             await asyncio.sleep(pause)
 
     async def _say_goodbye(self) -> None:
         if self._session_id is None:
             return
-        with contextlib.suppress(ClientError, TimeoutError):
-            async with asyncio.timeout(FAREWELL_SECONDS):
-                response = await self._gateway.send("DELETE", self._endpoint, self._session_headers())
-                await response.read(1 << 16)
+        with contextlib.suppress(ClientError):
+            async with self._gateway.answering(FAREWELL_SECONDS):
+                headers = self._session_headers()
+                (await self._gateway.send("DELETE", self._endpoint, headers)).drain()
 
     # The arguments that headers repeat
 
@@ -323,9 +315,9 @@ class Bridge:
         mirrored = self._mirrored.get(str(request.params.get("name")), ())
         return argument_headers(mirrored, request.params.get("arguments"))
 
-    def _note_tools(self, reply: dict[str, Any]) -> None:
-        result = reply.get("result")
-        for tool in result.get("tools", []) if isinstance(result, dict) else []:
+    def _note_tools(self, reply: Reply) -> None:
+        tools = reply.result.get("tools")
+        for tool in tools if isinstance(tools, list) else []:
             if isinstance(tool, dict) and isinstance(tool.get("name"), str):
                 with contextlib.suppress(ValueError):  # such a tool cannot be called with headers anyway
                     self._mirrored[tool["name"]] = mirrored_in(tool.get("inputSchema"))
@@ -334,10 +326,9 @@ class Bridge:
         """Ask for the tools, as the request's sender would. Raises ClientError."""
         params: Params = {"_meta": request.params.get("_meta")}
         headers = request_headers(version, "tools/list", params)
-        async for answer in messages(
-            await self._post(encode_request(_OWN_ID, "tools/list", params), headers)
-        ):
-            self._note_tools(json_object(answer))
+        async with self._gateway.answering():
+            response = await self._post(encode_request(_OWN_ID, "tools/list", params), headers)
+            self._note_tools(await self._reply(_OWN_ID, response))
 
 
 class _Flight:
@@ -361,13 +352,14 @@ def _version_of(request: Request) -> str | None:
     return version if isinstance(version, str) else None
 
 
-def _code(answer: bytes) -> object:
-    error = json_object(answer).get("error")
-    return error.get("code") if isinstance(error, dict) else None
+def _refusal_of(line: bytes) -> bytes:
+    """What a line that is no message is answered: under the id of the request that it was meant to be, where there is one."""
+    document = json_object(line)
+    stated = document.get("id") if "method" in document else None
+    request_id = stated if isinstance(stated, int | str) and not isinstance(stated, bool) else None
+    code = INVALID_REQUEST if document else PARSE_ERROR
+    return encode_error(request_id, code, "This line is not one JSON-RPC message.")
 
 
-def _for(request_id: RequestId, answer: bytes, message: dict[str, Any]) -> bytes:
-    """A refusal that does not know its request gets that one's id."""
-    if "method" not in message and message.get("id") is None:
-        return encode(message | {"id": request_id})
-    return answer
+def _is_mismatch(reply: Reply) -> bool:
+    return reply.error is not None and reply.error.code == HEADER_MISMATCH

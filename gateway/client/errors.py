@@ -12,3 +12,14 @@ class LoginRequiredError(ClientError):
 
     def __init__(self, origin: str, why: str) -> None:
         super().__init__(f"{why}; sign in: ostiary login {origin}")
+
+
+class BrokenOffError(ClientError):
+    """An answer ended before it was whole."""
+
+    def __init__(self, why: str = "the gateway broke off its answer; try again") -> None:
+        super().__init__(why)
+
+
+class UnusableAnswerError(ClientError):
+    """An answer came that is none."""

@@ -13,7 +13,7 @@ from typing import Final
 from gateway.client.errors import ClientError
 
 TOKEN_VARIABLE: Final = "OSTIARY_TOKEN"  # noqa: S105 - a variable's name
-_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+TOKEN: Final = r"[A-Za-z0-9._~+/-]+=*"  # noqa: S105 - what one looks like
 """RFC 6750 section 2.1; API keys are of these characters, too."""
 _API_KEY: Final = "osk_"
 
@@ -40,7 +40,7 @@ def given_credential(environment: Mapping[str, str]) -> GivenCredential | None:
     text = text.strip()
     if not text:
         raise ClientError(f"{TOKEN_VARIABLE} is empty; set it to a token, or unset it to use what is stored")
-    if not _TOKEN.fullmatch(text):
+    if not re.fullmatch(TOKEN, text):
         raise ClientError(
             f"{TOKEN_VARIABLE} holds neither a token nor an API key; set it to one, or unset it"
         )

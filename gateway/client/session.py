@@ -7,26 +7,49 @@ longer good; while one process renews, others wait and take what it got.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NoReturn
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-from gateway.client.answers import MAX_ANSWER, json_object
-from gateway.client.errors import ClientError, LoginRequiredError
-from gateway.client.given import TOKEN_VARIABLE, GivenCredential
+from gateway.client.answers import json_object, read_body, told
+from gateway.client.errors import ClientError, LoginRequiredError, UnusableAnswerError
+from gateway.client.given import TOKEN, TOKEN_VARIABLE, GivenCredential
 from gateway.client.identities import Identities, Identity, StoredTokens
 from gateway.outbound.client import ConnectError, Headers, HttpClient, OutboundError, Response
 from gateway.outbound.response import TlsAlertError
 
-LOGIN_SECONDS: Final = 30.0
-"""How long the gateway may take to answer at its own endpoints."""
+ANSWER_SECONDS: Final = 30.0
+"""How long the gateway may take over what it answers itself."""
 _EARLY_SECONDS: Final = 60.0
 """A token is renewed so long before it expires, or a quarter of its life, if that is less."""
 _JSON: Final = ("Content-Type", "application/json")
 
 Answer = dict[str, Any]
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class _Granted(msgspec.Struct):
+    """A token response (RFC 6749 section 5.1)."""
+
+    access_token: Annotated[str, msgspec.Meta(pattern=rf"\A{TOKEN}\Z")]
+    expires_in: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+    refresh_token: str | None = None
+
+
+class _Caller(msgspec.Struct):
+    client_id: str
+
+
+class _Enrolment(msgspec.Struct):
+    secret: str
+    otpauth_uri: Annotated[str, msgspec.Meta(pattern="^otpauth://", max_length=2000)]
+
+
+class _RecoveryCodes(msgspec.Struct):
+    recovery_codes: list[str]
 
 
 def tls_context(identity: Identity) -> ssl.SSLContext:
@@ -183,19 +206,25 @@ class Session:
         return self._granted(status, answer, "signing in")
 
     def _granted(self, status: int, answer: Answer, what: str) -> StoredTokens:
-        """What is in a token response (RFC 6749 section 5.1). Raises ClientError."""
+        """What is in a token response. Raises ClientError."""
         if status != 200:
             raise ClientError(f"{self.origin}: {what} was refused: {_refusal(status, answer)}")
-        access_token, lifetime = answer.get("access_token"), answer.get("expires_in")
-        refresh_token = answer.get("refresh_token")
-        if not isinstance(access_token, str) or not isinstance(lifetime, int | float):
-            raise ClientError(f"{self.origin} answers no tokens; is it an Ostiary gateway?")
+        granted = self.shaped(answer, _Granted)
         return StoredTokens(
-            access_token=access_token,
-            expires_at=self._now() + lifetime,
-            lifetime=lifetime,
-            refresh_token=refresh_token if isinstance(refresh_token, str) else None,
+            access_token=granted.access_token,
+            expires_at=self._now() + granted.expires_in,
+            lifetime=granted.expires_in,
+            refresh_token=granted.refresh_token,
         )
+
+    def shaped(self, answer: Answer, shape: type[T]) -> T:
+        """The answer, as what it should be. Raises ClientError."""
+        try:
+            return msgspec.convert(answer, shape)
+        except msgspec.ValidationError:
+            raise UnusableAnswerError(
+                f"{self.origin} answers something else than was asked; is it an Ostiary gateway?"
+            ) from None
 
     def _keep(self, tokens: StoredTokens) -> None:
         with self._identities.folder.locked():
@@ -207,18 +236,20 @@ class Session:
     async def who_am_i(self) -> Answer:
         """What the gateway says of its caller, and when the token will be renewed at the latest. Raises ClientError."""
         answer = await self._done("GET", "/auth/me")
+        self.shaped(answer, _Caller)
         tokens = None if self._given is not None else self._identities.tokens(self.origin)
         return answer | {"expires_at": None if tokens is None else int(tokens.expires_at)}
 
     async def enrol(self) -> Answer:
         """The secret of a new second factor, as the gateway gives it. Raises ClientError."""
-        return await self._done("POST", "/auth/mfa/enrol")
+        answer = await self._done("POST", "/auth/mfa/enrol")
+        self.shaped(answer, _Enrolment)
+        return answer
 
     async def confirm(self, code: str) -> list[str]:
         """Turn the second factor on by its first code; the recovery codes. Raises ClientError."""
         answer = await self._done("POST", "/auth/mfa/confirm", {"code": code})
-        codes = answer.get("recovery_codes")
-        return [str(each) for each in codes] if isinstance(codes, list) else []
+        return self.shaped(answer, _RecoveryCodes).recovery_codes
 
     async def _done(self, method: str, target: str, fields: Mapping[str, str] | None = None) -> Answer:
         status, answer = await self._ask_signed_in(method, target, fields)
@@ -250,7 +281,8 @@ class Session:
             token = await self._token(refused)
             response = await self._send(method, target, [*headers, *self._presented(token)], body)
             if response.status == 401 and self._given is not None:
-                raise self._given_is_refused(json_object(await self._read(response)))
+                async with self.answering():
+                    raise self._given_is_refused(json_object(await read_body(response)))
             if response.status != 401 or refused is not None or token is None:
                 return response
             response.drain()
@@ -275,36 +307,22 @@ class Session:
         self, method: str, target: str, headers: Headers, body: bytes | None
     ) -> tuple[int, Answer]:
         """Status and JSON object of an answer. Raises ClientError where there is none."""
-        try:
-            async with asyncio.timeout(LOGIN_SECONDS):
-                response = await self._send(method, target, headers, body)
-        except TimeoutError:
-            raise ClientError(f"{self.origin} does not answer; try again later") from None
-        return response.status, json_object(await self._read(response))
+        async with self.answering():
+            response = await self._send(method, target, headers, body)
+            return response.status, json_object(await read_body(response))
 
-    async def _read(self, response: Response) -> bytes:
+    @contextlib.asynccontextmanager
+    async def answering(self, seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
+        """In here the gateway answers, and in time. Raises ClientError."""
         try:
-            async with asyncio.timeout(LOGIN_SECONDS):
-                return await response.read(MAX_ANSWER)
+            async with asyncio.timeout(seconds):
+                yield
         except TimeoutError:
             raise ClientError(f"{self.origin} does not answer; try again later") from None
-        except OutboundError as error:
-            raise ClientError(f"{self.origin}: {_unreachable(error)}") from None
 
 
 def _refusal(status: int, answer: Answer) -> str:
     return f"{status} {told(answer)}"
-
-
-def told(answer: Answer) -> str:
-    """What a refusal says of itself, in the gateway's form or OAuth's."""
-    error = answer.get("error")
-    if isinstance(error, dict):  # JSON-RPC
-        return str(error.get("message", ""))
-    for member in ("detail", "error_description", "title", "error"):
-        if isinstance(answer.get(member), str):
-            return str(answer[member])
-    return "without a reason; is it an Ostiary gateway?"
 
 
 def _unreachable(error: OutboundError) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import Any, Final
 
-from gateway.client.answers import json_object, messages
+import msgspec
+
+from gateway.client.answers import printable, reply_to
 from gateway.client.errors import ClientError
-from gateway.client.session import Session, told
+from gateway.client.session import Session
 from gateway.mcp.messages import LEGACY_VERSIONS, Params, encode_request
 
 ENDPOINT: Final = "/mcp"
@@ -16,6 +18,20 @@ _HEADERS: Final = (
     ("Accept", "application/json, text/event-stream"),
     ("MCP-Protocol-Version", LEGACY_VERSIONS[0]),
 )
+
+
+class _Page(msgspec.Struct):
+    """A part of the list."""
+
+    tools: list[dict[str, Any]]
+    nextCursor: str | None = None  # noqa: N815 - as MCP spells it
+
+
+class _Answered(msgspec.Struct):
+    """What a tool answers."""
+
+    content: list[dict[str, Any]] = []
+    isError: bool = False  # noqa: N815
 
 
 class Tools:
@@ -29,27 +45,29 @@ class Tools:
         """Every tool, as the gateway describes it. Raises ClientError."""
         tools: list[dict[str, Any]] = []
         params: Params = {}
-        while True:
-            page = await self._ask("tools/list", params)
-            tools += [tool for tool in page.get("tools", []) if isinstance(tool, dict)]
-            if not isinstance(page.get("nextCursor"), str):
-                return tools
-            params = {"cursor": page["nextCursor"]}
+        async with self._session.answering():
+            while True:
+                page = self._session.shaped(await self._ask("tools/list", params), _Page)
+                tools += page.tools
+                if page.nextCursor is None:
+                    return tools
+                params = {"cursor": page.nextCursor}
 
     async def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """What the tool answers. Raises ClientError."""
-        return await self._ask("tools/call", {"name": name, "arguments": arguments})
+        result = await self._ask("tools/call", {"name": name, "arguments": arguments})
+        self._session.shaped(result, _Answered)
+        return result
 
     async def _ask(self, method: str, params: Params) -> dict[str, Any]:
-        message = encode_request(next(self._ids), method, params)
+        request_id = next(self._ids)
+        message = encode_request(request_id, method, params)
         response = await self._session.send("POST", ENDPOINT, _HEADERS, message)
-        async for line in messages(response):
-            reply = json_object(line)
-            if "method" in reply:  # what is told on the way
-                continue
-            response.drain()
-            if isinstance(reply.get("result"), dict):
-                result: dict[str, Any] = reply["result"]
-                return result
-            raise ClientError(f"{self._session.origin}: {told(reply)}")
-        raise ClientError(f"{self._session.origin} ended its answer without a reply; try again")
+        reply = await reply_to(request_id, response, _nobody)
+        if reply.error is not None:
+            raise ClientError(f"{self._session.origin}: {printable(reply.error.message)}")
+        return reply.result
+
+
+async def _nobody(_line: bytes) -> None:
+    """What is told on the way is for nobody."""
