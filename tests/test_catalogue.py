@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from gateway.config.values import AccessRule
 from gateway.mcp.catalogue import Catalogue, Kind, Rules, decide
 from gateway.mcp.messages import Params, Reply, RequestId, encode
+from gateway.mcp.offers import MAX_TOLD
 from gateway.mcp.upstream import Fields, ServerInfo, SessionKey, UpstreamError
 from gateway.model import ALLOW, ANONYMOUS, ClientContext, Permissions, Reason
 
@@ -33,6 +34,8 @@ class Scripted:
         self.fault: Exception | None = None
         self.raw: bytes | None = None
         """What it answers to every list instead."""
+        self.raw_tools: list[object] | None = None
+        """What it lists as tools instead."""
         self.asked = 0
 
     async def describe(self) -> ServerInfo:
@@ -47,11 +50,11 @@ class Scripted:
     ) -> AsyncIterator[Any]:
         result: dict[str, Any]
         match method:
+            case "tools/list" if self.raw_tools is not None:
+                result = {"tools": self.raw_tools}
             case "tools/list":
                 page = int(params.get("cursor", 0))
-                result = {
-                    "tools": [{"name": name, "inputSchema": {}} for name in self.tools[page : page + 2]]
-                }
+                result = {"tools": [_tool(name) for name in self.tools[page : page + 2]]}
                 if page + 2 < len(self.tools):
                     result["nextCursor"] = str(page + 2)
             case "resources/list":
@@ -73,6 +76,10 @@ class Scripted:
     def unlisten(self, key: SessionKey) -> None: ...
     async def end(self, key: SessionKey) -> None: ...
     async def close(self) -> None: ...
+
+
+def _tool(name: str, **more: object) -> dict[str, object]:
+    return {"name": name, "inputSchema": {"type": "object"}, **more}
 
 
 class Clock:
@@ -318,10 +325,10 @@ async def test_a_tool_with_two_definitions_is_left_out_before_it_is_asked_whethe
     upstream.raw = encode(
         {
             "tools": [
-                {"name": "twin", "description": "harmless"},
-                {"name": "same", "description": "one"},
-                {"name": "twin", "description": "not so"},
-                {"name": "same", "description": "one"},
+                _tool("twin", description="harmless"),
+                _tool("same", description="one"),
+                _tool("twin", description="not so"),
+                _tool("same", description="one"),
             ]
         }
     )
@@ -345,5 +352,32 @@ async def test_a_tool_with_two_definitions_is_left_out_before_it_is_asked_whethe
     await catalogue.refresh(None)
     assert [entry.name for entry in catalogue.entries(Kind.TOOL, None)] == ["same"]
     assert asked == ["same"]
-    assert "upstream u lists the tool 'twin' with two definitions: it is left out" in caplog.messages
+    assert caplog.messages == ["upstream u: the tool 'twin' is left out: it has two definitions"]
+    await catalogue.close()
+
+
+async def test_a_malformed_definition_costs_itself_alone_and_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    upstream = Scripted("u", ["good"])
+    catalogue = _catalogue((upstream, ""))
+    wrong = [{"name": "bad"}, _tool("worse\n", description=5), 5, {}]
+    upstream.raw_tools = [*wrong, _tool("good")]
+    for _ in range(2):
+        catalogue.invalidate("u")
+        await catalogue.refresh(None)
+    assert [entry.name for entry in catalogue.entries(Kind.TOOL, None)] == ["good"]
+    assert catalogue.find(Kind.TOOL, "bad", "u") is None
+    assert catalogue.down() == ()
+    assert caplog.messages == [
+        "upstream u: the tool 'bad' is left out: it is malformed: Object missing required field `inputSchema`",
+        "upstream u: the tool 'worse\\n' is left out: it is malformed: Expected `str`, got `int` - at `$.description`",
+        "upstream u: a tool is left out: it is not an object",
+        "upstream u: a tool is left out: it is malformed: Object missing required field `name`",
+    ]
+    upstream.raw_tools = [{"name": f"bad{number}"} for number in range(1000)]
+    catalogue.invalidate("u")
+    await catalogue.refresh(None)
+    assert len(caplog.messages) == MAX_TOLD + 1
+    assert caplog.messages[-1] == "upstream u: more than that is left out, of which nothing is said any more"
     await catalogue.close()

@@ -85,7 +85,8 @@ class Offering:
         result: dict[str, Any] = {}
         if method in LISTS:
             member, key = LISTS[method]
-            result = {member: [{key: one, "name": one} | {key: one} for one in self.offers[member]]}
+            schema = {"inputSchema": {"type": "object"}} if member == "tools" else {}
+            result = {member: [{"name": one, key: one, **schema} for one in self.offers[member]]}
         else:
             reference = params.get("ref", params)
             self.reached.append((method, reference.get("name", reference.get("uri"))))

@@ -135,7 +135,9 @@ class Paging(Scripted):
             self.turned += 1
             cursor: Any = params.get("cursor")
             names, more = self.pages.get(cursor, ([], None)) if not self.endless else ([], str(self.turned))
-            result: dict[str, Any] = {"tools": [{"name": name} for name in names]}
+            result: dict[str, Any] = {
+                "tools": [{"name": name, "inputSchema": {"type": "object"}} for name in names]
+            }
             self.raw = encode(result if more is None else {**result, "nextCursor": more})
         else:
             self.raw = None

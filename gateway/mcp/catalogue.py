@@ -11,25 +11,21 @@ down), and it is asked again after a pause that grows.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import msgspec
 
-from gateway.authz import authorize, rule_for
-from gateway.config.values import AccessRule
-from gateway.mcp.eras import Era
-from gateway.mcp.listing import INSTRUCTIONS, LISTINGS, Kind, Listing, list_all
-from gateway.mcp.messages import encode
-from gateway.mcp.mirrored import Mirrored, mirrored_in
+from gateway.authz import authorize
+from gateway.mcp.listing import LISTINGS, Kind
 from gateway.mcp.names import Names
+from gateway.mcp.offers import Approval, Entry, Offer, Offers, Rules
 from gateway.mcp.target import Target
-from gateway.mcp.templates import MAX_URI, Template, parse_template
-from gateway.mcp.upstream import GATEWAY, MODERN_GATEWAY, ServerInfo, SessionKey, Upstream, UpstreamError
-from gateway.model import ADMINISTRATION, ALLOW, ClientContext, Decision
+from gateway.mcp.templates import MAX_URI
+from gateway.mcp.upstream import SessionKey, Upstream, UpstreamError
+from gateway.model import ALLOW, ClientContext, Decision
 from gateway.spelling import is_plain_uri
 
 __all__ = ["LISTINGS", "Catalogue", "Entry", "Kind", "Offer", "Rules", "decide"]
@@ -44,55 +40,6 @@ RETURN_SECONDS: Final = 0.25
 """How long a list waits for an upstream that was down, to see whether it is back."""
 PATIENCE: Final = 5.0
 """How long an upstream may take to list everything, at most."""
-PERMISSIONS_META: Final = "ostiary/permissions"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One tool, prompt, resource or template of one upstream."""
-
-    kind: Kind
-    upstream: str
-    original: str
-    """Its name (or URI) at the upstream."""
-    name: str
-    """Its name at the gateway: with the upstream's prefix, for tools and prompts."""
-    permissions: tuple[str, ...]
-    rule: str
-    """The pattern of the access rule that says so; empty where none does."""
-    definition: msgspec.Raw = field(repr=False)
-    """Its definition under ``name``."""
-    unprefixed: msgspec.Raw = field(repr=False)
-    """Its definition under ``original``."""
-    template: Template | None = field(default=None, repr=False)
-    """What URIs a template stands for."""
-    mirrored: tuple[Mirrored, ...] = field(default=(), repr=False)
-    """The arguments of a tool that a modern client repeats in headers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """All that one upstream offered when it was last asked."""
-
-    info: ServerInfo
-    entries: dict[Kind, dict[str, Entry]]
-    """By kind, then by the original name."""
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The access rules of the configuration."""
-
-    tools: tuple[AccessRule, ...] = ()
-    prompts: tuple[AccessRule, ...] = ()
-    resources: tuple[AccessRule, ...] = ()
-
-    def access(self, kind: Kind, name: str) -> tuple[tuple[str, ...], str]:
-        """What the thing of that kind and name needs, and the pattern of the rule that says so (empty: none does)."""
-        rules = {Kind.TOOL: self.tools, Kind.PROMPT: self.prompts}.get(kind, self.resources)
-        rule = rule_for(rules, name)
-        return (ADMINISTRATION, "") if rule is None else (rule.permissions, rule.match)
 
 
 @dataclass(slots=True)
@@ -111,16 +58,6 @@ class _Source:
     gathering: asyncio.Task[None] | None = None
 
 
-class Approval(Protocol):
-    """Says what of an upstream's offer is let through."""
-
-    def admits(self, upstream: str, kind: str, definition: dict[str, Any]) -> bool:
-        """Whether it may be listed and used as it is defined now."""
-
-    def gathered(self, upstream: str, listed: Collection[tuple[str, str]]) -> None:
-        """All that the upstream lists, by kind and name at the upstream, held back or not."""
-
-
 class Catalogue:
     """The offers of all upstreams, in the order of the configuration."""
 
@@ -136,7 +73,7 @@ class Catalogue:
     ) -> None:
         """``upstreams``: each with its prefix and its time limit in seconds. ``on_change`` gets an upstream's name.
 
-        ``approval`` is asked of each definition; what it does not admit is not there. None: everything is admitted.
+        ``approval`` is asked of each definition (see ``Offers``).
         ``names`` says what of the merged lists is held back.
         """
         self._sources = {
@@ -145,7 +82,7 @@ class Catalogue:
         }
         self._rules = rules
         self._monotonic = monotonic
-        self._approval = approval
+        self._offers = Offers(rules, approval)
         self._on_change = on_change
         self._names = names or Names()
         self.generation = 0
@@ -316,7 +253,7 @@ class Catalogue:
                 source.stale = False
                 try:
                     async with asyncio.timeout(source.patience):
-                        offer = await self._ask(source)
+                        offer = await self._offers.of(source.upstream, source.prefix)
                 except UpstreamError as error:
                     return self._missed(source, error.detail)
                 except TimeoutError:
@@ -347,96 +284,6 @@ class Catalogue:
         if changed:
             self.generation += 1
             self._on_change(source.upstream.name)
-
-    async def _ask(self, source: _Source) -> Offer:
-        said = await source.upstream.describe()
-        info = self._with_approved_instructions(source.upstream.name, said)
-        if any(isinstance(c, dict) and c.get("listChanged") for c in info.capabilities.values()):
-            key = MODERN_GATEWAY if info.era is Era.MODERN else GATEWAY
-            source.upstream.listen(key)  # that is where it will say so
-        digest = hashlib.sha256()
-        entries: dict[Kind, dict[str, Entry]] = {}
-        there: list[tuple[str, str]] = [(INSTRUCTIONS, "")] if said.instructions else []
-        for kind, listing in LISTINGS.items():
-            entries[kind] = {}
-            if listing.capability not in info.capabilities:
-                continue
-            listed = await list_all(source.upstream, info.era, kind, listing)
-            doubled = _doubled(listed, listing.key)
-            for name in sorted(doubled):
-                log.warning(
-                    "upstream %s lists the %s %r with two definitions: it is left out",
-                    source.upstream.name,
-                    kind,
-                    name,
-                )
-            for definition in listed:
-                entry = self._entry(kind, listing, source, definition)
-                if entry is None or not isinstance(definition, dict) or entry.original in entries[kind]:
-                    log.warning(
-                        "upstream %s lists a %s that is malformed or twice", source.upstream.name, kind
-                    )
-                    continue
-                there.append((kind, entry.original))
-                if entry.original in doubled or not self._admits(source.upstream.name, kind, definition):
-                    continue
-                entries[kind][entry.original] = entry
-                digest.update(bytes(entry.definition))
-        if self._approval is not None:
-            self._approval.gathered(source.upstream.name, there)
-        return Offer(info, entries, digest.digest())
-
-    def _admits(self, upstream: str, kind: str, definition: dict[str, Any]) -> bool:
-        return self._approval is None or self._approval.admits(upstream, kind, definition)
-
-    def _with_approved_instructions(self, upstream: str, info: ServerInfo) -> ServerInfo:
-        said = {"instructions": info.instructions}
-        if not info.instructions or self._admits(upstream, INSTRUCTIONS, said):
-            return info
-        return replace(info, instructions=None)
-
-    def _entry(self, kind: Kind, listing: Listing, source: _Source, definition: object) -> Entry | None:
-        if not isinstance(definition, dict) or not isinstance(definition.get(listing.key), str):
-            return None
-        original: str = definition[listing.key]
-        try:
-            mirrored = mirrored_in(definition.get("inputSchema")) if kind is Kind.TOOL else ()
-        except ValueError as error:
-            log.warning("upstream %s: the tool %r is left out: %s", source.upstream.name, original, error)
-            return None
-        prefixed = kind in {Kind.TOOL, Kind.PROMPT}
-        name = source.prefix + original if prefixed else original
-        permissions, rule = self._rules.access(kind, name)
-        meta = definition.get("_meta")
-        plain: dict[str, Any] = {
-            **definition,
-            "_meta": {**(meta if isinstance(meta, dict) else {}), PERMISSIONS_META: list(permissions)},
-        }
-        return Entry(
-            kind=kind,
-            upstream=source.upstream.name,
-            original=original,
-            name=name,
-            permissions=permissions,
-            rule=rule,
-            definition=msgspec.Raw(encode({**plain, listing.key: name})),
-            unprefixed=msgspec.Raw(encode(plain)),
-            template=parse_template(original) if kind is Kind.TEMPLATE else None,
-            mirrored=mirrored,
-        )
-
-
-def _doubled(definitions: list[object], key: str) -> frozenset[str]:
-    """The names that have more than one definition: which of them is meant, nobody can say, or approve."""
-    first: dict[str, bytes] = {}
-    doubled: set[str] = set()
-    for definition in definitions:
-        name = definition.get(key) if isinstance(definition, dict) else None
-        if isinstance(name, str):
-            text = encode(definition)
-            if first.setdefault(name, text) != text:
-                doubled.add(name)
-    return frozenset(doubled)
 
 
 def decide(entry: Entry, context: ClientContext) -> Decision:
