@@ -71,14 +71,16 @@ class Sealing:
         key = self._load().get(key_id)
         if key is None:
             raise SealingError(
-                f"{self._file} does not hold the key that a second factor was sealed with: put it back"
+                f"{self._file} does not hold the key that the second factor of {owner} was sealed with: put it back, "
+                f"or reset it with `ostiary clients mfa-reset {owner}`"
             )
         try:
             raw = base64.urlsafe_b64decode(text)
             return AESGCM(key).decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], owner.encode())
         except (InvalidTag, binascii.Error, ValueError):
             raise SealingError(
-                "a second factor cannot be opened: it was changed, or is another client's"
+                f"the second factor of {owner} cannot be opened, it was changed or is another client's: restore the "
+                f"store, or reset it with `ostiary clients mfa-reset {owner}`"
             ) from None
 
     def add_key(self) -> None:

@@ -88,6 +88,7 @@ class SecondFactors:
         self._codes = TokenBuckets(CODES_PER_MINUTE, CODES_PER_MINUTE)
         self._recoveries = TokenBuckets(RECOVERIES_PER_MINUTE, RECOVERIES_PER_MINUTE)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._rotation = asyncio.Lock()
 
     def check(self) -> None:
         """Raises SealingError where what is there cannot be opened."""
@@ -192,20 +193,31 @@ class SecondFactors:
             return factor is not None
 
     async def rotate_key(self) -> int:
-        """Seal every secret with a new key, and forget the old one; how many. Raises SealingError, StoreError."""
-        self._sealing.add_key()
-        count = 0
-        for client_id in [factor.client_id for factor in self._factors]:
-            async with self._turn(client_id):
-                factor = self._factors.get(client_id)
-                if factor is None:
-                    continue
-                secret = self._sealing.open(factor.sealed_secret, client_id)
-                sealed = self._sealing.seal(secret, client_id)
-                await self._factors.put(msgspec.structs.replace(factor, sealed_secret=sealed))
-                count += 1
-        self._sealing.drop_old_keys()
-        return count
+        """Seal every secret with a new key, and forget the old one; how many. Raises SealingError, StoreError.
+
+        Whoever is sealing with the old key holds a turn, though there may be no record of it yet: they are waited for.
+        """
+        async with self._rotation:
+            for factor in self._factors:
+                self._sealing.open(
+                    factor.sealed_secret, factor.client_id
+                )  # or there would be a key more with each try
+            self._sealing.add_key()
+            sealing = {*self._turns, *(factor.client_id for factor in self._factors)}
+            count = sum([await self._seal_anew(client_id) for client_id in sealing])
+            self._sealing.drop_old_keys()
+            return count
+
+    async def _seal_anew(self, client_id: str) -> bool:
+        """With the newest key; whether there is something to seal."""
+        async with self._turn(client_id):
+            factor = self._factors.get(client_id)
+            if factor is None:
+                return False
+            secret = self._sealing.open(factor.sealed_secret, client_id)
+            sealed_secret = self._sealing.seal(secret, client_id)
+            await self._factors.put(msgspec.structs.replace(factor, sealed_secret=sealed_secret))
+            return True
 
     # Between the two steps
 

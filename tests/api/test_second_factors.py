@@ -6,7 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
+from gateway.identity.sealing import SealingError
 from gateway.identity.second_factors import SESSION_SECONDS
 from gateway.identity.totp import STEP, code_at
 from gateway.model import Deny, Inbound, Reason, Refused
@@ -130,6 +132,51 @@ async def test_where_the_audit_cannot_say_so_nothing_is_turned_on(world: World) 
         await world.factors.confirm(alice, _code(world, secret), INBOUND, refused)
     assert not world.factors.enabled("alice")
     assert isinstance(await world.factors.confirm(alice, _code(world, secret), INBOUND, _nothing), tuple)
+
+
+async def test_the_key_is_rotated_while_somebody_enrols(world: World) -> None:
+    """Sealed with the old key, and not stored yet when the rotation looks at what is stored."""
+    entering, entered = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        entering.set()
+        await entered.wait()
+
+    enrolment = asyncio.create_task(world.factors.enrol(_alice(world), slow))
+    await entering.wait()
+    rotation = asyncio.create_task(world.factors.rotate_key())
+    await asyncio.wait({rotation}, timeout=0.1)
+    entered.set()
+    assert await rotation == 1
+    secret = await enrolment
+    assert isinstance(secret, bytes)
+    assert isinstance(
+        await world.factors.confirm(_alice(world), _code(world, secret), INBOUND, _nothing), tuple
+    )
+
+
+async def test_rotations_side_by_side(world: World) -> None:
+    secret, _ = await _enrolled(world)
+    assert await asyncio.gather(*(world.factors.rotate_key() for _ in range(4))) == [1] * 4
+    assert await _reason(world, _code(world, secret)) is None
+
+
+async def test_what_cannot_be_opened_is_named_and_adds_no_key(world: World) -> None:
+    await _enrolled(world)
+    key_file = world.stores.path.parent / "mfa.key"
+    kept = key_file.read_bytes()
+    factors = world.stores.collection(SECOND_FACTORS)
+    factor = factors.get("alice")
+    assert factor is not None
+    await factors.put(replace(factor, client_id="bob"))
+    with pytest.raises(SealingError, match="mfa-reset bob"):
+        await world.factors.rotate_key()
+    await factors.put(
+        replace(factor, client_id="bob", sealed_secret="0." + factor.sealed_secret.partition(".")[2])
+    )
+    with pytest.raises(SealingError, match="mfa-reset bob"):
+        await world.factors.rotate_key()
+    assert key_file.read_bytes() == kept
 
 
 async def test_a_password_that_is_changed_while_the_code_is_checked_ends_the_sign_in(world: World) -> None:
