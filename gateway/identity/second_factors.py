@@ -141,7 +141,7 @@ class SecondFactors:
             factor = self._factors.get(client_id)
             if factor is None or factor.confirmed_at is not None:
                 return Deny(Reason.CONFLICT, "There is nothing to confirm: enrol first.", client_id=client_id)
-            step = self._step(factor, code, _Tried(client, inbound))
+            step = self._step(factor, _normal(code), _Tried(client, inbound))
             if isinstance(step, Deny):
                 return step
             codes = tuple(_recovery_code() for _ in range(RECOVERY_CODES))
@@ -166,7 +166,7 @@ class SecondFactors:
             return await self._use_up(code, _Tried(client, inbound))
 
     async def _use_up(self, code: str, tried: _Tried) -> Deny | None:
-        client_id = tried.client.client_id
+        client_id, code = tried.client.client_id, _normal(code)
         factor = self._factors.get(client_id)
         if factor is None or factor.confirmed_at is None:
             return _wrong(client_id)
@@ -294,7 +294,7 @@ class SecondFactors:
         limited = self._limited(self._recoveries, tried)
         if limited is not None:
             return limited
-        encoded = _normal(code).encode("utf-8", "replace")[:64]
+        encoded = code.encode("utf-8", "replace")[:64]
         try:
             for stored in factor.recovery_hashes:
                 if await self._hasher.matches(encoded, stored):
@@ -326,6 +326,7 @@ def _recovery_code() -> str:
 
 
 def _normal(code: str) -> str:
+    """As it is compared: without what is put between for the eye (``123 456``), and in small letters."""
     return "".join(code.lower().replace("-", "").split())
 
 

@@ -61,6 +61,21 @@ async def test_five_codes_a_minute_and_three_recovery_codes(world: World) -> Non
     assert await _reason(world, _code(world, secret)) is None
 
 
+async def test_a_code_may_be_spelled_as_apps_show_it(world: World) -> None:
+    secret = await world.factors.enrol(_alice(world), _nothing)
+    assert isinstance(secret, bytes)
+
+    def shown(between: str) -> str:
+        code = _code(world, secret)
+        return f" {code[:3]}{between}{code[3:]} "
+
+    confirmed = await world.factors.confirm(_alice(world), shown(" "), INBOUND, _nothing)
+    assert isinstance(confirmed, tuple)
+    for between in (" ", "\N{NO-BREAK SPACE}", "-"):
+        world.clock.now += 60
+        assert await _reason(world, shown(between)) is None
+
+
 async def test_wrong_codes_lock_with_a_back_off_and_an_administrator_unlocks(world: World) -> None:
     secret, _ = await _enrolled(world)
     for _ in range(10):
