@@ -21,7 +21,7 @@ from gateway.mcp.eras import (
     modern_capabilities,
 )
 from gateway.mcp.messages import Reply
-from gateway.mcp.replies import for_legacy, for_modern
+from gateway.mcp.replies import checked, for_legacy, for_modern
 from gateway.mcp.request_state import RequestStates, binding_of
 from gateway.mcp.upstream import UpstreamError
 
@@ -106,14 +106,63 @@ def test_log_messages_only_as_far_as_they_were_asked_for(
 
 @pytest.mark.parametrize("result", ["5", '"resultType"', "null", ' ["resultType"]'])
 def test_a_result_that_is_no_object_goes_nowhere(result: str) -> None:
-    reply = Reply(1, result=msgspec.Raw(result.encode()))
-    request: Any = Mock()
-    request.message.method = "tools/call"
-    for upstream in Era:
-        with pytest.raises(UpstreamError, match="not an object"):
-            for_modern(request, reply, upstream)
     with pytest.raises(UpstreamError, match="not an object"):
-        for_legacy(reply)
+        checked(Reply(1, result=msgspec.Raw(result.encode())))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        b"5",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"code":-32000}',
+        b'{"code":"-32000","message":""}',
+        b'{"code":1,"message":2}',
+    ],
+)
+def test_an_error_that_is_no_error_goes_nowhere(error: bytes) -> None:
+    with pytest.raises(UpstreamError, match="not an object with code and message"):
+        checked(Reply(1, error=msgspec.Raw(error)))
+    assert checked(Reply(1, error=msgspec.Raw(b'{"code":1,"message":"m","data":[]}'))).error is not None
+
+
+def test_what_is_not_in_utf_8_goes_nowhere() -> None:
+    for bad in (b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf"):
+        for reply in (
+            Reply(1, result=msgspec.Raw(b'{"content":[{"text":"%b"}]}' % bad)),
+            Reply(1, error=msgspec.Raw(b'{"code":1,"message":"m","data":"%b"}' % bad)),
+        ):
+            with pytest.raises(UpstreamError, match="not in UTF-8"):
+                checked(reply)
+
+
+@pytest.mark.parametrize(
+    "result", [b"{}", b"{ }", b" {\n\t}\r\n", b'{ "x":1}', b' {\n"x" : 1 }', b'{"cacheScope":"public"}']
+)
+@pytest.mark.parametrize("cacheable", [True, False])
+def test_white_space_changes_nothing(result: bytes, cacheable: bool) -> None:
+    made = json.loads(as_modern_result(result, upstream=Era.LEGACY, cacheable=cacheable))
+    assert made["resultType"] == "complete"
+    assert made.get("x") == json.loads(result).get("x")
+
+
+@given(RESULTS, st.data())
+def test_a_name_in_escapes_is_that_name(result: dict[str, Any], data: st.DataObject) -> None:
+    text = json.dumps(result)
+    for name in result:
+        at = data.draw(st.integers(0, len(name) - 1))
+        text = text.replace(f'"{name}":', f'"{name[:at]}\\u{ord(name[at]):04x}{name[at + 1 :]}":', 1)
+    request: Any = Mock()
+    request.message.method = "resources/read"
+    reply = checked(Reply(1, result=msgspec.Raw(text.encode())))
+    for upstream in Era:
+        made = json.loads(bytes(for_modern(request, reply, upstream).result or b""))
+        assert made.get("cacheScope", "private") == "private"
+    assert json.loads(bytes(for_legacy(reply).result or b"")) == {
+        key: value for key, value in result.items() if key not in {"resultType", "ttlMs", "cacheScope"}
+    }
 
 
 class TestRequestState:

@@ -9,6 +9,7 @@ Everything else is the same, and is written once. Sans I/O.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -154,19 +155,33 @@ def modern_capabilities(declared: bytes) -> bytes:
     return encode(capabilities)
 
 
+def with_plain_names(result: bytes) -> bytes:
+    """A result whose members have the names by which they are looked for, and not these in escapes."""
+    if not _ESCAPED_LETTER.search(result):
+        return result
+    return encode(msgspec.json.decode(result, type=dict[str, msgspec.Raw]))
+
+
+def _members(result: bytes) -> bytes:
+    """What follows the opening brace and white space."""
+    return result.lstrip()[1:].lstrip()
+
+
 def as_modern_result(result: bytes, *, upstream: Era, cacheable: bool) -> bytes:
     """A result for a modern client. What it may keep is its own alone: another caller may not have it."""
     told = b"" if b'"_meta"' in result else _SERVER
     if upstream is Era.MODERN and not cacheable and b'"resultType"' in result:
         return result
     if not any(word in result for word in _RESULT_WORDS):
-        head = b'{"resultType":"complete"' + (_KEPT if cacheable else b"") + told
-        return head + (b"}" if result.strip() == b"{}" else b"," + result.lstrip()[1:])
+        head, rest = b'{"resultType":"complete"' + (_KEPT if cacheable else b"") + told, _members(result)
+        return head + (b"," + rest if rest[:1] != b"}" else rest)
     members = msgspec.json.decode(result, type=dict[str, msgspec.Raw])
     if upstream is Era.LEGACY or "resultType" not in members:
         members["resultType"] = _COMPLETE
     if cacheable and members["resultType"] == _COMPLETE:
         members.setdefault("ttlMs", msgspec.Raw(b"0"))
+        members.setdefault("cacheScope", _PRIVATE)
+    if "cacheScope" in members:
         members["cacheScope"] = _PRIVATE
     return encode(members)
 
@@ -194,6 +209,7 @@ def at_least(level: object, wanted: str | None) -> bool:
 _MODERN_PARAMS: Final = frozenset({"_meta", "inputResponses", "requestState", "task"})
 """What a legacy upstream is not told. ``task`` asks for a task of its era, which a modern client could not have."""
 _REQUEST_META: Final = frozenset({PROTOCOL_VERSION, CLIENT_INFO, CLIENT_CAPABILITIES, LOG_LEVEL})
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00[4-7]")
 _MODERN_RESULT: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
 _RESULT_WORDS: Final = (b'"resultType"', b'"ttlMs"', b'"cacheScope"')
 _COMPLETE: Final = msgspec.Raw(b'"complete"')

@@ -50,7 +50,7 @@ from gateway.mcp.messages import (
     encode_reply,
     encode_request,
 )
-from gateway.mcp.replies import code_of, error_reply, for_legacy, for_modern, status_of
+from gateway.mcp.replies import checked, code_of, error_reply, for_legacy, for_modern, status_of
 from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Session, owner_of
 from gateway.mcp.streams import EventStream, Watch
@@ -265,7 +265,8 @@ class Forwarder:
         finally:
             if not kept:
                 await context.__aexit__(None, None, None)
-        return for_modern(request, received, Era.LEGACY) if request.modern else received
+        reply = checked(received)
+        return for_modern(request, reply, Era.LEGACY) if request.modern else reply
 
     async def _ask_modern(
         self, request: RequestContext, call: UpstreamCall, stream: EventStream, running: Running | None
@@ -290,11 +291,12 @@ class Forwarder:
                 while not isinstance(received, Reply):
                     await self._pass_on(request, call, received, stream)
                     received = await exchange.receive()
+            reply = checked(received)
             if request.modern:
-                return self._sealed(request, call, for_modern(request, received, Era.MODERN))
-            required = required_by(received)
+                return self._sealed(request, call, for_modern(request, reply, Era.MODERN))
+            required = required_by(reply)
             if required is None:
-                return for_legacy(received)
+                return for_legacy(reply)
             if running is not None:
                 running.exchange = None  # a cancellation now ends our own waiting
             reachable = request.accepts_stream and not stream.gone

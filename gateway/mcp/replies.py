@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.mcp.eras import CACHEABLE, Era, as_legacy_result, as_modern_result
+from gateway.mcp.eras import CACHEABLE, Era, as_legacy_result, as_modern_result, with_plain_names
 from gateway.mcp.messages import INVALID_PARAMS, RESOURCE_NOT_FOUND, Reply, encode
 from gateway.mcp.request import RequestContext
 from gateway.mcp.upstream import UpstreamError
@@ -14,10 +14,32 @@ from gateway.model import Reason
 from persistence.records import AuditStatus
 
 
+def checked(reply: Reply) -> Reply:
+    """An upstream's reply that can be read by everybody. Raises UpstreamError where it is none.
+
+    Its JSON was read without its strings: what is in them becomes text, be it in UTF-8 or not, only here.
+    """
+    payload = reply.error if reply.result is None else reply.result
+    try:
+        str(payload or b"", "utf-8")
+        if reply.result is None:
+            _ERROR.decode(payload or b"")
+            return reply
+        result = bytes(reply.result)
+        if result.lstrip()[:1] != b"{":
+            raise UpstreamError(Reason.UPSTREAM_INVALID, "The upstream's result is not an object.")
+        plain = with_plain_names(result)
+        return reply if plain is result else Reply(reply.id, result=msgspec.Raw(plain))
+    except UnicodeDecodeError:
+        raise UpstreamError(Reason.UPSTREAM_INVALID, "The upstream's reply is not in UTF-8.") from None
+    except msgspec.MsgspecError:
+        detail = "The upstream's error is not an object with code and message."
+        raise UpstreamError(Reason.UPSTREAM_INVALID, detail) from None
+
+
 def for_modern(request: RequestContext, reply: Reply, upstream: Era) -> Reply:
-    """An upstream's reply for a modern client. Raises UpstreamError where its result is no object."""
+    """An upstream's reply, ``checked``, for a modern client."""
     if reply.result is not None:
-        _check(reply.result)
         cacheable = request.message.method in CACHEABLE
         result = as_modern_result(bytes(reply.result), upstream=upstream, cacheable=cacheable)
         return Reply(reply.id, result=msgspec.Raw(result))
@@ -28,17 +50,10 @@ def for_modern(request: RequestContext, reply: Reply, upstream: Era) -> Reply:
 
 
 def for_legacy(reply: Reply) -> Reply:
-    """A modern upstream's reply for a legacy client. Raises UpstreamError where its result is no object."""
+    """A modern upstream's reply, ``checked``, for a legacy client."""
     if reply.result is None:
         return reply
-    _check(reply.result)
     return Reply(reply.id, result=msgspec.Raw(as_legacy_result(bytes(reply.result))))
-
-
-def _check(result: msgspec.Raw) -> None:
-    """Whether members can be added to it, or taken away."""
-    if not bytes(result).lstrip().startswith(b"{"):
-        raise UpstreamError(Reason.UPSTREAM_INVALID, "The upstream's result is not an object.")
 
 
 def error_reply(code: int, message: str, data: dict[str, Any] | None = None) -> Reply:
@@ -49,17 +64,15 @@ def error_reply(code: int, message: str, data: dict[str, Any] | None = None) -> 
 
 class _ErrorObject(msgspec.Struct):
     code: int
+    message: str
 
 
 _ERROR: Final = msgspec.json.Decoder(_ErrorObject)
 
 
-def code_of(error: msgspec.Raw) -> int | None:
-    """The JSON-RPC code of an upstream's error; None: it has none."""
-    try:
-        return _ERROR.decode(error).code
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+def code_of(error: msgspec.Raw) -> int:
+    """The JSON-RPC code of an error, ours or ``checked``."""
+    return _ERROR.decode(error).code
 
 
 def _asks(result: bytes) -> bool:

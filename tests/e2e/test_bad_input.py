@@ -196,6 +196,8 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(door: Any, caller: A
         ("bad_die", "upstream_unavailable", "error"),
         ("bad_half", "upstream_invalid", "error"),
         ("bad_html", "upstream_invalid", "error"),
+        ("bad_latin", "upstream_invalid", "error"),
+        ("bad_no_error", "upstream_invalid", "error"),
     ],
 )
 def test_a_bad_upstream_costs_only_its_own_call(

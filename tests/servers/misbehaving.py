@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-TOOLS = ("hang", "rubbish", "wrong_id", "die", "half", "html")
+TOOLS = ("hang", "rubbish", "wrong_id", "die", "half", "html", "latin", "no_error")
 
 
 async def mcp(request: web.Request) -> web.StreamResponse:
@@ -52,6 +52,12 @@ async def _misbehave(request: web.Request, message: Any) -> web.StreamResponse:
             if request.transport is not None:
                 request.transport.close()
             return response
+        case "latin":
+            text = b'{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"caf\xe9"}]}}'
+            return web.Response(body=text % message["id"], content_type="application/json")
+        case "no_error":
+            text = b'{"jsonrpc":"2.0","id":%d,"error":5}'
+            return web.Response(body=text % message["id"], content_type="application/json")
         case "html":
             return web.Response(text="<h1>It works!</h1>", content_type="text/html")
     return web.Response(status=500)
