@@ -6,13 +6,14 @@ import asyncio
 import fnmatch
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import Mock
 
 import msgspec
+import pytest
 from aiohttp import StreamReader
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
@@ -31,6 +32,7 @@ from gateway.mcp.eras import Era
 from gateway.mcp.forwarding import Forwarder
 from gateway.mcp.held_calls import HeldCalls
 from gateway.mcp.input_rounds import InputRounds
+from gateway.mcp.interests import MAX_RESOURCES
 from gateway.mcp.listeners import Listeners
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Params, Reply, RequestId
@@ -39,7 +41,7 @@ from gateway.mcp.request_state import RequestStates
 from gateway.mcp.sealed import Seal
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import Watch
-from gateway.mcp.subscriptions import MAX_RESOURCES, Subscriptions
+from gateway.mcp.subscriptions import Subscriptions
 from gateway.mcp.tasks import Tasks
 from gateway.mcp.upstream import Fields, ServerInfo, SessionKey
 from gateway.model import ANONYMOUS, ClientContext, Inbound, Permissions
@@ -101,6 +103,7 @@ class Offering:
         self.reached.append(("watch", uri))
 
     def unwatch(self, uri: str) -> None: ...
+    async def watched(self, uris: Iterable[str]) -> None: ...
     async def notify(self, key: SessionKey, method: str, params: Params) -> None: ...
     async def respond(self, key: SessionKey, request_id: RequestId, reply: Reply) -> None: ...
     def listen(self, key: SessionKey) -> None: ...
@@ -140,27 +143,31 @@ class World:
             Watch(lambda _context, _peer: True, lambda _peer: True),
         )
         self.audit, self.listeners = audit, Listeners()
-        self.sessions = sessions = Sessions(monotonic=lambda: 0.0)
+        self.sessions = sessions = Sessions(
+            monotonic=lambda: 0.0,
+            on_end=lambda session: self.subscriptions.session_ended(session),  # noqa: PLW0108 - it is made below
+        )
         lists = Lists(catalogue, Seal("", "cursors"))
         rounds = InputRounds(RequestStates(bytes(32), now=lambda: 0.0), HeldCalls())
         self.tasks = Tasks(Seal("", "task ids"), catalogue)
         forwarder = Forwarder(catalogue, watch, audit, rounds, self.tasks)
         access = Access(catalogue, audit, problems, Denied.HIDE)
+        self.subscriptions = Subscriptions(
+            catalogue=catalogue,
+            sessions=sessions,
+            listeners=self.listeners,
+            lists=lists,
+            access=access,
+            watch=watch,
+            audit=audit,
+        )
         self.endpoint = McpEndpoint(
             catalogue=catalogue,
             sessions=sessions,
             forwarder=forwarder,
             access=access,
             own=OwnAnswers(catalogue, sessions, lists, forwarder),
-            subscriptions=Subscriptions(
-                catalogue=catalogue,
-                sessions=sessions,
-                listeners=self.listeners,
-                lists=lists,
-                access=access,
-                watch=watch,
-                audit=audit,
-            ),
+            subscriptions=self.subscriptions,
             tasks=self.tasks,
             watch=watch,
             audit=audit,
@@ -359,17 +366,51 @@ async def test_a_session_subscribes_to_so_many_resources_and_no_more() -> None:
         await world.catalogue.close()
 
 
-async def test_nobody_without_a_session_has_a_modern_upstream_watch_a_resource() -> None:
+@pytest.mark.parametrize("era", Era)
+async def test_nobody_without_a_session_subscribes_to_a_resource_or_ends_the_subscription_of_another(
+    era: Era,
+) -> None:
     offers = {"tools": [], "prompts": [], "resources": [], "resourceTemplates": ["d://{id}"]}
-    world = World([(Offering("a", frozenset({Era.MODERN}), offers), "")], Rules())
+    world = World([(Offering("a", frozenset({era}), offers), "")], Rules())
     client = ClientContext(client_id="c", permissions=Permissions(frozenset({"*:*"})))
     session = world.sessions.open(client, None, "2025-11-25", {})
+    subscribe = "watch" if era is Era.MODERN else "resources/subscribe"
+
+    async def ask(method: str, session_id: str | None) -> tuple[Any, Any]:
+        answer = await world.ask(Era.LEGACY, "/mcp", client, method, {"uri": "d://1"}, session_id)
+        return answer[0], answer[1]
+
     try:
-        for session_id, watched in ((None, []), (session.id, [("watch", "d://1")])):
-            answer, reached = await world.ask(
-                Era.LEGACY, "/mcp", client, "resources/subscribe", {"uri": "d://1"}, session_id
-            )
-            assert answer["result"] == {}
-            assert reached == watched
+        answer, reached = await ask("resources/subscribe", session.id)
+        assert (answer["result"], reached) == ({}, [(subscribe, "d://1")])
+        for method in ("resources/subscribe", "resources/unsubscribe"):
+            answer, reached = await ask(method, None)
+            assert answer["error"] == {
+                "code": -32600,
+                "message": "Send initialize first: changes are told in a session alone.",
+            }
+            assert reached == []
     finally:
+        await world.catalogue.close()
+
+
+async def test_a_legacy_upstream_tells_nothing_more_of_what_nobody_wants_to_hear_of() -> None:
+    offers = {"tools": [], "prompts": [], "resources": [], "resourceTemplates": ["d://{id}"]}
+    upstream = Offering("a", frozenset({Era.LEGACY}), offers)
+    world = World([(upstream, "")], Rules())
+    client = ClientContext(client_id="c", permissions=Permissions(frozenset({"*:*"})))
+    sessions = [world.sessions.open(client, None, "2025-11-25", {}) for _ in range(2)]
+    try:
+        for session, uris in zip(sessions, (["d://1", "d://2"], ["d://2"]), strict=True):
+            for uri in uris:
+                await world.ask(Era.LEGACY, "/mcp", client, "resources/subscribe", {"uri": uri}, session.id)
+        upstream.reached.clear()
+        world.sessions.end(sessions[0])
+        await asyncio.sleep(0.01)
+        assert upstream.reached == [("resources/unsubscribe", "d://1")]
+        world.sessions.end(sessions[1])
+        await asyncio.sleep(0.01)
+        assert upstream.reached[1:] == [("resources/unsubscribe", "d://2")]
+    finally:
+        await world.subscriptions.close()
         await world.catalogue.close()

@@ -137,6 +137,7 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
         watch=shared.watch,
         audit=shared.audit,
     )
+    stack.push_async_callback(subscriptions.close)
     endpoint = McpEndpoint(
         catalogue=catalogue,
         sessions=sessions,

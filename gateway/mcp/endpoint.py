@@ -42,7 +42,7 @@ from gateway.mcp.recordings import Recording
 from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Session, Sessions, owner_of
 from gateway.mcp.streams import EventStream, Watch, pour
-from gateway.mcp.subscriptions import MAX_RESOURCES, Subscriptions
+from gateway.mcp.subscriptions import Subscriptions
 from gateway.mcp.target import COMPLETE, METHODS, TASKS, Target, target_of
 from gateway.mcp.tasks import Tasks, require_extension
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
@@ -286,16 +286,15 @@ class McpEndpoint:
         Sessions may share an upstream session: the last of them to leave a resource is the one that ends it.
         """
         session, method = request.session, request.message.method
-        if session is None or method not in {"resources/subscribe", "resources/unsubscribe"}:
+        if method not in {"resources/subscribe", "resources/unsubscribe"}:
             return None
+        if session is None:
+            return request.error(
+                INVALID_REQUEST, "Send initialize first: changes are told in a session alone."
+            )
         resource = (entry.upstream, entry.original)
         if method == "resources/subscribe":
-            if resource not in session.subscribed and len(session.subscribed) >= MAX_RESOURCES:
-                return request.error(
-                    INVALID_REQUEST, "You have subscribed to too many resources: leave some."
-                )
-            session.subscribed.add(resource)
-            return None
-        session.subscribed.discard(resource)
-        self._subscriptions.unsubscribed(resource)
-        return request.result({}) if self._subscriptions.wanted(resource, session) else None
+            refusal = self._subscriptions.subscribed(session, resource)
+            return None if refusal is None else request.error(INVALID_REQUEST, refusal)
+        self._subscriptions.unsubscribed(session, resource)
+        return request.result({}) if self._subscriptions.wanted(resource, session.key) else None

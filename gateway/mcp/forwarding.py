@@ -273,8 +273,10 @@ class Forwarder:
     ) -> Reply:
         """The reply for the client, which is asked meanwhile what the upstream needs, if it is a legacy one."""
         upstream = self._catalogue.upstream(call.entry.upstream)
-        if request.message.method == "resources/subscribe" and request.session is not None:
-            upstream.watch(call.entry.original)  # without a session there is no stream on which to tell of it
+        subscribes = request.message.method == "resources/subscribe"
+        if subscribes and request.session is not None and not request.session.outbox.closed:
+            upstream.watch(call.entry.original)
+            await upstream.watched([call.entry.original])
         if request.message.method in {"resources/subscribe", "resources/unsubscribe"}:
             return Reply(None, result=msgspec.Raw(b"{}"))
         key, method, fields = (

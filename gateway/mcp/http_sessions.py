@@ -15,9 +15,11 @@ from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 from gateway.config.values import HttpUpstream, Sessions
 from gateway.mcp.credentials import UpstreamClient
-from gateway.mcp.eras import ACKNOWLEDGED, LISTEN, Era, as_modern_request
+from gateway.mcp.eras import LISTEN, Era, as_modern_request
 from gateway.mcp.exchange import (
     CAPABILITIES,
     DISCOVER,
@@ -50,6 +52,7 @@ from gateway.mcp.messages import (
     encode_result,
 )
 from gateway.mcp.mirrored import request_headers
+from gateway.mcp.replies import code_of
 from gateway.mcp.sessions import Held, NoRoom, gives_way
 from gateway.mcp.upstream import (
     GATEWAY,
@@ -59,6 +62,7 @@ from gateway.mcp.upstream import (
     Unsolicited,
     UpstreamError,
 )
+from gateway.mcp.watching import Refusal
 from gateway.model import Reason
 from gateway.outbound.client import (
     EncodedHeaders,
@@ -86,10 +90,6 @@ MAX_PINGS: Final = 8
 MAX_REFUSAL: Final = 64 * 1024
 """Bytes that are read of an answer that is not 200."""
 _SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,1024}")
-
-
-class Refusal(Exception):  # noqa: N818 - a fact, not a fault
-    """The server has no subscriptions."""
 
 
 class HttpSession:
@@ -260,21 +260,20 @@ class HttpSessions:
     async def listen(self, wanted: dict[str, Any]) -> AsyncGenerator[Notification, None]:
         """What the server tells on a subscription (SubscriptionFilter) of the modern era, until it or the reader ends it.
 
-        Raises Refusal where the server has none, OutboundError, UpstreamError.
+        First comes its acknowledgement. Raises Refusal where the server does not grant it, OutboundError, UpstreamError.
         """
         session = await self.session(MODERN_GATEWAY)
         params = as_modern_request({"notifications": wanted}, CAPABILITIES)
         response = await self.send(session, Ticket(self.next_id(), MODERN_GATEWAY, LISTEN, params))
         try:
             if response.status != 200:
-                if _is_error(await response.read(MAX_REFUSAL)):
-                    raise Refusal
-                raise self._refusal(response.status)
+                error = _error_in(await response.read(MAX_REFUSAL))
+                raise self._refusal(response.status) if error is None else Refusal(code_of(error))
             answer = Answer(self.name, response)
             while (message := await answer.next()) is not None:
                 if isinstance(message, Reply) and message.error is not None:
-                    raise Refusal
-                if isinstance(message, Notification) and message.method != ACKNOWLEDGED:
+                    raise Refusal(code_of(message.error))
+                if isinstance(message, Notification):
                     answer.unasked()
                     yield message
         finally:
@@ -448,7 +447,7 @@ class HttpSessions:
         body = initialize_request(request_id, key)
         response = await self._client.send("POST", self._target, _FIRST_HEADERS, body, owner=key.owner)
         if response.status != 200:
-            if _is_error(await response.read(MAX_REFUSAL)):
+            if _error_in(await response.read(MAX_REFUSAL)) is not None:
                 raise invalid(self.name, "refused to open a session")
             raise self._refusal(response.status)
         answer = Answer(self.name, response)
@@ -474,12 +473,13 @@ class HttpSessions:
         self._sweeper = self.loop.call_later(self._idle_seconds / 2, self._sweep)
 
 
-def _is_error(body: bytes) -> bool:
-    """Whether it is a JSON-RPC error."""
+def _error_in(body: bytes) -> msgspec.Raw | None:
+    """The JSON-RPC error that it is, if it is one."""
     try:
-        return any(isinstance(one, Reply) and one.error is not None for one in messages_in(body))
+        errors = [one.error for one in messages_in(body) if isinstance(one, Reply)]
     except Rejected:
-        return False
+        return None
+    return next((error for error in errors if error is not None), None)
 
 
 def forgotten(session: HttpSession, status: int, body: bytes) -> bool:

@@ -145,6 +145,11 @@ class Outbox:
         self._waiting.append(message)
         self._ready.set()
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._closed
+
     def close(self) -> None:
         """Nothing more will come."""
         self._closed = True

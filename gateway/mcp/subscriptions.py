@@ -6,6 +6,7 @@ are told who may read the resource at that moment, and of a changed list only th
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final
 
 from aiohttp import web
@@ -14,6 +15,8 @@ from gateway.audit import Audit
 from gateway.mcp.access import Access
 from gateway.mcp.catalogue import Catalogue, Entry
 from gateway.mcp.eras import ACKNOWLEDGED, Era, own_result
+from gateway.mcp.exchange import Errands
+from gateway.mcp.interests import MAX_RESOURCES, Interests, Resource
 from gateway.mcp.listeners import Listener, Listeners
 from gateway.mcp.listing import Kind
 from gateway.mcp.lists import Lists
@@ -23,12 +26,12 @@ from gateway.mcp.sessions import Session, Sessions
 from gateway.mcp.streams import EventStream, Watch, pour
 from gateway.mcp.target import Target
 from gateway.mcp.tasks import require_extension
-from gateway.mcp.upstream import UpstreamError
+from gateway.mcp.upstream import SessionKey, UpstreamError
 from gateway.model import Deny, Reason, Refused
 from persistence.records import AuditStatus
 
-MAX_RESOURCES: Final = 256
-"""Resources of one subscription, or of one legacy session."""
+MAX_ENDING: Final = 4_096
+"""How many subscriptions may wait to be ended at one upstream."""
 _FILTERS: Final = {
     "toolsListChanged": (Kind.TOOL,),
     "promptsListChanged": (Kind.PROMPT,),
@@ -57,6 +60,10 @@ class Subscriptions:
         self._access = access
         self._watch = watch
         self._audit = audit
+        self._interests = Interests()
+        self._errands = Errands()
+        self._ending: dict[str, dict[tuple[Resource, SessionKey], None]] = {}
+        """By upstream: the subscriptions that are to be ended there."""
 
     async def listen(self, request: RequestContext) -> web.StreamResponse:
         """The stream of what the client asked to hear of, as far as it may."""
@@ -83,23 +90,39 @@ class Subscriptions:
                 await stream.send(encode_result(listener.id, own_result(listener.marked({}))))
         finally:
             self._listeners.remove(listener)
-            await self._leave(listener)
+            self._leave(listener)
         return await stream.close()
 
     def session_ended(self, session: Session) -> None:
-        """What nobody else wants to hear of is no longer watched."""
-        self._unwatch(session.subscribed)
+        """What nobody else wants to hear of is told no more."""
+        legacy = [name for name in session.used if Era.LEGACY in self._catalogue.upstream(name).eras]
+        for resource in tuple(session.subscribed):
+            self.unsubscribed(session, resource)
+            if resource[0] in legacy:
+                self._end(resource, session.key)
 
-    def unsubscribed(self, resource: tuple[str, str]) -> None:
+    def subscribed(self, session: Session, resource: Resource) -> str | None:
+        """A session wants to hear of it; None, or why it may not, in words for the client."""
+        if session.outbox.closed:  # it ended a moment ago, and nobody would take this back
+            return "The session has ended."
+        return self._interests.take(session, resource)
+
+    def unsubscribed(self, session: Session, resource: Resource) -> None:
         """A session wants to hear of it no more."""
-        self._unwatch({resource})
+        self._interests.leave(session, resource)
+        self._unwatch(resource)
 
-    def wanted(self, resource: tuple[str, str], session: Session) -> bool:
-        """Whether anybody else still uses the subscription that this session has at a legacy upstream."""
-        if self._sessions.want(resource, session.key):
+    def wanted(self, resource: Resource, key: SessionKey) -> bool:
+        """Whether anybody still uses the subscription that ``key`` has at a legacy upstream."""
+        if resource not in self._interests:
+            return False
+        if self._sessions.want(resource, key):
             return True
-        shared = self._sessions.shares(resource[0])
-        return self._listeners.want(resource, None if shared else session.key)
+        return self._listeners.want(resource, None if self._sessions.shares(resource[0]) else key)
+
+    async def close(self) -> None:
+        """Tell the upstreams nothing more."""
+        await self._errands.close()
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -118,6 +141,10 @@ class Subscriptions:
         if isinstance(uris, list):
             taken = [uri for uri in uris[:MAX_RESOURCES] if await self._subscribe(request, listener, uri)]
             agreed["resourceSubscriptions"] = taken
+            for name in {name for name, _uri in listener.subscribed}:
+                await self._catalogue.upstream(name).watched(
+                    uri for upstream, uri in listener.subscribed if upstream == name
+                )
         return agreed
 
     async def _subscribe(self, request: RequestContext, listener: Listener, uri: object) -> bool:
@@ -126,6 +153,9 @@ class Subscriptions:
             return False
         entry = await self._access.admit(request, Target(Kind.RESOURCE, uri, "resource_subscribe"))
         if not isinstance(entry, Entry):
+            return False
+        resource = (entry.upstream, entry.original)
+        if self._interests.take(listener, resource) is not None:
             return False
         upstream = self._catalogue.upstream(entry.upstream)
         intent = self._audit.entry(
@@ -140,26 +170,27 @@ class Subscriptions:
             rule=entry.rule,
             request_bytes=request.size,
         )
+        done = False
         pending = await self._audit.begin(intent, request.inbound.started)
         try:
             if await upstream.era_for(request.key_for(Era.MODERN)) is Era.MODERN:
                 upstream.watch(entry.original)
                 done = True
             else:
-                done = await self._tell(listener, "resources/subscribe", entry.upstream, entry.original)
+                self._catalogue.upstream(entry.upstream).listen(listener.key)
+                done = await self._tell(listener.key, "resources/subscribe", resource)
         except UpstreamError as error:
             pending.finish(AuditStatus.ERROR, error.reason)
-            return False
-        pending.finish(AuditStatus.OK if done else AuditStatus.ERROR, None if done else "upstream_error")
-        if done:
-            listener.subscribed.add((entry.upstream, entry.original))
+        else:
+            pending.finish(AuditStatus.OK if done else AuditStatus.ERROR, None if done else "upstream_error")
+        if not done:
+            self._interests.leave(listener, resource)
         return done
 
-    async def _tell(self, listener: Listener, method: str, name: str, uri: str) -> bool:
+    async def _tell(self, key: SessionKey, method: str, resource: Resource) -> bool:
         """Have a legacy upstream begin, or end, telling of a resource; whether it does."""
-        upstream = self._catalogue.upstream(name)
-        upstream.listen(listener.key)
-        async with upstream.request(listener.key, method, {"uri": uri}) as exchange:
+        name, uri = resource
+        async with self._catalogue.upstream(name).request(key, method, {"uri": uri}) as exchange:
             received = await exchange.receive()
             while not isinstance(received, Reply):
                 received = await exchange.receive()
@@ -167,26 +198,46 @@ class Subscriptions:
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
-    async def _leave(self, listener: Listener) -> None:
-        self._unwatch(listener.subscribed)
-        for name, uri in listener.subscribed:
-            upstream = self._catalogue.upstream(name)
-            shared = self._sessions.shares(name)
-            heard = self._listeners.want((name, uri), None if shared else listener.key)
-            if Era.MODERN in upstream.eras or heard or self._sessions.want((name, uri), listener.key):
-                continue
-            try:
-                await self._tell(listener, "resources/unsubscribe", name, uri)
-            except UpstreamError:
-                continue  # it is gone, and its subscriptions with it
-        if listener.subscribed and not any(other.key == listener.key for other in self._listeners):
+    def _leave(self, listener: Listener) -> None:
+        """It is over: what nobody else wants to hear of is told no more."""
+        left = tuple(listener.subscribed)
+        for resource in left:
+            self._interests.leave(listener, resource)
+            self._unwatch(resource)
+            if Era.MODERN not in self._catalogue.upstream(resource[0]).eras:
+                self._end(resource, listener.key)
+        if left and not any(other.key == listener.key for other in self._listeners):
             self._sessions.depart(listener.key)
 
-    def _unwatch(self, resources: set[tuple[str, str]]) -> None:
-        for name, uri in resources:
-            subscribed = any((name, uri) in session.subscribed for session in self._sessions)
-            if not subscribed and not self._listeners.want((name, uri)):
-                self._catalogue.upstream(name).unwatch(uri)
+    def _unwatch(self, resource: Resource) -> None:
+        if resource not in self._interests:
+            self._catalogue.upstream(resource[0]).unwatch(resource[1])
+
+    def _end(self, resource: Resource, key: SessionKey) -> None:
+        """Have a legacy upstream end its subscription in the session of ``key``, unless somebody else uses that.
+
+        Its subscriptions are ended one after another; where it does not keep up they end with its session.
+        """
+        name = resource[0]
+        ending = self._ending.setdefault(name, {})
+        if self.wanted(resource, key) or len(ending) >= MAX_ENDING:
+            return
+        ending[resource, key] = None
+        if len(ending) == 1:
+            self._errands.run(self._end_all(name, ending))
+
+    async def _end_all(self, name: str, ending: dict[tuple[Resource, SessionKey], None]) -> None:
+        try:
+            while ending:
+                resource, key = next(iter(ending))
+                with contextlib.suppress(UpstreamError):  # it is gone, and its subscriptions with it
+                    if not self.wanted(resource, key):
+                        await self._tell(key, "resources/unsubscribe", resource)
+                    if self.wanted(resource, key):  # since a moment ago: the two may have crossed
+                        await self._tell(key, "resources/subscribe", resource)
+                del ending[resource, key]
+        finally:
+            self._ending.pop(name, None)
 
 
 def _acknowledgement(listener: Listener, agreed: dict[str, Any]) -> bytes:

@@ -8,7 +8,7 @@ share a process, where the transport has one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -135,6 +135,9 @@ class Upstream(Protocol):
 
     def unwatch(self, uri: str) -> None:
         """Tell of them no more."""
+
+    async def watched(self, uris: Iterable[str]) -> None:
+        """Wait until the server has agreed to tell of them, or refused, but not for long."""
 
     async def end(self, key: SessionKey) -> None:
         """Close the session of ``key``, if it is open; another will be opened when needed."""

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final
 
 from gateway.config.values import HttpUpstream
 from gateway.mcp.credentials import UpstreamClient
-from gateway.mcp.eras import LIST_CHANGES, Era
+from gateway.mcp.eras import ACKNOWLEDGED, LIST_CHANGES, Era
 from gateway.mcp.exchange import Ticket, late
 from gateway.mcp.http_answer import Answer
 from gateway.mcp.http_exchange import HttpExchange
-from gateway.mcp.http_sessions import MAX_REFUSAL, HttpSession, HttpSessions, Refusal, forgotten
+from gateway.mcp.http_sessions import MAX_REFUSAL, HttpSession, HttpSessions, forgotten
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification, encode_reply
 from gateway.mcp.upstream import (
     GATEWAY,
@@ -28,6 +30,7 @@ from gateway.mcp.upstream import (
     Unsolicited,
     UpstreamError,
 )
+from gateway.mcp.watching import Refusal, Watching
 from gateway.model import Reason
 from gateway.outbound.client import OutboundError
 
@@ -61,7 +64,12 @@ class HttpUpstreamServer:
         self._speaks_modern_alone = False
         self._listeners: dict[SessionKey, asyncio.Task[None]] = {}
         self._has_no_stream = False
-        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._watching = Watching(
+            settings.name,
+            self._sessions.listen,
+            partial(self._sessions.unsolicited, GATEWAY),
+            self._sessions.errands,
+        )
 
     def __repr__(self) -> str:
         return f"<HttpUpstreamServer {self.name} sessions={len(self._sessions)}>"
@@ -160,15 +168,15 @@ class HttpUpstreamServer:
 
     def watch(self, uri: str) -> None:
         """In the modern era: tell of changes of that resource."""
-        if uri not in self._watchers:
-            wanted = {"resourceSubscriptions": [uri]}
-            self._watchers[uri] = self._sessions.errands.run(self._hear(wanted))
+        self._watching.add(uri)
 
     def unwatch(self, uri: str) -> None:
         """Tell of them no more."""
-        watcher = self._watchers.pop(uri, None)
-        if watcher is not None:
-            watcher.cancel()
+        self._watching.discard(uri)
+
+    async def watched(self, uris: Iterable[str]) -> None:
+        """Wait until the server has agreed to tell of them, or refused, but not for long."""
+        await self._watching.agreed(uris)
 
     async def end(self, key: SessionKey) -> None:
         """Close the session of ``key``; one that is shared stays."""
@@ -221,8 +229,9 @@ class HttpUpstreamServer:
             try:
                 async with contextlib.aclosing(self._sessions.listen(wanted)) as told:
                     async for message in told:
-                        pause = FIRST_PAUSE
-                        self._sessions.unsolicited(GATEWAY, message)
+                        if message.method != ACKNOWLEDGED:
+                            pause = FIRST_PAUSE
+                            self._sessions.unsolicited(GATEWAY, message)
             except Refusal:
                 return
             except (OutboundError, UpstreamError) as error:

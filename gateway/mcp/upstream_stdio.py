@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -193,6 +194,9 @@ class StdioUpstreamServer:
         if uri in self._watched and session is not None:
             session.unlisten({"resourceSubscriptions": [uri]})
         self._watched.discard(uri)
+
+    async def watched(self, uris: Iterable[str]) -> None:
+        """A child takes what it is sent in order: what is asked of it next comes after."""
 
     async def end(self, key: SessionKey) -> None:
         """End the process of ``key``; one that is shared stays."""

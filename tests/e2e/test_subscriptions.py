@@ -6,12 +6,14 @@ import http.client
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.mcp.interests import MAX_RESOURCES, MAX_RESOURCES_OF_ONE
 from gateway.mcp.listeners import MAX_LISTENERS_OF_ONE
-from tests.modern import META, VERSION
+from tests.modern import META, VERSION, Modern
 
 CONFIG = """
 [[upstreams]]
@@ -70,3 +72,39 @@ def test_however_fast_one_network_opens_them_it_has_so_many(home: Any, served: A
             "code": -32600,
             "message": "You have too many subscriptions open: close some.",
         }
+
+
+def agreed(connection: http.client.HTTPSConnection) -> tuple[list[str], Callable[[], Any]]:
+    """The resources of which it is told, and what reads its next message."""
+    answer = connection.getresponse()
+
+    def read() -> Any:
+        while not (line := answer.readline().decode()).startswith("data: "):
+            assert line, "the stream has ended"
+        return json.loads(line[6:])
+
+    return read()["params"]["notifications"]["resourceSubscriptions"], read
+
+
+def test_however_many_resources_they_are_for_they_cost_no_connections(
+    home: Any, served: Any, caller: Any
+) -> None:
+    def descriptors() -> int:
+        return len(list(Path(f"/proc/{served.process.pid}/fd").iterdir()))
+
+    anonymous = Modern(caller(served))
+    anonymous.result("tools/list")
+    before = descriptors()
+    at_most = MAX_RESOURCES_OF_ONE // MAX_RESOURCES
+    with ExitStack() as opened:
+        for number in range(at_most + 1):
+            uris = [f"everything://item/{number}-{each}" for each in range(MAX_RESOURCES)]
+            connection = opened.enter_context(asked(home, served, {"resourceSubscriptions": uris}))
+            taken, read = agreed(connection)
+            assert taken == (uris if number < at_most else [])  # no more of one network
+            if number == 0:
+                of_first = read
+        assert descriptors() - before < 4 * at_most
+        touched = {"uri": "everything://item/0-255"}  # the server has agreed before the client is told so
+        anonymous.result("tools/call", {"name": "touch", "arguments": touched})
+        assert of_first()["params"]["uri"] == touched["uri"]
