@@ -35,6 +35,7 @@ from gateway.authn import Authenticator
 from gateway.checks import start_problems
 from gateway.config.reader import read_config
 from gateway.config.values import Config, ConfigError, LimitSettings, ServiceSettings, TlsSettings
+from gateway.descriptors import allow_many
 from gateway.edge.ambiguity import Readings
 from gateway.edge.client_cert import Terminators
 from gateway.edge.cors import Cors
@@ -86,6 +87,7 @@ def run(file: Path, environment: Mapping[str, str]) -> int:
     found = start_problems(config, time.time())
     if found:
         raise ConfigError(found)
+    allow_many()
     return _with_uvloop(_serve(config, lambda: read_config(file, environment)))
 
 

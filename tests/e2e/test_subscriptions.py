@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -108,3 +109,14 @@ def test_however_many_resources_they_are_for_they_cost_no_connections(
         touched = {"uri": "everything://item/0-255"}  # the server has agreed before the client is told so
         anonymous.result("tools/call", {"name": "touch", "arguments": touched})
         assert of_first()["params"]["uri"] == touched["uri"]
+
+
+def test_the_gateway_may_open_as_many_files_as_the_system_lets_it(home: Any) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        served = home.serve()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE) == (most, hard)
