@@ -23,7 +23,7 @@ from gateway.mcp.catalogue import Catalogue, Kind, Rules
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Message, Notification, Params, Reply, Request, RequestId
 from gateway.mcp.sealed import Seal
-from gateway.mcp.sessions import Session, Sessions, canonical
+from gateway.mcp.sessions import MAX_WAITING_BYTES, Outbox, Session, Sessions, canonical
 from gateway.mcp.upstream import GATEWAY, Fields, ServerInfo, SessionKey
 from gateway.model import ANONYMOUS, ClientContext, Deny, Permissions
 
@@ -174,6 +174,16 @@ class TestUpdates:
         bob.subscribed.add(resource)
         assert sessions.want(resource, bob.key)
         assert sessions.want(resource, alice.key) == still_wanted
+
+
+def test_what_waits_for_a_client_that_does_not_read_is_bounded_in_bytes_too() -> None:
+    outbox = Outbox()
+    for number in range(20):
+        outbox.put(b"%02d" % number + bytes(100_000))
+    assert sum(map(len, outbox._waiting)) <= MAX_WAITING_BYTES
+    assert outbox._waiting[-1].startswith(b"19")
+    outbox.put(bytes(2 * MAX_WAITING_BYTES))
+    assert len(outbox._waiting) == 1  # a single one is kept whole
 
 
 class TestWhatBelongsToNoRequest:

@@ -13,6 +13,7 @@ from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Notification, Request, encode_notification, encode_request
 from gateway.mcp.sessions import Session, Sessions
 from gateway.mcp.tasks import STATUS_NEWS, asks_of_tasks, without_task
+from gateway.mcp.templates import MAX_URI
 from gateway.mcp.upstream import GATEWAY, SessionKey
 from gateway.model import ALLOW, ClientContext
 
@@ -45,12 +46,13 @@ class Announcements:
         if updated is not None:
             self._updated(upstream, key, updated, message)
             return
+        encoded = encode_notification(message.method, message.params)  # once, however many keep it
         for session in self._sessions:
             if session.context.anonymous or session.key != key or upstream not in session.used:
                 continue  # a session that many share (GATEWAY's, and that of the anonymous) has nothing for one of them
             if isinstance(message, Notification):
                 if message.method not in STATUS_NEWS:
-                    session.outbox.put(encode_notification(message.method, message.params))
+                    session.outbox.put(encoded)
             elif session.outbox.reader is not None and not asks_of_tasks(message):
                 ours = session.ask(partial(self._catalogue.upstream(upstream).respond, key, message.id))
                 if ours is not None:
@@ -59,8 +61,9 @@ class Announcements:
 
     def _updated(self, upstream: str, key: SessionKey, uri: str, message: Notification | Request) -> None:
         """A resource changed: tell the sessions that subscribed to it, and may read it now."""
+        concerned = {(upstream, part) for part in _with_what_holds_it(uri)}
         for listener in (*self._sessions, *self._listeners):
-            if not (_is_shared(key) or key == listener.key) or not _wants(listener, upstream, uri):
+            if not (_is_shared(key) or key == listener.key) or concerned.isdisjoint(listener.subscribed):
                 continue
             if self._may_read(listener, upstream, uri):
                 listener.tell(message.method, {"uri": uri})
@@ -105,9 +108,9 @@ def _updated_uri(message: Notification | Request) -> str | None:
     return uri if isinstance(uri, str) else ""
 
 
-def _wants(session: Session | Listener, upstream: str, uri: str) -> bool:
-    """Whether it subscribed to that resource, or to one that it is part of."""
-    return any(
-        name == upstream and (uri == subscribed or uri.startswith(f"{subscribed.rstrip('/')}/"))
-        for name, subscribed in session.subscribed
-    )
+def _with_what_holds_it(uri: str) -> list[str]:
+    """That resource, and those that it is part of, with and without the slash at their end."""
+    if len(uri) > MAX_URI:
+        return [uri]
+    slashes = [at for at, character in enumerate(uri) if character == "/"]
+    return [uri, *(uri[: at + last] for at in slashes for last in (0, 1))]

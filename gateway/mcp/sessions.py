@@ -34,7 +34,8 @@ MAX_ANONYMOUS: Final = 5_000
 MAX_ASKED: Final = 64
 """Requests to a client that it may leave unanswered at a time."""
 MAX_WAITING: Final = 256
-"""Messages kept for a client that does not read them; beyond that the oldest is dropped."""
+MAX_WAITING_BYTES: Final = 1024 * 1024
+"""What is kept for a client that does not read it; beyond that the oldest message is dropped, but never the newest."""
 
 Owner = tuple[str | None, str | None]
 
@@ -134,7 +135,8 @@ class Outbox:
     """What waits for a stream to the client: that of a session, or of a subscription."""
 
     def __init__(self) -> None:
-        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
         self._ready = asyncio.Event()
         self._closed = False
         self.reader: asyncio.Task[None] | None = None
@@ -143,6 +145,11 @@ class Outbox:
     def put(self, message: bytes) -> None:
         """Add a message; never waits."""
         self._waiting.append(message)
+        self._bytes += len(message)
+        while len(self._waiting) > 1 and (
+            len(self._waiting) > MAX_WAITING or self._bytes > MAX_WAITING_BYTES
+        ):
+            self._next()
         self._ready.set()
 
     @property
@@ -162,7 +169,12 @@ class Outbox:
                 return None
             self._ready.clear()
             await self._ready.wait()
-        return self._waiting.popleft()
+        return self._next()
+
+    def _next(self) -> bytes:
+        message = self._waiting.popleft()
+        self._bytes -= len(message)
+        return message
 
 
 OnAnswer = Callable[[Reply], Awaitable[None]]
