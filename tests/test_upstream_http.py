@@ -695,6 +695,9 @@ class TestLimits:
         server.handlers["tools/call"] = call
         async with upstream_at(server.url, max_concurrency=3) as upstream:
             await asyncio.gather(*(ask(upstream) for _ in range(12)))
+            assert most == 2, "one client has at most half of the places"
+            most = 0
+            await asyncio.gather(*(ask(upstream, key) for _ in range(6) for key in (ALICE, BOB)))
             assert most == 3
         async with (
             upstream_at(server.url, max_concurrency=1, timeout=0.2) as upstream,

@@ -236,7 +236,8 @@ class Forwarder:
             if request.metadata is not None:
                 await self.tell_level(key, name, request.metadata.log_level)
             params = as_legacy_request(call.params) if request.modern else call.params
-            context = upstream.request(key, request.message.method, params, self._told(request, call))
+            told = self._told(request, call)
+            context = upstream.request(key, request.message.method, params, told, request.counted)
             exchange = await context.__aenter__()
         kept = False
         try:
@@ -286,7 +287,7 @@ class Forwarder:
         )
         params = for_modern_upstream(request, call)
         for _round in range(MAX_ROUNDS):
-            async with upstream.request(key, method, params, fields) as exchange:
+            async with upstream.request(key, method, params, fields, request.counted) as exchange:
                 if running is not None:
                     running.exchange = exchange
                 received = await exchange.receive()

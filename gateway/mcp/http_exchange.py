@@ -11,6 +11,7 @@ from gateway.mcp.exchange import Ticket, invalid, late, unavailable
 from gateway.mcp.http_answer import Answer
 from gateway.mcp.http_sessions import MAX_REFUSAL, HttpSession, HttpSessions, forgotten
 from gateway.mcp.messages import Message, Params, Reply
+from gateway.mcp.places import Place
 from gateway.mcp.upstream import CancelledByCaller, UpstreamError
 from gateway.model import Reason
 from gateway.outbound.client import OutboundError, ResponseError
@@ -27,8 +28,7 @@ class HttpExchange:
         "_cancelled",
         "_deadline",
         "_loop",
-        "_placed",
-        "_places",
+        "_place",
         "_refusal",
         "_session",
         "_sessions",
@@ -37,17 +37,14 @@ class HttpExchange:
         "_under_way",
     )
 
-    def __init__(
-        self, sessions: HttpSessions, places: asyncio.Semaphore, ticket: Ticket, timeout: float
-    ) -> None:
+    def __init__(self, sessions: HttpSessions, place: Place, ticket: Ticket, timeout: float) -> None:
         """``timeout``: seconds for the whole of it, the wait for a place included."""
         self._sessions = sessions
-        self._places = places
+        self._place = place
         self._ticket = ticket
         self._timeout = timeout
         self._loop = sessions.loop
         self._deadline = 0.0
-        self._placed = False
         self._session: HttpSession | None = None
         self._answer: Answer | None = None
         self._refusal: Reply | None = None
@@ -60,8 +57,7 @@ class HttpExchange:
         self._deadline = self._loop.time() + self._timeout
         try:
             with Deadline(self._loop, self._deadline):
-                await self._places.acquire()
-                self._placed = True
+                await self._place.take()
                 await self._send()
         except TimeoutError:
             self._leave("timed out")
@@ -103,9 +99,7 @@ class HttpExchange:
 
     def hold(self) -> None:
         """Take no place, and let no time count."""
-        if self._placed:
-            self._placed = False
-            self._places.release()
+        self._place.leave()
 
     async def resume(self, params: Params) -> None:
         """Go on. Raises UpstreamError."""
@@ -113,8 +107,7 @@ class HttpExchange:
         self._deadline = self._loop.time() + self._timeout
         try:
             with Deadline(self._loop, self._deadline):
-                await self._places.acquire()
-                self._placed = True
+                await self._place.take()
         except TimeoutError:
             self._leave("timed out")
             raise late(self._sessions.name, self._timeout) from None
@@ -205,9 +198,7 @@ class HttpExchange:
 
     def _leave(self, reason: str) -> None:
         """Let go of everything, once; an upstream that may still be at work is told to stop."""
-        if self._placed:
-            self._placed = False
-            self._places.release()
+        self._place.leave()
         session = self._session
         if session is not None:
             session.in_flight.pop(self._ticket.id, None)

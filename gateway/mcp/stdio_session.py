@@ -46,6 +46,7 @@ from gateway.mcp.messages import (
     encode_request,
     encode_result,
 )
+from gateway.mcp.places import Place
 from gateway.mcp.stdio_process import ChildProcess, LineLog
 from gateway.mcp.unasked import Unasked
 from gateway.mcp.upstream import CancelledByCaller, ServerInfo, SessionKey, Unsolicited, UpstreamError
@@ -296,18 +297,15 @@ class Source(Protocol):
 class StdioExchange:
     """An ``Exchange``, and the context within which it lives."""
 
-    def __init__(
-        self, source: Source, name: str, places: asyncio.Semaphore, ticket: Ticket, timeout: float
-    ) -> None:
+    def __init__(self, source: Source, name: str, place: Place, ticket: Ticket, timeout: float) -> None:
         """``timeout``: seconds for the whole of it, the wait for a place included."""
         self._source = source
         self._name = name
-        self._places = places
+        self._place = place
         self._ticket = ticket
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._deadline = 0.0
-        self._placed = False
         self._session: StdioSession | None = None
         self._under_way = False
         self._messages: deque[Message] = deque()
@@ -319,8 +317,7 @@ class StdioExchange:
         self._deadline = self._loop.time() + self._timeout
         try:
             async with asyncio.timeout_at(self._deadline):
-                await self._places.acquire()
-                self._placed = True
+                await self._place.take()
                 session = self._session = await self._source.session(self._ticket.key)
                 session.begin(self, self._ticket)
                 self._under_way = True
@@ -358,9 +355,7 @@ class StdioExchange:
 
     def hold(self) -> None:
         """Take no place, and let no time count."""
-        if self._placed:
-            self._placed = False
-            self._places.release()
+        self._place.leave()
 
     async def resume(self, params: Params) -> None:
         """Go on. Raises UpstreamError."""
@@ -368,8 +363,7 @@ class StdioExchange:
         self._deadline = self._loop.time() + self._timeout
         try:
             async with asyncio.timeout_at(self._deadline):
-                await self._places.acquire()
-                self._placed = True
+                await self._place.take()
         except TimeoutError:
             self._leave("timed out")
             raise late(self._name, self._timeout) from None
@@ -406,9 +400,7 @@ class StdioExchange:
 
     def _leave(self, reason: str) -> None:
         """Let go of everything, once; a child that may still be at work is told to stop."""
-        if self._placed:
-            self._placed = False
-            self._places.release()
+        self._place.leave()
         session = self._session
         if session is None:
             return

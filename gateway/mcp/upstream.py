@@ -110,11 +110,17 @@ class Upstream(Protocol):
         """
 
     def request(
-        self, key: SessionKey, method: str, params: Params, fields: Fields = ()
+        self,
+        key: SessionKey,
+        method: str,
+        params: Params,
+        fields: Fields = (),
+        counted: tuple[str | None, str | None] | None = None,
     ) -> AbstractAsyncContextManager[Exchange]:
         """Send a request, in the era of ``key``; leaving the context early abandons it (and cancels it upstream).
 
         ``fields``: what it has in its headers, where the transport has any, beside what each of them has.
+        ``counted``: with whom the caller is counted (see ``Places``), where that is not the owner of ``key``.
         Entering waits for a place within ``max_concurrency`` and sends; raises UpstreamError.
         """
 

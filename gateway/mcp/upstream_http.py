@@ -21,6 +21,8 @@ from gateway.mcp.http_answer import Answer
 from gateway.mcp.http_exchange import HttpExchange
 from gateway.mcp.http_sessions import MAX_REFUSAL, HttpSession, HttpSessions, forgotten
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification, encode_reply
+from gateway.mcp.places import Place, Places
+from gateway.mcp.sessions import Owner
 from gateway.mcp.upstream import (
     GATEWAY,
     MODERN_GATEWAY,
@@ -59,7 +61,7 @@ class HttpUpstreamServer:
         """
         self._settings = settings
         self._sessions = HttpSessions(settings, client, unsolicited, idle_seconds)
-        self._places = asyncio.Semaphore(settings.max_concurrency)
+        self._places = Places(settings.max_concurrency)
         self._eras: frozenset[Era] = frozenset()
         self._speaks_modern_alone = False
         self._listeners: dict[SessionKey, asyncio.Task[None]] = {}
@@ -125,10 +127,18 @@ class HttpUpstreamServer:
                 return Era.LEGACY
         return next(era for era in Era if era in self._eras)
 
-    def request(self, key: SessionKey, method: str, params: Params, fields: Fields = ()) -> HttpExchange:
+    def request(
+        self,
+        key: SessionKey,
+        method: str,
+        params: Params,
+        fields: Fields = (),
+        counted: Owner | None = None,
+    ) -> HttpExchange:
         """Send a request; entered as an asynchronous context it is under way."""
         ticket = Ticket(self._sessions.next_id(), key, method, params, fields)
-        return HttpExchange(self._sessions, self._places, ticket, self._settings.timeout)
+        place = Place(self._places, counted or key.owner)
+        return HttpExchange(self._sessions, place, ticket, self._settings.timeout)
 
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:
         """Send a notification on the session of ``key``, if it is open."""

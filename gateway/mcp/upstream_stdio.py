@@ -17,7 +17,8 @@ from gateway.config.values import Sessions, StdioUpstream
 from gateway.mcp.eras import LIST_CHANGES, Era
 from gateway.mcp.exchange import PROBE_SECONDS, Errands, Ticket, invalid, late, unavailable
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
-from gateway.mcp.sessions import Held, NoRoom, gives_way
+from gateway.mcp.places import Place, Places
+from gateway.mcp.sessions import Held, NoRoom, Owner, gives_way
 from gateway.mcp.stdio_host import StdioHost
 from gateway.mcp.stdio_process import LineLog, Rate, start
 from gateway.mcp.stdio_session import StdioExchange, StdioSession
@@ -93,7 +94,7 @@ class StdioUpstreamServer:
         self._host = host
         self._grace = grace
         self._idle_seconds = idle_seconds
-        self._places = asyncio.Semaphore(settings.max_concurrency)
+        self._places = Places(settings.max_concurrency)
         self._ids = itertools.count(1)
         self._shared = settings.sessions is Sessions.SHARED
         self._slots: dict[SessionKey, _Slot] = {}
@@ -146,10 +147,18 @@ class StdioUpstreamServer:
                 return Era.LEGACY
         return next(era for era in Era if era in self._eras)
 
-    def request(self, key: SessionKey, method: str, params: Params, fields: Fields = ()) -> StdioExchange:
+    def request(
+        self,
+        key: SessionKey,
+        method: str,
+        params: Params,
+        fields: Fields = (),
+        counted: Owner | None = None,
+    ) -> StdioExchange:
         """Send a request; entered as an asynchronous context it is under way."""
         ticket = Ticket(next(self._ids), key, method, params, fields)
-        return StdioExchange(self, self.name, self._places, ticket, self._settings.timeout)
+        place = Place(self._places, counted or key.owner)
+        return StdioExchange(self, self.name, place, ticket, self._settings.timeout)
 
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:
         """Send a notification to the process of ``key``, if it runs."""

@@ -1,0 +1,99 @@
+"""Who may have requests under way at an upstream: so many in all, and one client at most half of them.
+
+Where none is free the callers wait, each client in its own queue: a place that is left goes to the client that has the
+fewest. The gateway's own requests (lists, subscriptions) take no place, for everybody depends on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from gateway.mcp.sessions import Owner
+from gateway.mcp.upstream import GATEWAY
+
+_Queue = deque[asyncio.Future[None]]
+
+
+class Places:
+    """The places at one upstream."""
+
+    def __init__(self, most: int) -> None:
+        """``most``: how many there are (``max_concurrency``)."""
+        self._free = most
+        self._share = (most + 1) // 2
+        self._taken: dict[Owner, int] = {}
+        self._queues: dict[Owner, _Queue] = {}
+        """Of those that wait; none is empty."""
+
+    def __repr__(self) -> str:
+        return f"<Places free={self._free} taken={self._taken}>"
+
+    def take(self, owner: Owner) -> bool:
+        """Take a place if there is one for that client now."""
+        taken = self._taken.get(owner, 0)
+        if not self._free or taken >= self._share:
+            return False
+        self._free -= 1
+        self._taken[owner] = taken + 1
+        return True
+
+    async def wait(self, owner: Owner) -> None:
+        """Take a place as soon as it is that client's turn."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue = self._queues.setdefault(owner, deque())
+        queue.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self.leave(owner)  # it was given the place, and does not want it any more
+            else:
+                queue.remove(turn)
+                if not queue:
+                    del self._queues[owner]
+            raise
+
+    def leave(self, owner: Owner) -> None:
+        """Give a place back, to whoever's turn it is."""
+        self._free += 1
+        self._taken[owner] -= 1
+        if not self._taken[owner]:
+            del self._taken[owner]
+        if self._queues:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        owner = min(self._queues, key=lambda each: self._taken.get(each, 0))
+        if not self.take(owner):
+            return
+        queue = self._queues.pop(owner)
+        queue.popleft().set_result(None)
+        if queue:
+            self._queues[owner] = queue  # behind those that have as few
+
+
+class Place:
+    """One request's place, or none."""
+
+    __slots__ = ("_owner", "_places", "_taken")
+
+    def __init__(self, places: Places, owner: Owner) -> None:
+        """``owner``: whose request it is."""
+        self._places = places
+        self._owner = owner
+        self._taken = False
+
+    async def take(self) -> None:
+        """Wait until it has one."""
+        if self._owner == GATEWAY.owner or self._taken:
+            return
+        if not self._places.take(self._owner):
+            await self._places.wait(self._owner)
+        self._taken = True
+
+    def leave(self) -> None:
+        """Give it back, if it has one."""
+        if self._taken:
+            self._taken = False
+            self._places.leave(self._owner)
