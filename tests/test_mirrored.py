@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -130,6 +131,18 @@ def test_whole_numbers_are_compared_as_numbers(value: float, said: str, refused:
 
 def test_a_text_of_digits_is_compared_as_text() -> None:
     assert _refused(CIMultiDict({"Mcp-Param-Region": "042"}), {"region": "42"})
+
+
+@pytest.mark.parametrize(
+    ("header", "value"), [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "tools/list")]
+)
+def test_what_proxies_act_on_is_never_encoded(header: str, value: str) -> None:
+    fields = CIMultiDict({"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/list"})
+    check_request(fields, "2026-07-28", "tools/list", {}, 1)
+    fields[header] = f"=?base64?{base64.b64encode(value.encode()).decode()}?="
+    with pytest.raises(Rejected) as caught:
+        check_request(fields, "2026-07-28", "tools/list", {}, 1)
+    assert caught.value.code == HEADER_MISMATCH
 
 
 def test_a_field_twice_is_refused() -> None:

@@ -75,8 +75,8 @@ class Mirrored:
 
 def check_request(headers: Headers, version: str, method: str, params: Params, message_id: RequestId) -> None:
     """Whether the standard headers say what the body says. Raises Rejected."""
-    _check(headers, VERSION_HEADER, version, message_id)
-    _check(headers, METHOD_HEADER, method, message_id)
+    _check(headers, VERSION_HEADER, version, message_id, encoded=False)
+    _check(headers, METHOD_HEADER, method, message_id, encoded=False)
     key = NAMED.get(method)
     name = params.get(key) if key is not None else None
     if isinstance(name, str):
@@ -175,8 +175,15 @@ def _rendered(arguments: object, path: Sequence[str]) -> str | None:
 
 
 def _check(
-    headers: Headers, name: str, value: str | None, message_id: RequestId, *, number: bool = False
+    headers: Headers,
+    name: str,
+    value: str | None,
+    message_id: RequestId,
+    *,
+    number: bool = False,
+    encoded: bool = True,
 ) -> None:
+    """``number``: whether values are compared as numbers; ``encoded``: whether the Base64 form may stand for one."""
     fields = headers.getall(name, [])
     if not fields and value is None:
         return
@@ -184,7 +191,7 @@ def _check(
         raise Rejected(HEADER_MISMATCH, f"Header mismatch: {name} is there more than once.", message_id)
     if not fields:
         raise Rejected(HEADER_MISMATCH, f"Header mismatch: {name} is missing.", message_id)
-    said = decode_value(fields[0])
+    said = decode_value(fields[0]) if encoded else fields[0]
     if said is None or value is None or not _equal(said, value, number=number):
         detail = f"Header mismatch: {name} does not say what the body says."
         raise Rejected(HEADER_MISMATCH, detail, message_id)

@@ -111,6 +111,8 @@ def test_progress_comes_on_the_requests_own_stream(alice: Modern) -> None:
         {"MCP-Protocol-Version": "2025-11-25"},
         {"Mcp-Method": None},
         {"Mcp-Method": "tools/list"},
+        {"Mcp-Method": "=?base64?dG9vbHMvY2FsbA==?="},
+        {"MCP-Protocol-Version": "=?base64?MjAyNi0wNy0yOA==?="},
         {"Mcp-Name": None},
         {"Mcp-Name": "far_fail"},
         {"Mcp-Name": "FAR_ECHO"},
