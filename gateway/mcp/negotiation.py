@@ -8,6 +8,7 @@ from typing import Any, Final
 from gateway.mcp.eras import (
     CLIENT_CAPABILITIES,
     LEGACY,
+    LEVELS,
     LOG_LEVEL,
     META,
     MODERN,
@@ -76,7 +77,9 @@ def read_modern(message: Message, headers: Headers) -> Metadata | None:
     check_request(headers, version, message.method, message.params, message.id)
     _check_version(version, message)
     level = meta.get(LOG_LEVEL)
-    return Metadata(capabilities, level if isinstance(level, str) else None)
+    if level is not None and level not in LEVELS:
+        raise Rejected(INVALID_PARAMS, f"{LOG_LEVEL} must be one of {', '.join(LEVELS)}.", message.id)
+    return Metadata(capabilities, level)
 
 
 def _check_version(version: str, message: Request | None) -> None:

@@ -134,6 +134,9 @@ def test_a_name_may_be_encoded(alice: Modern) -> None:
 def test_what_a_request_must_say_of_itself(alice: Modern) -> None:
     for missing in ("protocolVersion", "clientCapabilities"):
         assert _error(alice.ask("tools/list", meta={f"{META}{missing}": None})) == (400, -32602)
+    for level in ("bogus", "INFO", 7, ["info"]):
+        assert _error(alice.ask("tools/list", meta={f"{META}logLevel": level})) == (400, -32602)
+    assert alice.ask("tools/list", meta={f"{META}logLevel": "info"}).status == 200
     wrong = alice.ask(
         "tools/list",
         meta={f"{META}protocolVersion": "1900-01-01"},
