@@ -20,6 +20,7 @@ from gateway.mcp.eras import (
     at_least,
     modern_capabilities,
 )
+from gateway.mcp.input_rounds import required_by
 from gateway.mcp.messages import Reply
 from gateway.mcp.replies import checked, for_legacy, for_modern
 from gateway.mcp.request_state import RequestStates, binding_of
@@ -126,6 +127,34 @@ def test_an_error_that_is_no_error_goes_nowhere(error: bytes) -> None:
     with pytest.raises(UpstreamError, match="not an object with code and message"):
         checked(Reply(1, error=msgspec.Raw(error)))
     assert checked(Reply(1, error=msgspec.Raw(b'{"code":1,"message":"m","data":[]}'))).error is not None
+
+
+def test_what_asks_is_known_in_escapes_too() -> None:
+    text = b'{"result\\u0054ype":"input\\u005frequired","request\\u0053tate":"s"}'
+    required = required_by(checked(Reply(1, result=msgspec.Raw(text))))
+    assert required is not None
+    assert required.request_state == "s"
+
+
+URL_REQUIRED = {"code": -32042, "message": "Sign in.", "data": {"elicitations": [{"url": "https://x/"}]}}
+
+
+@pytest.mark.parametrize(
+    ("error", "method", "responses", "code"),
+    [
+        (URL_REQUIRED, "tools/call", {"url0": {"action": "decline"}}, -32600),
+        (URL_REQUIRED, "completion/complete", {}, -32603),
+        ({**URL_REQUIRED, "data": {"elicitations": []}}, "tools/call", {}, -32603),
+        ({**URL_REQUIRED, "data": {"elicitations": [{"url": 5}]}}, "tools/call", {}, -32603),
+        ({"code": -32042, "message": "Sign in."}, "tools/call", {}, -32603),
+    ],
+)
+def test_a_code_of_the_legacy_era_stays_there(error: Any, method: str, responses: Any, code: int) -> None:
+    request: Any = Mock()
+    request.message.method, request.message.params = method, {"inputResponses": responses}
+    request.metadata.capabilities = {"elicitation": {"url": {}}}
+    reply = for_modern(request, Reply(1, error=msgspec.Raw(json.dumps(error).encode())), Era.LEGACY)
+    assert json.loads(bytes(reply.error or b""))["code"] == code
 
 
 def test_what_is_not_in_utf_8_goes_nowhere() -> None:

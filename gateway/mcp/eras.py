@@ -113,6 +113,8 @@ MODERN: Final = Dialect(
 NOT_KEPT: Final[dict[str, Any]] = {"ttlMs": 0, "cacheScope": "private"}
 """Of the gateway's own results: what a caller may have can change at any time, and is its own alone."""
 
+ASKING: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
+"""What may be answered with ``input_required``."""
 CACHEABLE: Final = frozenset({"resources/read"})
 """What is forwarded and whose results say for how long they may be kept (lists and discovery are the gateway's own)."""
 
@@ -156,10 +158,13 @@ def modern_capabilities(declared: bytes) -> bytes:
 
 
 def with_plain_names(result: bytes) -> bytes:
-    """A result whose members have the names by which they are looked for, and not these in escapes."""
+    """A result whose members have the names by which they are looked for, and not these in escapes; so its type."""
     if not _ESCAPED_LETTER.search(result):
         return result
-    return encode(msgspec.json.decode(result, type=dict[str, msgspec.Raw]))
+    members = msgspec.json.decode(result, type=dict[str, msgspec.Raw])
+    if "resultType" in members:
+        members["resultType"] = msgspec.Raw(encode(msgspec.json.decode(members["resultType"])))
+    return encode(members)
 
 
 def _members(result: bytes) -> bytes:

@@ -6,8 +6,25 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.mcp.eras import CACHEABLE, Era, as_legacy_result, as_modern_result, with_plain_names
-from gateway.mcp.messages import INVALID_PARAMS, RESOURCE_NOT_FOUND, Reply, encode
+from gateway.mcp.eras import (
+    ASKING,
+    CACHEABLE,
+    Era,
+    as_legacy_result,
+    as_modern_result,
+    own_result,
+    with_plain_names,
+)
+from gateway.mcp.messages import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    MISSING_CAPABILITY,
+    RESOURCE_NOT_FOUND,
+    URL_ELICITATION_REQUIRED,
+    Reply,
+    encode,
+)
 from gateway.mcp.request import RequestContext
 from gateway.mcp.upstream import UpstreamError
 from gateway.model import Reason
@@ -43,10 +60,57 @@ def for_modern(request: RequestContext, reply: Reply, upstream: Era) -> Reply:
         cacheable = request.message.method in CACHEABLE
         result = as_modern_result(bytes(reply.result), upstream=upstream, cacheable=cacheable)
         return Reply(reply.id, result=msgspec.Raw(result))
-    if reply.error is not None and code_of(reply.error) == RESOURCE_NOT_FOUND:
+    code = None if reply.error is None else code_of(reply.error)
+    if reply.error is not None and code == URL_ELICITATION_REQUIRED:
+        return _urls_to_open(request, reply.error)
+    if reply.error is not None and code == RESOURCE_NOT_FOUND:
         error = msgspec.json.decode(reply.error, type=dict[str, msgspec.Raw])
         return Reply(reply.id, error=msgspec.Raw(encode({**error, "code": INVALID_PARAMS})))
     return reply
+
+
+class _Elicitation(msgspec.Struct):
+    url: str
+    message: str = ""
+
+
+class _Elicitations(msgspec.Struct):
+    elicitations: list[_Elicitation]
+
+
+class _UrlsRequired(msgspec.Struct):
+    message: str
+    data: _Elicitations | None = None
+
+
+def _urls_to_open(request: RequestContext, error: msgspec.Raw) -> Reply:
+    """What a legacy upstream says with a code that the modern era has not: call again once these URLs were opened."""
+    try:
+        said = msgspec.json.decode(error, type=_UrlsRequired)
+    except msgspec.ValidationError:
+        return error_reply(INTERNAL_ERROR, "The server wants URLs to be opened, but does not say which.")
+    urls = said.data.elicitations if said.data is not None else []
+    message = request.message
+    if message.method not in ASKING or not urls:
+        return error_reply(INTERNAL_ERROR, said.message)
+    declared = request.metadata.capabilities.get("elicitation") if request.metadata is not None else None
+    if not isinstance(declared, dict) or "url" not in declared:
+        missing: dict[str, Any] = {"requiredCapabilities": {"elicitation": {"url": {}}}}
+        return error_reply(MISSING_CAPABILITY, said.message, missing)
+    answers = message.params.get("inputResponses")
+    answers = answers.values() if isinstance(answers, dict) else ()
+    if any(isinstance(one, dict) and one.get("action") in {"decline", "cancel"} for one in answers):
+        return error_reply(INVALID_REQUEST, said.message)
+    asked = {
+        f"url{number}": {
+            "method": "elicitation/create",
+            "params": {"mode": "url", "url": one.url, "message": one.message or said.message},
+        }
+        for number, one in enumerate(urls)
+    }
+    return Reply(
+        None, result=msgspec.Raw(encode(own_result({"resultType": "input_required", "inputRequests": asked})))
+    )
 
 
 def for_legacy(reply: Reply) -> Reply:

@@ -88,6 +88,23 @@ def test_a_modern_client_is_not_asked_what_it_has_not_declared(
         assert error["data"] == {"requiredCapabilities": {capability: {}}}
 
 
+def test_a_legacy_server_wants_a_url_opened(door: Home) -> None:
+    able = {f"{META}clientCapabilities": {"elicitation": {"url": {}}}}
+    call = {"name": "old_open", "arguments": {}}
+    with _caller(door) as caller:
+        alice = Modern(caller)
+        asked = alice.result("tools/call", call, meta=able)
+        assert asked["resultType"] == "input_required"
+        params = {"mode": "url", "url": "https://example.org/sign-in", "message": "Sign in."}
+        assert asked["inputRequests"] == {"url0": {"method": "elicitation/create", "params": params}}
+        again = {**call, "inputResponses": {"url0": {"action": "accept"}}}
+        assert _told(alice.result("tools/call", again, meta=able))["answer"] == "opened"
+    with _caller(door, "bob") as caller:
+        refused = Modern(caller).ask("tools/call", call)
+        assert (refused.status, refused.json["error"]["code"]) == (400, -32021)
+        assert refused.json["error"]["data"] == {"requiredCapabilities": {"elicitation": {"url": {}}}}
+
+
 @pytest.mark.parametrize("refuses", [False, True])
 @pytest.mark.parametrize(("tool", "capability", "answer"), CASES)
 def test_a_modern_server_asks_a_legacy_client(

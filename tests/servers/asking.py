@@ -1,6 +1,6 @@
 """A stdio server whose tools ask the client: ``asking.py legacy`` (2025-11-25) by requests, ``asking.py modern`` by results.
 
-``sample`` wants sampling, ``roots`` the client's roots. The text of a tool's result is what was answered, and declared.
+``sample`` wants sampling, ``roots`` the client's roots; ``open``, of the legacy one, that a URL be opened, once. The text of a tool's result is what was answered, and declared.
 """
 
 from __future__ import annotations
@@ -18,6 +18,16 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "sample": {"method": "sampling/createMessage", "params": SAMPLING},
     "roots": {"method": "roots/list"},
 }
+URL_REQUIRED = {
+    "code": -32042,
+    "message": "Sign in first.",
+    "data": {
+        "elicitations": [
+            {"mode": "url", "elicitationId": "e", "url": "https://example.org/sign-in", "message": "Sign in."}
+        ]
+    },
+}
+opened: list[bool] = []
 declared: dict[str, Any] = {}
 waiting: dict[str, Any] = {}
 
@@ -33,6 +43,12 @@ def done(answer: Any, capabilities: dict[str, Any]) -> dict[str, Any]:
 
 def call(message: dict[str, Any]) -> dict[str, Any] | None:
     params = message["params"]
+    if params["name"] == "open":
+        if not opened:
+            opened.append(True)
+            send(id=message["id"], error=URL_REQUIRED)
+            return None
+        return done("opened", declared)
     question = QUESTIONS[params["name"]]
     if not MODERN:
         waiting[params["name"]] = message["id"]
@@ -58,7 +74,8 @@ def answer(message: dict[str, Any]) -> dict[str, Any] | None:
                 "serverInfo": {"name": "asking", "version": "1"},
             }
         case "tools/list":
-            return {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in QUESTIONS]}
+            names = [*QUESTIONS] if MODERN else [*QUESTIONS, "open"]
+            return {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in names]}
         case "tools/call":
             return call(message)
     raise LookupError
