@@ -34,6 +34,15 @@ def test_the_oldest_of_a_client_give_way_over_all_its_sessions() -> None:
     assert shelf.size == 50
 
 
+@pytest.mark.parametrize(
+    "event", ["", "1", "1-", "1-\u00b2", "1-\u0661", "1--1", "1-1x", "2-1", "1-" + "1" * 16]
+)
+def test_what_is_no_event_of_the_session_is_not_found(event: str) -> None:
+    session, first = _filled(Shelf(), ALICE)
+    assert session.find(first) is not None
+    assert session.find(event) is None
+
+
 def test_the_oldest_of_all_give_way_where_all_are_too_much() -> None:
     shelf = Shelf()
     kept = [_filled(shelf, ("t", str(number))) for number in range(10)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from typing import Final
@@ -122,6 +123,9 @@ class Recording:
             await self._changed.wait()
 
 
+_NUMBER: Final = re.compile(r"[0-9]{1,15}")
+
+
 class Recordings:
     """Those of one session."""
 
@@ -153,6 +157,6 @@ class Recordings:
         """The stream to which that event belongs, and its number there."""
         name, _, number = event_id.partition("-")
         recording = self._kept.get(name)
-        if recording is None or recording.forgotten or not number.isdigit() or len(number) > 15:
+        if recording is None or recording.forgotten or not _NUMBER.fullmatch(number):
             return None
         return recording, int(number)
