@@ -6,7 +6,8 @@ import asyncio
 import fnmatch
 import logging
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -182,6 +183,63 @@ async def test_a_changed_list_is_noticed_once() -> None:
     await catalogue.refresh(None)
     assert catalogue.generation == generation + 1
     assert changed == ["u", "u"]
+
+
+class Restless(Scripted):
+    """Says that its lists changed whenever it is asked for them, and takes some time."""
+
+    says_so: Callable[[], None]
+    seconds = 0.01
+
+    async def describe(self) -> ServerInfo:
+        self.says_so()
+        await asyncio.sleep(self.seconds)
+        return await super().describe()
+
+
+async def _restless() -> tuple[Restless, Catalogue]:
+    restless, good = Restless("restless", ["r"]), Scripted("good", ["g"])
+    catalogue = Catalogue([(restless, "", 5.0), (good, "g_", 5.0)], Rules(), monotonic=time.monotonic)
+    restless.says_so = lambda: catalogue.invalidate("restless")
+    async with asyncio.timeout(5):
+        await catalogue.refresh(None)
+    assert [entry.name for entry in catalogue.entries(Kind.TOOL, None)] == ["r", "g_g"]
+    return restless, catalogue
+
+
+async def test_an_upstream_whose_lists_change_whenever_it_is_asked_holds_nobody_up_and_is_given_pauses() -> (
+    None
+):
+    restless, catalogue = await _restless()
+    begun = time.monotonic()
+    while time.monotonic() < begun + 1.2:
+        async with asyncio.timeout(1):
+            await catalogue.refresh(None)
+        await asyncio.sleep(0.02)
+    assert 3 <= restless.asked <= 5, "in 1.2 s: at once, at once, and after pauses of 0.5 s and 1 s"
+    restless.tools.append("approved")
+    catalogue.renew("restless")  # by somebody here: that waits for no pause
+    async with asyncio.timeout(1):
+        await catalogue.refresh(None)
+    assert catalogue.find(Kind.TOOL, "approved", None) is not None
+    await catalogue.close()
+
+
+async def test_callers_wait_an_instant_for_a_changed_list_and_then_have_the_one_before() -> None:
+    restless, catalogue = await _restless()
+    restless.says_so = lambda: None
+    await catalogue.refresh(None)
+    restless.tools = ["new"]
+    catalogue.renew("restless")
+    await catalogue.refresh(None)
+    assert [entry.name for entry in catalogue.entries(Kind.TOOL, "restless")] == ["new"]
+    restless.seconds, restless.tools = 3.0, ["newer"]
+    catalogue.renew("restless")
+    begun = time.monotonic()
+    await catalogue.refresh(None)
+    assert time.monotonic() - begun < 2.0
+    assert [entry.name for entry in catalogue.entries(Kind.TOOL, "restless")] == ["new"]
+    await catalogue.close()
 
 
 @pytest.mark.parametrize(
@@ -376,7 +434,7 @@ async def test_a_malformed_definition_costs_itself_alone_and_is_told_of_once(
         "upstream u: a tool is left out: it is malformed: Object missing required field `name`",
     ]
     upstream.raw_tools = [{"name": f"bad{number}"} for number in range(1000)]
-    catalogue.invalidate("u")
+    catalogue.renew("u")
     await catalogue.refresh(None)
     assert len(caplog.messages) == MAX_TOLD + 1
     assert caplog.messages[-1] == "upstream u: more than that is left out, of which nothing is said any more"

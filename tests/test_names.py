@@ -21,8 +21,12 @@ from tests.test_catalogue import NAMES, PREFIXES, Clock, Scripted
 GONE = UpstreamError(Reason.UPSTREAM_UNAVAILABLE, "gone")
 
 
-def _catalogue(*upstreams: tuple[Scripted, str], names: Names | None = None) -> Catalogue:
-    return Catalogue([(u, prefix, 5.0) for u, prefix in upstreams], Rules(), monotonic=Clock(), names=names)
+def _catalogue(
+    *upstreams: tuple[Scripted, str], names: Names | None = None, clock: Clock | None = None
+) -> Catalogue:
+    return Catalogue(
+        [(u, prefix, 5.0) for u, prefix in upstreams], Rules(), monotonic=clock or Clock(), names=names
+    )
 
 
 def _served(catalogue: Catalogue, kind: Kind = Kind.TOOL, only: str | None = None) -> set[str]:
@@ -65,7 +69,8 @@ async def test_an_upstream_that_is_down_keeps_its_names_and_gives_them_up_when_i
 ):
     one, two = Scripted("one", ["x"]), Scripted("two", ["y"])
     two.resources = []
-    catalogue = _catalogue((one, ""), (two, ""))
+    clock = Clock()
+    catalogue = _catalogue((one, ""), (two, ""), clock=clock)
     await catalogue.refresh(None)
     one.fault = GONE
     two.tools = ["x", "y"]
@@ -76,7 +81,7 @@ async def test_an_upstream_that_is_down_keeps_its_names_and_gives_them_up_when_i
     assert _served(catalogue) == {"y"}
     assert catalogue.find(Kind.TOOL, "x", None) is None
     one.fault, one.tools = None, ["z"]
-    catalogue._monotonic.time += 60.0  # type: ignore[attr-defined]
+    clock.time += 60.0
     await catalogue.refresh(None)
     assert _served(catalogue) == {"x", "y", "z"}
     assert catalogue.held_back() == ()

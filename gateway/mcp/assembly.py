@@ -72,7 +72,7 @@ class Mcp:
     def pins_changed(self, upstream: str) -> None:
         """Definitions of that upstream's were approved, or forgotten."""
         self.pins.renew(upstream)
-        self.catalogue.invalidate(upstream)
+        self.catalogue.renew(upstream)
 
 
 def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:

@@ -11,10 +11,9 @@ down), and it is asked again after a pause that grows.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from functools import partial
 
 import msgspec
 
@@ -22,40 +21,14 @@ from gateway.authz import authorize
 from gateway.mcp.listing import LISTINGS, Kind
 from gateway.mcp.names import Names
 from gateway.mcp.offers import Approval, Entry, Offer, Offers, Rules
+from gateway.mcp.source import Source
 from gateway.mcp.target import Target
 from gateway.mcp.templates import MAX_URI
-from gateway.mcp.upstream import SessionKey, Upstream, UpstreamError
+from gateway.mcp.upstream import SessionKey, Upstream
 from gateway.model import ALLOW, ClientContext, Decision
 from gateway.spelling import is_plain_uri
 
 __all__ = ["LISTINGS", "Catalogue", "Entry", "Kind", "Offer", "Rules", "decide"]
-
-log = logging.getLogger("ostiary.mcp")
-
-FRESH_FOR: Final = 60.0
-"""Seconds after which a list is gathered again, in the background, when somebody asks for it."""
-FIRST_PAUSE: Final = 0.5
-LONGEST_PAUSE: Final = 5.0
-RETURN_SECONDS: Final = 0.25
-"""How long a list waits for an upstream that was down, to see whether it is back."""
-PATIENCE: Final = 5.0
-"""How long an upstream may take to list everything, at most."""
-
-
-@dataclass(slots=True)
-class _Source:
-    """One upstream's place in the catalogue."""
-
-    upstream: Upstream
-    prefix: str
-    patience: float
-    offer: Offer | None = None
-    gathered_at: float = 0.0
-    stale: bool = True
-    down: bool = False
-    pause: float = FIRST_PAUSE
-    ask_again_at: float = 0.0
-    gathering: asyncio.Task[None] | None = None
 
 
 class Catalogue:
@@ -76,20 +49,26 @@ class Catalogue:
         ``approval`` is asked of each definition (see ``Offers``).
         ``names`` says what of the merged lists is held back.
         """
+        source = partial(
+            Source,
+            offers=Offers(rules, approval),
+            monotonic=monotonic,
+            on_answer=self._learn,
+            on_change=on_change,
+        )
         self._sources = {
-            upstream.name: _Source(upstream, prefix, min(patience, PATIENCE))
-            for upstream, prefix, patience in upstreams
+            upstream.name: source(upstream, prefix, patience) for upstream, prefix, patience in upstreams
         }
         self._rules = rules
-        self._monotonic = monotonic
-        self._offers = Offers(rules, approval)
-        self._on_change = on_change
         self._names = names or Names()
-        self.generation = 0
-        """Grows whenever any offer changed."""
 
     def __contains__(self, upstream: str) -> bool:
         return upstream in self._sources
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever there is something else to list."""
+        return sum(source.version for source in self._sources.values())
 
     def upstream(self, name: str) -> Upstream:
         """The upstream of that name."""
@@ -199,91 +178,37 @@ class Catalogue:
     async def refresh(self, only: str | None) -> None:
         """See to it that what is asked for is known.
 
-        Waits for upstreams whose offer is unknown or out of date, and only an instant for one that was down.
+        Waits for upstreams whose offer is unknown, and only an instant for one that was down, or that changed.
         """
-        new: list[asyncio.Task[None]] = []
-        returning: list[asyncio.Task[None]] = []
-        now = self._monotonic()
-        for source in self._asked_for(only):
-            grown_old = now - source.gathered_at > FRESH_FOR
-            if not (source.stale or source.down or grown_old) or (source.down and now < source.ask_again_at):
-                continue
-            task = self._gather(source)
-            if source.down:
-                returning.append(task)
-            elif source.offer is None or source.stale:
-                new.append(task)
-        if returning:
-            await asyncio.wait(returning, timeout=RETURN_SECONDS)
-        if new:
-            await asyncio.wait(new)
+        waits = [(source, source.freshen()) for source in self._asked_for(only)]
+        settling = [source.settled(seconds) for source, seconds in waits if seconds > 0]
+        if settling:
+            await asyncio.gather(*settling)
 
     def warm(self) -> None:
         """Begin to gather everything, so that the first request need not wait for it."""
         for source in self._sources.values():
-            self._gather(source)
+            source.gather()
 
     def invalidate(self, upstream: str) -> None:
-        """That upstream's lists changed, or it did not answer: gather them again, now."""
-        source = self._sources[upstream]
-        source.stale = True
-        if self._monotonic() >= source.ask_again_at:
-            self._gather(source)
+        """That upstream said that its lists changed, or it did not answer: gather them again."""
+        self._sources[upstream].invalidate()
+
+    def renew(self, upstream: str) -> None:
+        """What is let through of that upstream's lists changed: gather them again, at once."""
+        self._sources[upstream].renew()
 
     async def close(self) -> None:
         """Stop gathering."""
-        tasks = [source.gathering for source in self._sources.values() if source.gathering is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(source.close() for source in self._sources.values()))
 
-    def _asked_for(self, only: str | None) -> Sequence[_Source]:
+    def _learn(self, upstream: str, offer: Offer) -> None:
+        offered = offer.entries.values()
+        listed = ((entry.kind, entry.name) for entries in offered for entry in entries.values())
+        self._names.learn(upstream, listed)
+
+    def _asked_for(self, only: str | None) -> Sequence[Source]:
         return tuple(self._sources.values()) if only is None else (self._sources[only],)
-
-    def _gather(self, source: _Source) -> asyncio.Task[None]:
-        if source.gathering is None:
-            source.gathering = asyncio.get_running_loop().create_task(self._fill(source))
-        return source.gathering
-
-    async def _fill(self, source: _Source) -> None:
-        """Gather until nothing changed meanwhile, or the upstream does not answer."""
-        source.stale = True
-        try:
-            while source.stale:
-                source.stale = False
-                try:
-                    async with asyncio.timeout(source.patience):
-                        offer = await self._offers.of(source.upstream, source.prefix)
-                except UpstreamError as error:
-                    return self._missed(source, error.detail)
-                except TimeoutError:
-                    return self._missed(source, "it did not list in time")
-                except Exception:
-                    log.exception("the lists of upstream %s cannot be read", source.upstream.name)
-                    return self._missed(source, "its lists cannot be read")
-                self._took(source, offer)
-        finally:
-            source.gathering = None
-
-    def _missed(self, source: _Source, detail: str) -> None:
-        if not source.down:
-            log.warning("upstream %s is left out: %s", source.upstream.name, detail)
-            self.generation += 1
-        source.down = source.stale = True
-        source.ask_again_at = self._monotonic() + source.pause
-        source.pause = min(2 * source.pause, LONGEST_PAUSE)
-
-    def _took(self, source: _Source, offer: Offer) -> None:
-        if source.down:
-            log.warning("upstream %s is back", source.upstream.name)
-        changed = source.down or source.offer is None or source.offer.digest != offer.digest
-        source.offer, source.down, source.pause = offer, False, FIRST_PAUSE
-        source.gathered_at = self._monotonic()
-        listed = ((entry.kind, entry.name) for kind in Kind for entry in offer.entries[kind].values())
-        self._names.learn(source.upstream.name, listed)
-        if changed:
-            self.generation += 1
-            self._on_change(source.upstream.name)
 
 
 def decide(entry: Entry, context: ClientContext) -> Decision:

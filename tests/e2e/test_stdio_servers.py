@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,21 @@ def test_what_a_server_started_ends_with_a_killed_gateway(served: Any, caller: A
     assert all(alive(pid) for pid in grandchildren)
     served.kill()
     wait_until(lambda: not any(alive(pid) for pid in grandchildren), seconds=60)
+
+
+def test_a_server_whose_list_changes_whenever_it_is_asked_for_holds_nobody_up(home: Any, caller: Any) -> None:
+    config = CONFIG.format(python=sys.executable, server=SERVER)
+    second = config.replace('"local"', '"restless"').replace(
+        '"read", "write", "family", "complain"', '"restless"'
+    )
+    home.configure(config + second[: second.index("[[tools]]")])
+    anybody = caller(home.serve())
+    for _ in range(20):
+        begun = time.monotonic()
+        assert anybody.tools() == ["read", "write", "family", "complain", "restless"]
+        assert time.monotonic() - begun < 5
+        time.sleep(0.05)
+    assert _say(anybody, "restless") == "restless"
 
 
 def test_a_server_has_a_log_of_its_own(home: Any, served: Any, caller: Any, wait_until: Any) -> None:

@@ -1,7 +1,7 @@
 """A stdio server that lists the tools of its command line, while a file is there: ``named.py WHO FILE TOOL...``.
 
 A tool says who it is of; but ``read`` and ``write`` do that to a path, ``family`` has a child of its own, ``complain`` says a text
-on standard error.
+on standard error. One that lists ``restless`` says that its list changed whenever it is asked for it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
             server = {"name": who, "version": "1"}
             return {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": server}
         case "tools/list":
+            if "restless" in tools:
+                changed = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+                print(json.dumps(changed), flush=True)
             return {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in tools]}
         case _:
             return {"content": [{"type": "text", "text": call(message["params"]) or who}]}
