@@ -225,9 +225,10 @@ class Forwarder:
         self, request: RequestContext, call: UpstreamCall, stream: EventStream, running: Running | None
     ) -> Reply:
         """The reply for the client; or what the upstream asks it, while its call is held."""
-        name, key, rounds = call.entry.upstream, request.key, self._rounds
+        name, rounds = call.entry.upstream, self._rounds
         upstream = self._catalogue.upstream(name)
         held = rounds.held(call.state)
+        key = request.key if held is None else held.key  # where the call is, whatever this request declares
         if held is not None:
             context, exchange = held.context, held.exchange
         elif call.state is not None and call.state.held is not None:
@@ -249,7 +250,7 @@ class Forwarder:
                     kept = True
                     return rounds.hold(request, call.entry, call.params, held)
                 await exchange.resume(call.params)
-                await upstream.respond(held.key, held.question, answer)
+                await upstream.respond(key, held.question, answer)
             received = await exchange.receive()
             while not isinstance(received, Reply):
                 missing = missing_capability(request, received)
@@ -261,7 +262,7 @@ class Forwarder:
                     )
                     kept = True
                     return rounds.hold(request, call.entry, call.params, asking)
-                await self._pass_on(request, call, received, stream)
+                await self._pass_on(request, call, key, received, stream)
                 received = await exchange.receive()
         finally:
             if not kept:
@@ -292,7 +293,7 @@ class Forwarder:
                     running.exchange = exchange
                 received = await exchange.receive()
                 while not isinstance(received, Reply):
-                    await self._pass_on(request, call, received, stream)
+                    await self._pass_on(request, call, key, received, stream)
                     received = await exchange.receive()
             reply = checked(received)
             if request.modern:
@@ -326,15 +327,20 @@ class Forwarder:
             self._catalogue.upstream(name).listen(session.key)
 
     async def _pass_on(
-        self, request: RequestContext, call: UpstreamCall, received: Message, stream: EventStream
+        self,
+        request: RequestContext,
+        call: UpstreamCall,
+        key: SessionKey,
+        received: Message,
+        stream: EventStream,
     ) -> None:
-        """What comes before the reply goes to the client as it comes."""
+        """What comes before the reply goes to the client as it comes; ``key``: of the session from which it came."""
         name = call.entry.upstream
         if isinstance(received, Reply):
             raise TypeError("a reply is not passed on, but finished with")
         params = self._tasks.params(owner_of(request.client), Era.LEGACY, call.entry, received.params)
         if isinstance(received, Request):
-            on_answer = partial(self._catalogue.upstream(name).respond, request.key, received.id)
+            on_answer = partial(self._catalogue.upstream(name).respond, key, received.id)
             reachable = request.accepts_stream and not stream.gone and not asks_of_tasks(received)
             ours = request.session.ask(on_answer) if request.session is not None and reachable else None
             if ours is None:

@@ -105,6 +105,19 @@ def test_a_legacy_server_wants_a_url_opened(door: Home) -> None:
         assert refused.json["error"]["data"] == {"requiredCapabilities": {"elicitation": {"url": {}}}}
 
 
+def test_a_call_goes_on_where_it_is_whatever_its_retries_declare(door: Home) -> None:
+    call: dict[str, Any] = {"name": "old_twice", "arguments": {}}
+    declared: dict[str, Any] = {"sampling": {}}
+    with _caller(door) as caller:
+        alice = Modern(caller)
+        asked = alice.result("tools/call", call, meta={f"{META}clientCapabilities": declared})
+        for answer, also in ((WORD, {"roots": {}}), (ROOTS, {"elicitation": {}})):
+            declared |= also
+            again = {**call, "requestState": asked["requestState"], "inputResponses": {"input": answer}}
+            asked = alice.result("tools/call", again, meta={f"{META}clientCapabilities": declared})
+        assert _told(asked) == {"answer": ROOTS, "declared": {"sampling": {}}}
+
+
 @pytest.mark.parametrize("refuses", [False, True])
 @pytest.mark.parametrize(("tool", "capability", "answer"), CASES)
 def test_a_modern_server_asks_a_legacy_client(

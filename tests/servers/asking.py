@@ -1,6 +1,7 @@
 """A stdio server whose tools ask the client: ``asking.py legacy`` (2025-11-25) by requests, ``asking.py modern`` by results.
 
-``sample`` wants sampling, ``roots`` the client's roots; ``open``, of the legacy one, that a URL be opened, once. The text of a tool's result is what was answered, and declared.
+``sample`` wants sampling, ``roots`` the client's roots; ``open``, of the legacy one, that a URL be opened, once, and
+``twice`` one after the other. The text of a tool's result is what was answered, and declared.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def call(message: dict[str, Any]) -> dict[str, Any] | None:
             send(id=message["id"], error=URL_REQUIRED)
             return None
         return done("opened", declared)
-    question = QUESTIONS[params["name"]]
+    question = QUESTIONS["sample" if params["name"] == "twice" else params["name"]]
     if not MODERN:
         waiting[params["name"]] = message["id"]
         send(id=params["name"], **question)
@@ -74,7 +75,7 @@ def answer(message: dict[str, Any]) -> dict[str, Any] | None:
                 "serverInfo": {"name": "asking", "version": "1"},
             }
         case "tools/list":
-            names = [*QUESTIONS] if MODERN else [*QUESTIONS, "open"]
+            names = [*QUESTIONS] if MODERN else [*QUESTIONS, "open", "twice"]
             return {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in names]}
         case "tools/call":
             return call(message)
@@ -86,7 +87,12 @@ def main() -> None:
         message = json.loads(line)
         if "method" not in message:
             said = message.get("result", message.get("error"))
-            send(id=waiting.pop(message["id"]), result=done(said, declared))
+            asked_for = waiting.pop(message["id"])
+            if message["id"] == "twice":
+                waiting["once more"] = asked_for
+                send(id="once more", **QUESTIONS["roots"])
+            else:
+                send(id=asked_for, result=done(said, declared))
         elif "id" in message:
             try:
                 result = answer(message)
