@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from persistence.records import TOOL_PINS
 from tests.stores import NOW, store, until
 
 
-def _pins(stores: JsonStores, mode: Pinning = Pinning.WARN) -> Pins:
+def _pins(stores: JsonStores, mode: Pinning = Pinning.WARN, now: Callable[[], float] = lambda: NOW) -> Pins:
     audit = Audit(stores.audit, OnAuditFailure.REFUSE, now=lambda: NOW, monotonic=lambda: 0.0)
-    return Pins(stores.collection(TOOL_PINS), mode, audit, now=lambda: NOW)
+    return Pins(stores.collection(TOOL_PINS), mode, audit, now=now)
 
 
 def _tool(name: object, text: str = "") -> dict[str, Any]:
@@ -68,3 +69,17 @@ async def test_what_is_listed_no_more_is_marked_and_makes_room_once_it_is_forgot
         pins.renew("u")
         assert pins.admits("u", "tool", _tool("b"))
         assert pins.admits("u", "resource", _tool("c"))  # they come and go with the data
+
+
+async def test_what_changes_again_and_again_is_told_of_now_and_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with store(tmp_path / "store") as stores:
+        seconds = iter(range(10_000))
+        pins = _pins(stores, now=lambda: NOW + next(seconds))
+        for number in range(1000):
+            assert pins.admits("u", "tool", _tool("a", f"text {number}"))
+        told = [message for message in caplog.messages if "the definition of the tool 'a'" in message]
+        assert 5 <= len(told) <= 10
+        pins.admits("u", "tool", _tool("b"))
+        assert "the definition of the tool 'b'" in caplog.messages[-1]

@@ -20,6 +20,7 @@ from gateway.audit import Audit
 from gateway.clock import rfc3339
 from gateway.config.values import Pinning
 from gateway.mcp.listing import INSTRUCTIONS, LISTINGS, Kind
+from gateway.mcp.pace import Pace
 from persistence.protocols import Collection
 from persistence.records import AuditEntry, AuditStatus, StoreError, ToolPin
 
@@ -32,6 +33,9 @@ PINNED: Final = {str(kind): LISTINGS[kind].key for kind in (Kind.TOOL, Kind.PROM
 """What is pinned, and the member of a definition that names it."""
 MAX_PINS: Final = 4096
 """Definitions of one upstream that are kept; others are held back."""
+FIRST_PAUSE: Final = 60.0
+LONGEST_PAUSE: Final = 3600.0
+"""Seconds between two times that it is told of one definition which changes again and again."""
 
 
 def pin_id_of(upstream: str, kind: str, name: str) -> str:
@@ -62,6 +66,8 @@ class Pins:
         self._now = now
         self._told: dict[str, str] = {}
         """Of which definition of a tool it was told that it is not the approved one."""
+        self._paces: dict[str, Pace] = {}
+        """How often it is told of each."""
         self._kept: dict[str, set[str]] = {}
         """By upstream: the pins that are kept, or are on their way to the disk."""
         self._full: set[str] = set()
@@ -84,7 +90,7 @@ class Pins:
         if pin is not None and pin.approved_digest == digest(text):
             self._told.pop(pin_id, None)
             return True
-        if self._told.get(pin_id) != text:
+        if self._told.get(pin_id) != text and self._may_tell(pin_id):
             self._told[pin_id] = text
             self._tell(upstream, kind, name, known=pin is not None and pin.approved is not None)
         return self._mode is not Pinning.HOLD
@@ -102,6 +108,14 @@ class Pins:
         """Somebody approved or removed pins of that upstream."""
         self._kept.pop(upstream, None)
         self._full.discard(upstream)
+
+    def _may_tell(self, pin_id: str) -> bool:
+        """Whether it may be told of that definition now, lest one that changes all the time fill the disk."""
+        pace, now = self._paces.setdefault(pin_id, Pace(FIRST_PAUSE, LONGEST_PAUSE)), self._now()
+        if pace.wait(now) > 0:
+            return False
+        pace.begun(now)
+        return True
 
     def _has_room(self, upstream: str, pin_id: str) -> bool:
         """Whether one more definition of its can be kept. Those of what it lists no more count, until they are forgotten."""
@@ -135,7 +149,7 @@ class Pins:
             "upstream %s: the definition of the %s %r %s%s: see `ostiary tools diff %s`",
             upstream,
             kind,
-            name,
+            name[:200],
             "has changed since it was approved" if known else "was never approved",
             "; it is held back" if held else "",
             upstream,
