@@ -250,7 +250,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             stores=stores,
             roles=lambda: config.roles,
             now=time.time,
-            hash_password=passwords.hash_password,
+            hasher=passwords.hasher,
             lockouts=lockouts,
             reload_keys=reloading.keys,
             reload=reloading.everything,

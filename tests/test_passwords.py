@@ -19,7 +19,6 @@ from gateway.identity.clients import (
     Hasher,
     OverloadedError,
     Passwords,
-    hash_password,
     password_problems,
 )
 from gateway.identity.lockouts import Lockout, Lockouts
@@ -138,7 +137,9 @@ async def world(stores: JsonStores) -> AsyncIterator[World]:
 
 
 async def test_a_stored_password_names_its_scheme_and_costs_twelve() -> None:
-    stored = await hash_password(GOOD)
+    hasher = Hasher()
+    stored = await hasher.hash_new(GOOD, "alice", ())
+    await hasher.close()
     assert stored.startswith("hmac-sha256-v1$2b$12$")
     assert GOOD not in stored
 
@@ -481,13 +482,22 @@ def test_good_passwords(password: str) -> None:
 
 async def test_a_bad_password_is_not_hashed(world: World) -> None:
     with pytest.raises(ValueError, match=r"upper-case.*; .*digit"):
-        await world.passwords.hash_password("only-lower")
+        await world.passwords.hash_new("only-lower", "alice")
     with pytest.raises(ValueError, match="special"):
-        await hash_password("NothingSpecial1")
+        await world.hasher.hash_new("NothingSpecial1", "alice", ())
+    with pytest.raises(ValueError, match="must not be the name"):
+        await world.hasher.hash_new("Alice-Doe-1", "alice-doe-1", ())
+
+
+async def test_one_of_the_passwords_before_is_not_hashed(world: World) -> None:
+    earlier = [await world.passwords.hash_new(each, "alice") for each in (GOOD, "Another-Horse-8")]
+    for each in (GOOD, "Another-Horse-8"):
+        with pytest.raises(ValueError, match="one of the last 5"):
+            await world.passwords.hash_new(each, "alice", earlier)
 
 
 async def test_a_new_password_can_be_verified(world: World) -> None:
-    stored = await world.passwords.hash_password("Another-Horse-8")
+    stored = await world.passwords.hash_new("Another-Horse-8", "alice")
     assert await world.hasher.matches(b"Another-Horse-8", stored)
 
 

@@ -144,7 +144,10 @@ class AccountEndpoint:
 
     @described(
         Description(
-            "Changes the password; every other session ends.", {200: dict[str, int]}, body=ChangePassword
+            "Changes the password; every other session ends.",
+            {200: dict[str, int]},
+            body=ChangePassword,
+            refusals=(409,),
         )
     )
     async def change_password(
@@ -154,12 +157,18 @@ class AccountEndpoint:
         client_id = owner(context)
         wanted = await json_body(request, ChangePassword)
         certified = context.certificate_thumbprint is not None
-        await self._door.check_password(inbound, client_id, wanted.current_password, certified=certified)
+        proven = await self._door.check_password(
+            inbound, client_id, wanted.current_password, certified=certified
+        )
 
         async def recorded(_client: ClientRecord) -> None:
+            token = self._token(context)
+            if token is not None and token.revoked_at is not None:  # checking passwords takes a while
+                detail = "The session has ended: sign in again."
+                raise Refused(Deny(Reason.TOKEN_REVOKED, detail, client_id=client_id))
             await self._audit.did("password_changed", inbound, context)
 
-        refusal = await self._accounts.change_password(client_id, wanted.new_password, recorded)
+        refusal = await self._accounts.change_password(proven, wanted.new_password, recorded)
         if refusal is not None:
             raise Refused(refusal)
         ended = await self._sessions.end_but(client_id, self._token(context))

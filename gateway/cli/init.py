@@ -139,16 +139,16 @@ def _write(path: Path, text: str, mode: int) -> None:
 
 
 async def _add_administrator(store: Path, name: str, password: str) -> None:
-    from gateway.identity.clients import hash_password
+    from gateway.identity.clients import Hasher
     from gateway.operations.administration import Administration
     from gateway.operations.control import user_name
     from gateway.operations.table import perform
     from persistence import open_stores
 
-    stores = await open_stores(store, now=now)
+    stores, hasher = await open_stores(store, now=now), Hasher()
     try:
         roles = {"admin": ("*:*",)}
-        admin = Administration(stores=stores, roles=lambda: roles, now=now, hash_password=hash_password)
+        admin = Administration(stores=stores, roles=lambda: roles, now=now, hasher=hasher)
         parameters = {
             "client_id": name,
             "roles": ["admin"],
@@ -157,6 +157,7 @@ async def _add_administrator(store: Path, name: str, password: str) -> None:
         }
         await perform(admin, "clients.add", parameters, user_name(os.getuid()))
     finally:
+        await hasher.close()
         await stores.close()
 
 

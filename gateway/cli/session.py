@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +83,7 @@ async def perform_soon(
 async def _perform_here(
     settings: CommandSettings, operation: str, parameters: dict[str, object]
 ) -> dict[str, Any]:
-    from gateway.identity.clients import hash_password
+    from gateway.identity.clients import Hasher
     from gateway.identity.lockouts import Lockouts
     from gateway.identity.sealing import Sealing
     from gateway.identity.second_factors import MfaSettings, SecondFactors
@@ -100,6 +99,7 @@ async def _perform_here(
         )
         try:
             accounts = settings.accounts
+            hasher = Hasher(rounds=accounts.bcrypt_cost)
             lockouts = Lockouts(stores, accounts.lockout_after, now=now)
             factors = SecondFactors(
                 stores,
@@ -112,13 +112,14 @@ async def _perform_here(
                 stores=stores,
                 roles=lambda: settings.roles,
                 now=now,
-                hash_password=partial(hash_password, rounds=accounts.bcrypt_cost),
+                hasher=hasher,
                 lockouts=lockouts,
                 second_factors=factors,
                 identity_rules=lambda: settings.tls.client_id,
             )
             return await perform_on(admin, operation, parameters, actor)
         finally:
+            await hasher.close()
             await stores.close()
 
 

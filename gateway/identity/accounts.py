@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from gateway.clock import rfc3339
-from gateway.identity.clients import Passwords, is_enabled
+from gateway.identity.clients import HISTORY, Passwords, is_enabled
 from gateway.identity.profiles import ProfileChange, Profiles
 from gateway.model import Deny, Reason
 from persistence.account_records import PasswordHistory
 from persistence.protocols import ClientStore, Stores
 from persistence.records import PASSWORD_HISTORIES, ClientRecord
-
-HISTORY: Final = 5
-"""So many passwords, the present one among them, that a new one must differ from."""
-
 
 Recorded = Callable[[ClientRecord], Awaitable[None]]
 """Enters in the audit what is about to be done to the client. What it raises, keeps it from being done."""
@@ -40,7 +36,6 @@ class Accounts:
         self._stores = stores
         self._clients = stores.clients
         self._known = known
-        self._histories = stores.collection(PASSWORD_HISTORIES)
         self._profiles = Profiles(stores, now=now)
         self._passwords = passwords
         self._turn = turn
@@ -81,24 +76,28 @@ class Accounts:
             raise LookupError(client_id)
         return client
 
-    async def change_password(self, client_id: str, password: str, recorded: Recorded) -> Deny | None:
-        """Give the client a new password; the refusal where it must not be that one. Raises StoreError.
+    async def change_password(self, proven: ClientRecord, password: str, recorded: Recorded) -> Deny | None:
+        """Give the client a new password; the refusal where it must not be that one. Raises StoreError, Refused.
 
-        ``recorded`` is called once it is sure that it will be done, before it is.
+        ``proven``: the client as it was when the present password was checked. Where that is another one by now (it was
+        reset, or changed beside this), nothing is done. ``recorded`` is called once it is sure that it will be done,
+        before it is.
         """
-        client = self.client(client_id)
-        history = self._histories.get(client_id)
-        earlier = [client.password_hash, *(() if history is None else history.hashes)]
-        if await self._passwords.is_one_of(password, [each for each in earlier if each is not None]):
-            return _rejected(f"it is one of the last {HISTORY}: choose a new one", client_id)
+        client_id = proven.client_id
         try:
-            password_hash = await self._passwords.hash_password(password, client_id)
+            earlier = password_hashes(self._stores, proven)
+            password_hash = await self._passwords.hash_new(password, client_id, earlier)
         except ValueError as error:
-            return _rejected(str(error), client_id)
+            detail = f"The password cannot be used: {error}."
+            return Deny(Reason.PASSWORD_REJECTED, detail, client_id=client_id)
         async with self._turn:
-            present = self._clients.get(client_id)
-            if present is None or not is_enabled(self.client(client_id)):
+            present = self._known.get(client_id)
+            if present is None or not is_enabled(present):
                 return Deny(Reason.CLIENT_DISABLED, "This client is disabled.", client_id=client_id)
+            if present.password_hash != proven.password_hash:
+                detail = "The password was changed meanwhile: sign in with the new one."
+                return Deny(Reason.CONFLICT, detail, client_id=client_id)
+            present = self._present(client_id)
             await recorded(present)
             await remember_password(self._stores, present)
             changed = msgspec.structs.replace(
@@ -112,12 +111,13 @@ async def remember_password(stores: Stores, client: ClientRecord) -> None:
     """Put the present password into the history, before it is replaced. Raises StoreError."""
     if client.password_hash is None:
         return
+    hashes = password_hashes(stores, client)[: HISTORY - 1]
     histories = stores.collection(PASSWORD_HISTORIES)
-    history = histories.get(client.client_id)
-    earlier = () if history is None else history.hashes
-    hashes = tuple(dict.fromkeys((client.password_hash, *earlier)))[: HISTORY - 1]
     await histories.put(PasswordHistory(client_id=client.client_id, hashes=hashes))
 
 
-def _rejected(why: str, client_id: str) -> Deny:
-    return Deny(Reason.PASSWORD_REJECTED, f"The password cannot be used: {why}.", client_id=client_id)
+def password_hashes(stores: Stores, client: ClientRecord) -> tuple[str, ...]:
+    """Those that are remembered of a client, the present one first."""
+    history = stores.collection(PASSWORD_HISTORIES).get(client.client_id)
+    earlier = () if history is None else history.hashes
+    return tuple(dict.fromkeys(each for each in (client.password_hash, *earlier) if each is not None))

@@ -43,6 +43,8 @@ MAX_PASSWORD_BYTES: Final = 1024
 """What is looked at; rules for new passwords are ``password_problems``."""
 SHORTEST: Final = 8
 LONGEST: Final = 128
+HISTORY: Final = 5
+"""So many passwords, the present one among them, that a new one must differ from."""
 _WRONG: Final = "The name or the password is wrong, or a certificate is missing that the client needs."
 
 _LABEL: Final = b"ostiary password pre-hash v1"
@@ -102,11 +104,6 @@ def require_good_password(password: str, name: str = "") -> bytes:
     return password.encode()
 
 
-async def hash_password(password: str, *, rounds: int = ROUNDS) -> str:
-    """What is stored for a new password, where no gateway runs. Raises ValueError with the rules that it breaks."""
-    return await asyncio.to_thread(_hash, require_good_password(password), rounds)
-
-
 def _hash(password: bytes, rounds: int) -> str:
     return SCHEME + bcrypt.hashpw(_shortened(password), bcrypt.gensalt(rounds)).decode("ascii")
 
@@ -151,6 +148,17 @@ class Hasher:
         """What is stored for ``password``. Raises OverloadedError."""
         return await self._run(lambda: _hash(password, self._rounds))
 
+    async def hash_new(self, password: str, name: str, earlier: Sequence[str]) -> str:
+        """What is stored for a new password of ``name``, whose present and former hashes are ``earlier``.
+
+        Raises ValueError with the rules that it breaks, and OverloadedError.
+        """
+        good = require_good_password(password, name)
+        for each in earlier:
+            if await self.matches(good, each):
+                raise ValueError(f"the password must not be one of the last {HISTORY}")
+        return await self.hash(good)
+
     async def matches(self, password: bytes, stored: str | None) -> bool:
         """Whether ``password`` is the stored one. Costs the same where there is none. Raises OverloadedError."""
         scheme, dollar, rest = (stored or "").partition("$")
@@ -193,7 +201,7 @@ class Passwords:
         """``turn``: held while a client is changed, whoever does it."""
         self._turn = turn
         self._monotonic = monotonic
-        self._hasher = hasher or Hasher(rounds=accounts.bcrypt_cost)
+        self.hasher = hasher or Hasher(rounds=accounts.bcrypt_cost)
         self._lockouts = lockouts
         per_minute = limits.login_per_minute
         self._by_address = TokenBuckets(per_minute, per_minute)
@@ -223,7 +231,7 @@ class Passwords:
         except OverloadedError:
             return _too_many("Too many passwords are being checked", 1.0, name)
         judged = self._judge(clients, attempt, proven, certified=certified)
-        if isinstance(judged, Deny) or proven is None or not self._hasher.is_outdated(proven[1]):
+        if isinstance(judged, Deny) or proven is None or not self.hasher.is_outdated(proven[1]):
             return judged
         return await self._upgraded(clients, judged, proven[0])
 
@@ -268,7 +276,7 @@ class Passwords:
     ) -> ClientRecord | Deny:
         """The client with a hash of today's cost; where that cannot be made now, as it was."""
         try:
-            password_hash = await self._hasher.hash(password)
+            password_hash = await self.hasher.hash(password)
         except OverloadedError:
             return client
         async with self._turn:
@@ -288,7 +296,7 @@ class Passwords:
         """The reading that is the password."""
         for reading in readings:
             password = _as_bytes(reading)
-            if await self._hasher.matches(password, stored if password else None):
+            if await self.hasher.matches(password, stored if password else None):
                 return password
         return None
 
@@ -296,28 +304,16 @@ class Passwords:
         """Count an attempt to register from that address; the refusal where it is one too many."""
         return self._limited(self._by_address, network_of(address), "")
 
-    async def is_one_of(self, password: str, stored: Sequence[str]) -> bool:
-        """Whether it is the password of one of these hashes. Raises Refused where too many wait."""
-        encoded = _as_bytes(password)
+    async def hash_new(self, password: str, name: str, earlier: Sequence[str] = ()) -> str:
+        """As the hasher's. Raises ValueError, and Refused where too many wait."""
         try:
-            for each in stored:
-                if encoded and await self._hasher.matches(encoded, each):
-                    return True
+            return await self.hasher.hash_new(password, name, earlier)
         except OverloadedError:
-            raise Refused(_too_many("Too many passwords are being checked", 1.0, "")) from None
-        return False
-
-    async def hash_password(self, password: str, name: str = "") -> str:
-        """What is stored for a new password. Raises ValueError with the rules that it breaks, or where too many wait."""
-        good = require_good_password(password, name)
-        try:
-            return await self._hasher.hash(good)
-        except OverloadedError:
-            raise ValueError("too many passwords are being hashed now; try again") from None
+            raise Refused(_too_many("Too many passwords are being hashed", 1.0, name)) from None
 
     async def close(self) -> None:
         """End the threads."""
-        await self._hasher.close()
+        await self.hasher.close()
 
 
 def _stored_hash(clients: ClientStore, name: str) -> str | None:

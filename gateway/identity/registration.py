@@ -83,7 +83,7 @@ class Registration:
         if wanted.email is not None and not is_email(wanted.email):
             return Deny(Reason.BAD_REQUEST, "That is no e-mail address.")
         try:
-            password_hash = await self._passwords.hash_password(wanted.password, wanted.username)
+            password_hash = await self._passwords.hash_new(wanted.password, wanted.username)
         except ValueError as error:
             return Deny(Reason.PASSWORD_REJECTED, f"The password cannot be used: {error}.")
         async with self._turn:

@@ -13,6 +13,7 @@ from certs.identity import IdentityRule
 from gateway.clock import rfc3339
 from gateway.config.shapes import did_you_mean
 from gateway.identity.api_keys import ApiKeys
+from gateway.identity.clients import Hasher
 from gateway.identity.lockouts import Lockouts
 from gateway.identity.roles import Roles
 from gateway.identity.second_factors import SecondFactors
@@ -59,16 +60,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """What the operations work on.
-
-    ``hash_password`` raises ValueError, with the rule that is broken, for a password that must not be used.
-    """
+    """What the operations work on."""
 
     stores: Stores
     roles: Callable[[], Mapping[str, tuple[str, ...]]]
     """The roles of the configuration that is in force."""
     now: Callable[[], float]
-    hash_password: Callable[[str], Awaitable[str]]
+    hasher: Hasher
     lockouts: Lockouts | None = None
     """Those of the running gateway, or of the store where none runs."""
     reload_keys: Callable[[], str] | None = None
@@ -140,10 +138,26 @@ class Administration:
     def changeable_client(self, client_id: str) -> ClientRecord:
         """As ``client``, to be changed: nobody changes one that may do more. Raises ForbiddenError, too."""
         record = self.client(client_id)
+        self.require_whole_sign_in(client_id)
         self.require_grants(
             self.role_book.permissions(record).grants, "a client that may do more than oneself"
         )
         return record
+
+    def require_whole_sign_in(self, client_id: str) -> None:
+        """Nobody sees to their own account with an API key, or a token that was narrowed. Raises ForbiddenError."""
+        context = None if self.caller is None else self.caller.context
+        if context is None or context.client_id != client_id:
+            return
+        if context.api_key_id is not None or context.scope:
+            raise ForbiddenError(
+                "an API key, or a token that was narrowed, is not for the account itself: sign in without a scope"
+            )
+
+    def require_another(self, client_id: str) -> None:
+        """Nobody resets their own password: it is changed by who knows the present one. Raises ForbiddenError."""
+        if self.caller is not None and self.caller.context.client_id == client_id:
+            raise ForbiddenError("your own password is changed by POST /auth/change-password")
 
     def tenant(self, tenant_id: str) -> TenantRecord:
         """A tenant that is there for whoever asks. Raises UnknownError."""

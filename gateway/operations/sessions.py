@@ -56,6 +56,7 @@ async def _show(admin: Administration, wanted: OneSession, _actor: str) -> Answe
 
 async def _end(admin: Administration, wanted: OneSession, actor: str) -> Answer:
     session = _known(admin, wanted.session_id)
+    admin.require_whole_sign_in(session.client_id)
     entry = admin.entry(
         actor,
         "sessions.end",

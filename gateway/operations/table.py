@@ -10,14 +10,15 @@ change that nobody knows of. Changes run one after the other, so that two of the
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
 import msgspec
 
 from gateway.config.shapes import did_you_mean
-from gateway.identity.accounts import remember_password
+from gateway.identity.accounts import password_hashes, remember_password
+from gateway.identity.clients import OverloadedError
 from gateway.identity.profiles import Profiles
 from gateway.operations.administration import (
     Administration,
@@ -80,7 +81,7 @@ async def _add_client(admin: Administration, wanted: AddClient, actor: str) -> A
         tenant_id=wanted.tenant_id,
         username=name,
         user_id=str(uuid.uuid4()),
-        password_hash=None if wanted.password is None else await _hashed(admin, wanted.password),
+        password_hash=None if wanted.password is None else await _hashed(admin, wanted.password, name),
         roles=_unique(wanted.roles),
         permissions=_unique(wanted.permissions),
         certificate=certificate,
@@ -127,8 +128,7 @@ async def _enable_client(admin: Administration, wanted: OneClient, actor: str) -
 
 
 async def _set_password(admin: Administration, wanted: SetPassword, actor: str) -> Answer:
-    admin.changeable_client(wanted.client_id)
-    password_hash = await _hashed(admin, wanted.password)
+    password_hash = await _new_password(admin, wanted.client_id, wanted.password)
     # Read again: hashing takes a while.
     client = admin.changeable_client(wanted.client_id)
     changed = msgspec.structs.replace(client, password_hash=password_hash, updated_at=admin.timestamp())
@@ -165,8 +165,8 @@ async def _change_roles(admin: Administration, wanted: ChangeRoles, actor: str) 
 
 async def _change_client(admin: Administration, wanted: ChangeClient, actor: str) -> Answer:
     """Several things about a client in one write; each is an entry of its own."""
-    admin.changeable_client(wanted.client_id)
-    password_hash = None if wanted.password is None else await _hashed(admin, wanted.password)
+    password = wanted.password
+    password_hash = None if password is None else await _new_password(admin, wanted.client_id, password)
     client = admin.changeable_client(wanted.client_id)  # again: hashing takes a while
     roles = client.roles if wanted.roles is None else _unique(wanted.roles)
     permissions = client.permissions if wanted.permissions is None else _unique(wanted.permissions)
@@ -346,11 +346,20 @@ async def _revoke(admin: Administration, tokens: Iterable[TokenRecord]) -> int:
     return len(unique)
 
 
-async def _hashed(admin: Administration, password: str) -> str:
+async def _new_password(admin: Administration, client_id: str, password: str) -> str:
+    """The hash of a password that takes the place of a client's. Raises OperationError."""
+    client = admin.changeable_client(client_id)
+    admin.require_another(client_id)
+    return await _hashed(admin, password, client_id, password_hashes(admin.stores, client))
+
+
+async def _hashed(admin: Administration, password: str, name: str, earlier: Sequence[str] = ()) -> str:
     try:
-        return await admin.hash_password(password)
+        return await admin.hasher.hash_new(password, name, earlier)
     except ValueError as error:
         raise ParameterError(str(error)) from None
+    except OverloadedError:
+        raise OperationError("too many passwords are being hashed now; try again") from None
 
 
 def _client(admin: Administration, record: ClientRecord) -> Answer:

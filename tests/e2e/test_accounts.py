@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.conftest import ADMIN_PASSWORD
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, Caller, Home, Served
@@ -212,3 +216,93 @@ def test_a_hash_is_made_anew_when_the_cost_has_risen(home: Home, caller: Any) ->
     assert hashes["bob"].startswith("hmac-sha256-v1$2b$13$")
     assert hashes["root"].startswith("hmac-sha256-v1$2b$12$"), "nobody signed in"
     sign_in(caller, home.serve())
+
+
+ADMIN_API = "/admin/api/clients"
+
+
+@pytest.fixture
+def root(home: Home, served: Served, caller: Any) -> Caller:
+    """The administrator, by a whole sign-in."""
+    made, _ = sign_in(caller, served, "root", ADMIN_PASSWORD)
+    return made
+
+
+def patch(caller: Caller, name: str, headers: dict[str, str] | None = None, **body: Any) -> Answer:
+    sent = {"Content-Type": "application/json", **(headers or {})}
+    return caller.ask("PATCH", f"{ADMIN_API}/{name}", json.dumps(body), sent)
+
+
+def test_nobody_gets_round_the_present_password_by_administering(
+    served: Served, root: Caller, caller: Any
+) -> None:
+    answer = patch(root, "root", password=OTHER)
+    assert answer.status == 403
+    assert "/auth/change-password" in answer.json["detail"]
+    key = post(root, "/auth/api-keys", name="ci").json["api_key"]
+    narrowed = post(caller(served), "/auth/login", username="root", password=ADMIN_PASSWORD, scope="*:*").json
+    by_key, by_token = {"X-API-Key": key}, {"Authorization": f"Bearer {narrowed['access_token']}"}
+    for headers in (by_key, by_token):
+        for change in ({"password": OTHER}, {"email": "thief@example.org"}, {"disabled": True}):
+            refused = patch(caller(served), "root", headers, **change)
+            assert (refused.status, "sign in without a scope" in refused.json["detail"]) == (403, True), (
+                refused
+            )
+        assert caller(served).ask("DELETE", f"{ADMIN_API}/root", None, headers).status == 403
+        [session] = root.ask("GET", "/auth/sessions").json["sessions"][:1]
+        ended = caller(served).ask("DELETE", f"/admin/api/sessions/{session['session_id']}", None, headers)
+        assert ended.status == 403
+        assert patch(caller(served), "bob", headers, given_name="Bob").status == 200
+    sign_in(caller, served, "root", ADMIN_PASSWORD)
+
+
+def test_the_rules_hold_for_passwords_that_an_administrator_sets(
+    home: Home, served: Served, root: Caller, caller: Any
+) -> None:
+    named = home.cli("clients", "add", "Carol-Doe-1", "--password-stdin", stdin="cAROL-dOE-1\n", check=False)
+    assert (named.returncode, named.stdout) == (1, ""), named
+    assert "must not be the name" in named.stderr
+    assert patch(root, "alice", password=OTHER).status == 200
+    for once in (PASSWORD, OTHER):
+        again = patch(root, "alice", password=once)
+        assert again.status == 400
+        assert "one of the last 5" in again.json["detail"]
+    again = home.cli(
+        "clients", "set-password", "alice", "--password-stdin", stdin=f"{PASSWORD}\n", check=False
+    )
+    assert "one of the last 5" in again.stderr
+    sign_in(caller, served, password=OTHER)
+
+
+def test_a_reset_wins_over_a_change_under_way(served: Served, root: Caller, caller: Any) -> None:
+    thief, _ = sign_in(caller, served)
+    stolen, reset = "Att4cker-pw!!", "Res3t-by-root!!"
+    with ThreadPoolExecutor() as threads:
+        changing = threads.submit(
+            post, thief, "/auth/change-password", current_password=PASSWORD, new_password=stolen
+        )
+        time.sleep(0.3)  # the present password is being checked, or the new one hashed
+        assert patch(root, "alice", password=reset).status == 200
+        changed = changing.result()
+    # Whichever was first, the reset is what counts.
+    assert changed.status in {200, 401, 409}, changed
+    sign_in(caller, served, password=reset)
+    assert post(caller(served), "/auth/login", username="alice", password=stolen).status == 401
+
+
+def test_of_changes_side_by_side_one_is_done(served: Served, caller: Any) -> None:
+    callers = [sign_in(caller, served)[0] for _ in range(4)]
+    wanted = [f"Side-by-side-{number}" for number in range(4)]
+    with ThreadPoolExecutor() as threads:
+        answers = list(
+            threads.map(
+                lambda one, new: post(
+                    one, "/auth/change-password", current_password=PASSWORD, new_password=new
+                ),
+                callers,
+                wanted,
+            )
+        )
+    done = [new for new, answer in zip(wanted, answers, strict=True) if answer.status == 200]
+    assert len(done) == 1, answers
+    sign_in(caller, served, password=done[0])
