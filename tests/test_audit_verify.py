@@ -412,6 +412,7 @@ class TestIntents:
                     or await found_in(tmp_path / "s")
                     or json.loads((tmp_path / "s" / "audit-checkpoint.json").read_bytes())["journal"]
                     != json.loads((tmp_path / "s" / "audit.json").read_bytes())["journal"]
+                    or len(list((tmp_path / "s").glob("journal-*.log"))) > 1
                 ):
                     await asyncio.sleep(0.01)
             return Path(shutil.copytree(tmp_path / "s", tmp_path / "crashed"))
