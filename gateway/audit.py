@@ -56,7 +56,7 @@ _OPTIONAL: Final = (
     "certificate_thumbprint",
     "actor",
 )
-_OF_CALLS: Final = ("era", "rule", "arguments_digest", "request_bytes", "response_bytes")
+_OF_CALLS: Final = ("era", "rule", "arguments_digest", "request_bytes", "response_bytes", "api_key_id")
 """What two refusals that are summed up may disagree on; the rest is what makes them alike, or when it began."""
 
 
@@ -164,6 +164,7 @@ class Audit:
             rule=rule,
             arguments_digest=arguments_digest,
             request_bytes=request_bytes,
+            api_key_id=UNSET if context is None or context.api_key_id is None else context.api_key_id,
         )
 
     def since(self, inbound: Inbound) -> float:
@@ -236,7 +237,7 @@ class Audit:
                 answer.event,
                 answer.outcome,
                 inbound,
-                context,
+                context or deny.caller,
                 reason=deny.reason,
                 target=inbound.path,
                 client_id=deny.client_id,

@@ -49,7 +49,7 @@ def authorize(context: ClientContext, needed: Sequence[str]) -> Decision:
         Reason.PERMISSION_DENIED,
         "This needs a permission that you do not have: ask an administrator of the gateway.",
         permissions=tuple(needed),
-        client_id=context.client_id,
+        caller=context,
     )
 
 
@@ -68,5 +68,5 @@ def agree_on_tenant(context: ClientContext, named: str, *, chooses: bool = False
     return Deny(
         Reason.TENANT_MISMATCH,
         "X-Tenant-ID names another tenant than yours: leave it out.",
-        client_id=context.client_id,
+        caller=context,
     )

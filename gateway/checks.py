@@ -58,15 +58,15 @@ def _beside_the_secrets(file: Path, environment: Mapping[str, str], now: float) 
 
 def start_problems(config: Config | CommandSettings, now: float) -> list[str]:
     """What must be mended before a gateway starts: certificates, keys, and the modes of what it keeps."""
-    tls = config.tls
+    tls, files = config.tls, tls_files(config.tls)
     return [
         *problems(
-            tls_files(tls),
+            files,
             client_certificates=tls.client_certificates,
             now=now,
             expired_crl=tls.crl_expired,
         ),
-        *_writable_problems(config.file),
+        *_writable_problems(config.file, files.certificate, files.client_ca, files.crl, *files.rule_cas),
         *_folder_problems(config),
         *_ca_key_problems(tls.client_ca),
         *_store_problems(config.storage.path),
@@ -80,10 +80,15 @@ def _mfa_key_problems(file: Path) -> Iterator[str]:
         yield problem
 
 
-def _writable_problems(file: Path) -> Iterator[str]:
-    """Whoever can write the configuration can have the gateway start any program."""
-    if file.stat().st_mode & stat.S_IWOTH:
-        yield f"{file}: everybody can write to it; chmod o-w {file}"
+def _writable_problems(*files: Path | None) -> Iterator[str]:
+    """Whoever can write the configuration can have the gateway start any program; a CA's file: be any client."""
+    for file in dict.fromkeys(files):
+        try:
+            writable = file is not None and file.stat().st_mode & stat.S_IWOTH
+        except OSError:
+            continue  # what is missing is told of elsewhere
+        if writable:
+            yield f"{file}: everybody can write to it; chmod o-w {file}"
 
 
 def _folder_problems(config: Config | CommandSettings) -> Iterator[str]:

@@ -100,6 +100,8 @@ class Deny:
     """The methods that the path has (RFC 9110 section 10.2.1)."""
     client_id: str | None = None
     """The client that the refused credentials claim, for the audit; never shown to the caller."""
+    caller: ClientContext | None = None
+    """Who was refused, where that is known; for the audit."""
 
 
 @dataclass(frozen=True, slots=True)

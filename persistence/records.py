@@ -266,6 +266,8 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     request_bytes: int | UnsetType = UNSET
     response_bytes: int | UnsetType = UNSET
     """Of the messages, as the client sent the one and was sent the other."""
+    api_key_id: str | UnsetType = UNSET
+    """Which API key proved the client, or had the token that did."""
     count: int = 1
     """How many like entries this one sums up."""
 

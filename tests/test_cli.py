@@ -187,6 +187,8 @@ def test_check_finds_what_is_wrong_beside_the_configuration(folder: Path) -> Non
     (folder / "persistence" / "clients.json").chmod(0o640)
     (folder / "ostiary.toml").chmod(0o666)
     (folder / "certs" / "ca.key").chmod(0o640)
+    (folder / "certs" / "ca.pem").chmod(0o666)
+    (folder / "certs" / "server.pem").chmod(0o646)
     (folder / "certs").chmod(0o777)
     found = problems_of(folder)
     for path, remedy in (
@@ -195,10 +197,12 @@ def test_check_finds_what_is_wrong_beside_the_configuration(folder: Path) -> Non
         (folder / "persistence" / "clients.json", "chmod 600"),
         (folder / "ostiary.toml", "chmod o-w"),
         (folder / "certs" / "ca.key", "chmod 600"),
+        (folder / "certs" / "ca.pem", "chmod o-w"),
+        (folder / "certs" / "server.pem", "chmod o-w"),
         (folder / "certs", f"chmod o-w {folder / 'certs'}"),
     ):
         assert any(line.startswith(f"{path}: ") and remedy in line for line in found), (path, found)
-    assert len(found) == 6
+    assert len(found) == 8
     words = [*PYTHON, "serve", "--config", str(folder / "ostiary.toml")]
     refused = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
     assert (refused.returncode, refused.stdout) == (1, "")

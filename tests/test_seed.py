@@ -94,6 +94,9 @@ def test_a_second_run_changes_nothing_and_says_so(home: Any, file: Path, *, serv
         ('[[api_keys]]\nclient = "root"\nname = "x"\n', "key_file"),
         ('[[invitations]]\nname = "x"\ncode_file = "x"\nroles = ["nobody"]\n', "no role"),
         ('[[invitations]]\nname = "x"\ncode_file = "x"\ndays = 0\n', "1 to 365 days"),
+        ("clients = 5\n", "Expected `array`"),
+        ('[[clients]]\nname = "a"\n[[clients]]\nname = "a"\nroles = ["x"]\n', "client a: here twice"),
+        ('[[clients]]\nname = "a"\n[[clients]]\nname = "b"\nroles = ["x"]\n', "client b: no such role"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(home: Any, file: Path, text: str, told: str) -> None:

@@ -23,6 +23,7 @@ from gateway.identity.api_keys import (
     MAX_LIFETIME,
     MAX_OVERLAP,
     ApiKeys,
+    granted,
     unknown_key,
 )
 from gateway.identity.roles import requested_scope
@@ -136,8 +137,8 @@ class ApiKeyEndpoint:
         scopes = tuple((scope or context.scope).split())
         client = self._accounts.client(client_id)
 
-        async def recorded() -> None:
-            await self._record(inbound, context, "api_keys.add", wanted.name)
+        async def recorded(key: ApiKeyRecord) -> None:
+            await self._record(inbound, context, "api_keys.add", granted(key))
 
         made = await self._keys.make(client, wanted.name, scopes, lifetime, recorded)
         if isinstance(made, Deny):
@@ -164,11 +165,11 @@ class ApiKeyEndpoint:
             raise Refused(Deny(Reason.INVALID_SCOPE, "The key has scopes that this token does not have."))
         wanted = await json_body(request, RotateApiKey)
         lifetime = _seconds(wanted.expires_in, DEFAULT_LIFETIME)
-        overlap = _seconds(wanted.overlap, DEFAULT_OVERLAP, MAX_OVERLAP)
+        overlap = _seconds(wanted.overlap, DEFAULT_OVERLAP, at_least=0.0, at_most=MAX_OVERLAP)
         key_id = old.key_id
 
-        async def recorded() -> None:
-            await self._record(inbound, context, "api_keys.rotate", key_id)
+        async def recorded(key: ApiKeyRecord) -> None:
+            await self._record(inbound, context, "api_keys.rotate", f"{key_id}: {granted(key)}")
 
         client = self._accounts.client(client_id)
         made = await self._keys.rotate(client, key_id, lifetime=lifetime, overlap=overlap, recorded=recorded)
@@ -191,7 +192,7 @@ class ApiKeyEndpoint:
     ) -> web.Response:
         """``DELETE /auth/api-keys/{key_id}``"""
         key = self._known(owner(context), inbound.path.removeprefix(PATH))
-        await self._record(inbound, context, "api_keys.remove", key.key_id)
+        await self._record(inbound, context, "api_keys.revoke", key.key_id)
         await self._keys.remove(key)
         await self._tokens.end(*self._tokens.of_family(key.key_id))
         return web.Response(status=204, headers=NO_STORE)
@@ -216,12 +217,12 @@ class ApiKeyEndpoint:
         )
 
 
-def _seconds(wanted: Any, default: float, at_most: float = MAX_LIFETIME) -> float:
+def _seconds(wanted: Any, default: float, *, at_least: float = 1.0, at_most: float = MAX_LIFETIME) -> float:
     if wanted is None:
         return default
     seconds = parse_duration(wanted) if isinstance(wanted, str) else float(wanted)
-    if seconds is None or seconds > at_most:
-        detail = f'A duration is seconds, or text such as "30d": here {at_most / 86400:.0f} days at most.'
+    if seconds is None or not at_least <= seconds <= at_most:
+        detail = f'A duration is seconds, or text such as "30d": here {at_least:.0f} s to {at_most / 86400:.0f} days.'
         raise Refused(Deny(Reason.BAD_REQUEST, detail))
     return seconds
 

@@ -59,7 +59,7 @@ class RegisterEndpoint:
             "Makes an account, where the configuration lets people do so.",
             {201: Registered},
             body=Register,
-            refusals=(401, 409, 429, 503),
+            refusals=(401, 403, 409, 429, 503),
         )
     )
     async def register(
@@ -70,6 +70,10 @@ class RegisterEndpoint:
 
     async def _register(self, request: GatewayRequest, inbound: Inbound) -> web.Response:
         wanted = await json_body(request, Register)
+        if inbound.authorization or inbound.api_keys:
+            detail = "Register with nobody's credentials: leave the Authorization and X-API-Key headers out."
+            raise Refused(Deny(Reason.AMBIGUOUS_CREDENTIALS, detail))
+        self._door.check_certificate(inbound.peer)
         try:
             AddClient(client_id=wanted.username)
         except ValueError as error:
@@ -88,7 +92,9 @@ class RegisterEndpoint:
             # The client is not stored yet, so the entry cannot know its tenant.
             await self._audit.record(msgspec.structs.replace(entry, tenant_id=client.tenant_id))
 
-        application = Application(wanted.username, wanted.password, wanted.email, wanted.invitation)
+        application = Application(
+            wanted.username, wanted.password, wanted.email, wanted.invitation, inbound.tenant_id
+        )
         made = await self._registration.register(application, inbound.address, recorded)
         if isinstance(made, Deny):
             raise Refused(made)

@@ -21,7 +21,7 @@ from gateway.api.wellknown import resource_metadata_url
 from gateway.audit import Audit
 from gateway.authn import UNMAPPED
 from gateway.edge.handler import GatewayRequest
-from gateway.identity.clients import Passwords
+from gateway.identity.clients import Passwords, claimed
 from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
 from gateway.problems import ANSWERS, Problems
 from persistence.protocols import ClientStore
@@ -139,7 +139,7 @@ class OAuthDoor:
         if secret is None:
             return _by_certificate(certified, parameters)
         if certified is not None and certified.client_id != secret.name:
-            raise Refused(_mismatch(secret.name))
+            raise Refused(_mismatch(claimed(self._clients, secret.name)))
         client = await self._passwords.verify(
             self._clients, secret.name, secret.readings, inbound, certified=certified is not None
         )
@@ -186,6 +186,12 @@ class OAuthDoor:
         limited = self._admission.limit(client_id, inbound)
         if limited is not None:
             raise Refused(limited)
+
+    def check_certificate(self, peer: PeerIdentity | None) -> None:
+        """Raises Refused for a certificate that is there and not good; one of nobody is as good as none."""
+        certified = None if peer is None else self.authenticator.certified(peer)
+        if isinstance(certified, Deny):
+            raise Refused(certified)
 
     def _certified(self, peer: PeerIdentity | None) -> ClientRecord | None:
         """The client of the connection's certificate; None: there is no certificate. Raises Refused for others."""

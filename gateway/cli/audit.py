@@ -155,8 +155,10 @@ def _facts(entry: dict[str, Any]) -> tuple[str | None, ...]:
 def _what(entry: dict[str, Any]) -> str:
     """What was acted upon, and how; a count where an entry sums up several."""
     words = [entry["tool_name"] or entry["target"] or "-"]
+    if entry["event"] == "admin_change" or entry["actor"] is not None:
+        words.insert(0, entry["method"] or "-")
     if entry["actor"] is not None:
-        words = [entry["method"] or "-", *words, "by", entry["actor"]]
+        words += ["by", entry["actor"]]
     if entry["count"] > 1:
         words.append(f"(x{entry['count']})")
     return " ".join(words)

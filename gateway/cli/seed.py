@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import click
 import msgspec
@@ -101,6 +102,22 @@ class Seed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_keys: list[SeedApiKey] = []
     invitations: list[SeedInvitation] = []
 
+    def __post_init__(self) -> None:
+        named = [
+            *(("tenant", each.tenant) for each in self.tenants),
+            *(("role", _role_id(each)) for each in self.roles),
+            *(("client", each.name) for each in self.clients),
+            *(("API key", f"{each.client}/{each.name}") for each in self.api_keys),
+            *(("invitation", f"{each.tenant}/{each.name}") for each in self.invitations),
+        ]
+        twice = [f"{kind} {name}" for (kind, name), count in Counter(named).items() if count > 1]
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: here twice; say it once")
+
+
+def _role_id(wanted: SeedRole) -> str:
+    return f"{wanted.tenant or '*'}/{wanted.role}"
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -115,12 +132,19 @@ def seed(file: Path, config_file: Path, *, as_json: bool) -> None:
     """
     wanted = _read(file)
     _check_words(file, wanted)
+    folder = file.parent
     done = [
-        *(_tenant(config_file, each) for each in wanted.tenants),
-        *(_role(config_file, each) for each in wanted.roles),
-        *(_client(config_file, each, file.parent) for each in wanted.clients),
-        *(_api_key(config_file, each, file.parent) for each in wanted.api_keys),
-        *(_invitation(config_file, each, file.parent) for each in wanted.invitations),
+        *(_done("tenant", each.tenant, _tenant, config_file, each) for each in wanted.tenants),
+        *(_done("role", _role_id(each), _role, config_file, each) for each in wanted.roles),
+        *(_done("client", each.name, _client, config_file, each, folder) for each in wanted.clients),
+        *(
+            _done("api key", f"{each.client}/{each.name}", _api_key, config_file, each, folder)
+            for each in wanted.api_keys
+        ),
+        *(
+            _done("invitation", f"{each.tenant}/{each.name}", _invitation, config_file, each, folder)
+            for each in wanted.invitations
+        ),
     ]
     changed = sum(outcome != "unchanged" for _, _, outcome in done)
     if as_json:
@@ -129,6 +153,23 @@ def seed(file: Path, config_file: Path, *, as_json: bool) -> None:
         return
     print_table(("KIND", "ID", "OUTCOME"), done)
     click.echo(f"{changed} changed." if changed else "Nothing to change: all of it is there.")
+
+
+P = ParamSpec("P")
+
+
+def _done(
+    kind: str, name: str, make: Callable[P, str], *args: P.args, **kwargs: P.kwargs
+) -> tuple[str, str, str]:
+    """Make one entry; what, which, and what came of it. Raises click.ClickException."""
+    from gateway.operations.administration import OperationError
+
+    try:
+        return kind, name, make(*args, **kwargs)
+    except OperationError as error:
+        raise click.ClickException(
+            f"{kind} {name}: {error} (what the file has before it is done: mend it, and run this again)"
+        ) from None
 
 
 def _read(file: Path) -> Seed:
@@ -141,7 +182,8 @@ def _read(file: Path) -> Seed:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.ClickException(f"{file} is not TOML: {error}") from None
-    for client in document.get("clients", []):
+    clients = document.get("clients")
+    for client in clients if isinstance(clients, list) else ():
         if isinstance(client, dict) and "password" in client:
             raise click.ClickException(
                 f"{file}: a password does not belong here; name a file, a variable or standard input: "
@@ -182,25 +224,24 @@ def _words(wanted: Seed) -> Iterator[tuple[str, dict[str, object]]]:
         yield "invitations.add", _new_invitation(invitation)
 
 
-def _tenant(config_file: Path, wanted: SeedTenant) -> tuple[str, str, str]:
+def _tenant(config_file: Path, wanted: SeedTenant) -> str:
     found = _all(config_file, "tenants")
     present = next((each for each in found if each["tenant_id"] == wanted.tenant), None)
     said: dict[str, object] = {"name": wanted.name, "mfa_required": wanted.mfa_required}
     if present is None:
         said["mfa_required"] = bool(wanted.mfa_required)
         perform(config_file, "tenants.add", tenant_id=wanted.tenant, **said)
-        return "tenant", wanted.tenant, "added"
+        return "added"
     same_name = wanted.name in {None, present["name"]}
     if same_name and wanted.mfa_required in {None, present["settings"]["mfa_required"]}:
-        return "tenant", wanted.tenant, "unchanged"
+        return "unchanged"
     perform(config_file, "tenants.set", tenant_id=wanted.tenant, **said)
-    return "tenant", wanted.tenant, "changed"
+    return "changed"
 
 
-def _role(config_file: Path, wanted: SeedRole) -> tuple[str, str, str]:
-    name = f"{wanted.tenant or '*'}/{wanted.role}"
-    found = _all(config_file, "roles")
-    present = next((each for each in found if each["role_id"] == name and each["source"] == "store"), None)
+def _role(config_file: Path, wanted: SeedRole) -> str:
+    found = [each for each in _all(config_file, "roles") if each["source"] == "store"]
+    present = next((each for each in found if each["role_id"] == _role_id(wanted)), None)
     said: dict[str, object] = {
         "role": wanted.role,
         "tenant_id": wanted.tenant,
@@ -208,19 +249,19 @@ def _role(config_file: Path, wanted: SeedRole) -> tuple[str, str, str]:
     }
     if present is None:
         perform(config_file, "roles.add", **said)
-        return "role", name, "added"
+        return "added"
     if list(present["permissions"]) == list(dict.fromkeys(wanted.permissions)):
-        return "role", name, "unchanged"
+        return "unchanged"
     perform(config_file, "roles.set", **said)
-    return "role", name, "changed"
+    return "changed"
 
 
-def _client(config_file: Path, wanted: SeedClient, folder: Path) -> tuple[str, str, str]:
+def _client(config_file: Path, wanted: SeedClient, folder: Path) -> str:
     found = _all(config_file, "clients")
     present = next((each for each in found if each["client_id"] == wanted.name), None)
     if present is None:
         perform(config_file, "clients.add", **_new_client(wanted, _password(wanted, folder)))
-        return "client", wanted.name, "added"
+        return "added"
     if present["tenant_id"] != wanted.tenant:
         raise click.ClickException(
             f"{wanted.name} belongs to the tenant {present['tenant_id']}, and a client does not move; give the new one "
@@ -228,22 +269,21 @@ def _client(config_file: Path, wanted: SeedClient, folder: Path) -> tuple[str, s
         )
     roles, permissions = (list(dict.fromkeys(words)) for words in (wanted.roles, wanted.permissions))
     if (list(present["roles"]), list(present["permissions"])) == (roles, permissions):
-        return "client", wanted.name, "unchanged"
+        return "unchanged"
     perform(config_file, "clients.change", client_id=wanted.name, roles=roles, permissions=permissions)
-    return "client", wanted.name, "changed"
+    return "changed"
 
 
-def _api_key(config_file: Path, wanted: SeedApiKey, folder: Path) -> tuple[str, str, str]:
-    name = f"{wanted.client}/{wanted.name}"
+def _api_key(config_file: Path, wanted: SeedApiKey, folder: Path) -> str:
     found = all_pages(config_file, "api_keys.list", "api_keys", client_id=wanted.client)
     if any(each["name"] == wanted.name for each in found):
-        return "api key", name, "unchanged"
+        return "unchanged"
     file = _free(folder / wanted.key_file)
     made = perform(config_file, "api_keys.add", **_new_api_key(wanted))
     _keep(
         file, made["api_key"], lambda: perform(config_file, "api_keys.revoke", key_id=made["key"]["key_id"])
     )
-    return "api key", name, "added"
+    return "added"
 
 
 def _new_api_key(wanted: SeedApiKey) -> dict[str, object]:
@@ -257,16 +297,15 @@ def _new_api_key(wanted: SeedApiKey) -> dict[str, object]:
     }
 
 
-def _invitation(config_file: Path, wanted: SeedInvitation, folder: Path) -> tuple[str, str, str]:
-    name = f"{wanted.tenant}/{wanted.name}"
+def _invitation(config_file: Path, wanted: SeedInvitation, folder: Path) -> str:
     found = perform(config_file, "invitations.list")["invitations"]
     if any((each["tenant_id"], each["name"]) == (wanted.tenant, wanted.name) for each in found):
-        return "invitation", name, "unchanged"
+        return "unchanged"
     file = _free(folder / wanted.code_file)
     made = perform(config_file, "invitations.add", **_new_invitation(wanted))
     made_id = made["invitation"]["invitation_id"]
     _keep(file, made["code"], lambda: perform(config_file, "invitations.revoke", invitation_id=made_id))
-    return "invitation", name, "added"
+    return "added"
 
 
 def _new_invitation(wanted: SeedInvitation) -> dict[str, object]:

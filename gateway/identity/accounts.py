@@ -11,7 +11,7 @@ import msgspec
 from gateway.clock import rfc3339
 from gateway.identity.clients import HISTORY, Passwords, is_enabled
 from gateway.identity.profiles import ProfileChange, Profiles
-from gateway.model import Deny, Reason
+from gateway.model import Deny, Reason, Refused
 from persistence.account_records import PasswordHistory
 from persistence.protocols import ClientStore, Stores
 from persistence.records import PASSWORD_HISTORIES, ClientRecord
@@ -47,18 +47,15 @@ class Accounts:
         return self._stores.healthy
 
     def client(self, client_id: str) -> ClientRecord:
-        """The client of a caller that was just admitted. Raises LookupError where it is gone."""
-        client = self._known.get(client_id)
-        if client is None:
-            raise LookupError(client_id)
-        return client
+        """The client of a caller that was just admitted. Raises Refused where it is gone."""
+        return _still_there(self._known.get(client_id), client_id)
 
     def profile(self, client: ClientRecord) -> dict[str, Any]:
         """Names, and whether the e-mail address is proven."""
         return self._profiles.shown(client)
 
     async def change_profile(self, client_id: str, wanted: ProfileChange, recorded: Recorded) -> None:
-        """Change what is in ``wanted``. Raises StoreError, and LookupError where the client is gone."""
+        """Change what is in ``wanted``. Raises StoreError, and Refused where the client is gone."""
         async with self._turn:
             client = self._present(client_id)
             await recorded(client)
@@ -71,10 +68,7 @@ class Accounts:
             return await self._profiles.verify(client, code, lambda: recorded(client))
 
     def _present(self, client_id: str) -> ClientRecord:
-        client = self._clients.get(client_id)
-        if client is None:
-            raise LookupError(client_id)
-        return client
+        return _still_there(self._clients.get(client_id), client_id)
 
     async def change_password(self, proven: ClientRecord, password: str, recorded: Recorded) -> Deny | None:
         """Give the client a new password; the refusal where it must not be that one. Raises StoreError, Refused.
@@ -105,6 +99,12 @@ class Accounts:
             )
             await self._clients.put(changed)
         return None
+
+
+def _still_there(client: ClientRecord | None, client_id: str) -> ClientRecord:
+    if client is None or client.erased_at is not None:
+        raise Refused(Deny(Reason.CLIENT_UNKNOWN, "There is no such client any more.", client_id=client_id))
+    return client
 
 
 async def remember_password(stores: Stores, client: ClientRecord) -> None:

@@ -37,6 +37,15 @@ MAX_OVERLAP: Final = 30 * 86400.0
 _KEY: Final = re.compile(r"osk_[0-9a-f]{8}_[A-Za-z0-9_-]{43}")
 _MAX_NOTED: Final = 65_536
 
+Recorded = Callable[[ApiKeyRecord], Awaitable[None]]
+"""Enters in the audit that the key is about to be. What it raises, keeps it from being made."""
+
+
+def granted(key: ApiKeyRecord) -> str:
+    """What the key is for, as the audit says it. Its name, which may be a person's, is not in it."""
+    until = "ever" if key.exp is None else f"until {rfc3339(key.exp)}"
+    return f"{key.key_id}: {' '.join(key.scopes) or 'no scopes'}; {until}"
+
 
 class ApiKeys:
     """All API keys of one gateway."""
@@ -93,17 +102,14 @@ class ApiKeys:
         name: str,
         scopes: tuple[str, ...],
         lifetime: float,
-        recorded: Callable[[], Awaitable[None]],
+        recorded: Recorded,
     ) -> tuple[str, ApiKeyRecord] | Deny:
-        """A new key and its record. ``lifetime``: seconds. Raises StoreError.
-
-        ``recorded`` is called once it is sure that it will be done, before it is.
-        """
+        """A new key and its record. ``lifetime``: seconds. Raises StoreError."""
         async with self._turn:
             if len(self.of_client(client.client_id)) >= MAX_KEYS:
                 return _too_many(client.client_id)
-            await recorded()
             text, record = self._new(client, name, scopes, int(self._now() + lifetime))
+            await recorded(record)
             await self._store.put(record)
             return text, record
 
@@ -114,23 +120,23 @@ class ApiKeys:
         *,
         lifetime: float,
         overlap: float,
-        recorded: Callable[[], Awaitable[None]],
+        recorded: Recorded,
     ) -> tuple[str, ApiKeyRecord] | Deny:
         """A key in place of that one, which is good for ``overlap`` seconds more at most. Raises StoreError.
 
-        ``recorded``: as in ``make``. Expired keys, and ones whose successor lives, are not rotated.
+        Expired keys, and ones whose successor lives, are not rotated.
         """
         async with self._turn:
             refusal = self._unrotatable(client.client_id, key_id, overlap)
             if refusal is not None:
                 return refusal
-            await recorded()
             self._changing.add(key_id)
             try:
                 old, now = self.get(client.client_id, key_id), self._now()
                 if old is None:
                     return unknown_key(client.client_id)
                 text, record = self._new(client, old.name, old.scopes, int(now + lifetime))
+                await recorded(record)
                 ends = int(now + overlap) if old.exp is None else min(old.exp, int(now + overlap))
                 ended = msgspec.structs.replace(old, exp=ends, successor_id=record.key_id)
                 await self._store.put(record, ended)

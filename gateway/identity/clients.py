@@ -16,17 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import bcrypt
 import msgspec
 
 from gateway.config.values import AccountSettings, LimitSettings
-from gateway.identity.common_passwords import is_common
+from gateway.identity.common_passwords import is_common, is_name
 from gateway.identity.lockouts import Attempt, Lockouts
 from gateway.limits import TokenBuckets, network_of
 from gateway.model import Deny, Inbound, Reason, Refused
@@ -74,6 +76,12 @@ def refusal_of(client: ClientRecord | None, client_id: str) -> Deny | None:
     return None
 
 
+def claimed(clients: ClientStore, name: str) -> str | None:
+    """The name that somebody gave, for the audit; None: nobody has it, and it may be a password in the wrong field."""
+    unknown = clients.get(name[:_MAX_NAME]) is None
+    return None if unknown and not password_problems(name, "") else name[:_MAX_NAME]
+
+
 def password_problems(password: str, name: str) -> list[str]:
     """Every rule that a new password of ``name`` breaks, as a sentence; empty: it is good."""
     problems = []
@@ -91,7 +99,7 @@ def password_problems(password: str, name: str) -> list[str]:
         problems.append("the password must have printable characters only")
     if is_common(password):
         problems.append("the password must not be one of those that are tried first")
-    if name and password.casefold() == name.casefold():
+    if name and is_name(password, name):
         problems.append("the password must not be the name")
     return problems
 
@@ -218,7 +226,12 @@ class Passwords:
         ``readings``: what was sent, once for each way in which it may be understood (RFC 6749 section 2.3.1 has
         passwords form-encoded in ``Authorization: Basic``, most clients send them as they are).
         """
-        name = name[:_MAX_NAME]
+        answer = await self._verify(clients, name[:_MAX_NAME], readings, inbound, certified=certified)
+        return replace(answer, client_id=claimed(clients, name)) if isinstance(answer, Deny) else answer
+
+    async def _verify(
+        self, clients: ClientStore, name: str, readings: Sequence[str], inbound: Inbound, *, certified: bool
+    ) -> ClientRecord | Deny:
         attempt = self._lockouts.of_password(name, inbound, certified=certified)
         # An attempt while locked out counts for the address, but takes nothing of what the account's owner may try.
         refusal = self._limited(self._by_address, network_of(inbound.address), name)
@@ -284,13 +297,20 @@ class Passwords:
             if present is None or not is_enabled(present):
                 return Deny(Reason.INVALID_CREDENTIALS, _WRONG, client_id=client.client_id)
             if present.password_hash != client.password_hash:
-                return present
+                return await self._still(present, password)
             upgraded = msgspec.structs.replace(present, password_hash=password_hash)
             try:
                 await clients.put(upgraded)
             except StoreError:
                 return present  # signing in will say so
         return upgraded
+
+    async def _still(self, present: ClientRecord, password: bytes) -> ClientRecord | Deny:
+        """The client, if that is its password still: another may have made its hash anew, or have changed it."""
+        with contextlib.suppress(OverloadedError):
+            if await self.hasher.matches(password, present.password_hash):
+                return present
+        return Deny(Reason.INVALID_CREDENTIALS, _WRONG, client_id=present.client_id)
 
     async def _matching(self, readings: Sequence[str], stored: str | None) -> bytes | None:
         """The reading that is the password."""

@@ -16,6 +16,10 @@ _SIGNS: Final = {
     "1": "il", "|": "il", "0": "o", "5": "s", "$": "s", "7": "t", "+": "t", "2": "z",
 }  # fmt: skip
 _MOST_READINGS: Final = 64
+_SHORT: Final = 12
+"""Characters; a longer password may have but one letter among its digits and signs."""
+_LEAST: Final = 3
+"""Letters of a name that is looked for."""
 _WORDS: Final = frozenset(
     files("gateway.identity").joinpath("common_passwords.txt").read_text("ascii").split()
 )
@@ -24,7 +28,19 @@ _WORDS: Final = frozenset(
 
 def is_common(password: str) -> bool:
     """Whether a password, without its disguise, is one of those that are tried first."""
-    return any(_undisguised(reading) for reading in _readings(password.casefold()))
+    readings = _readings(password.casefold())
+    one_letter = len(password) <= _SHORT and len(set(_letters(readings[0]))) == 1
+    return one_letter or any(_in_the_list(_letters(reading)) for reading in readings)
+
+
+def is_name(password: str, name: str) -> bool:
+    """Whether a password, without its disguise, is the name of its account."""
+    letters = _letters(name.casefold())
+    if password.casefold() == name.casefold():
+        return True
+    return len(letters) >= _LEAST and any(
+        _letters(reading) == letters for reading in _readings(password.casefold())
+    )
 
 
 def _readings(text: str) -> list[str]:
@@ -39,7 +55,10 @@ def _readings(text: str) -> list[str]:
     return readings
 
 
-def _undisguised(reading: str) -> bool:
-    letters = "".join(character for character in reading if character.isalpha())
+def _letters(reading: str) -> str:
+    return "".join(character for character in reading if character.isalpha())
+
+
+def _in_the_list(letters: str) -> bool:
     half = letters[: len(letters) // 2]
     return letters in _WORDS or (half in _WORDS and half * 2 == letters)

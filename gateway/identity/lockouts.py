@@ -16,8 +16,9 @@ A lock-out is durable, a wrong attempt that locks nobody is not: guessing costs 
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +31,14 @@ from gateway.model import Inbound
 from gateway.remembered import Remembered
 from persistence.account_records import FamiliarAddresses, LockoutRecord
 from persistence.protocols import Stores
-from persistence.records import FAMILIAR_ADDRESSES, LOCKOUTS, ClientRecord, StoreError
+from persistence.records import (
+    FAMILIAR_ADDRESSES,
+    LOCKOUTS,
+    TOMBSTONE_KEYS,
+    ClientRecord,
+    StoreError,
+    TombstoneKey,
+)
 
 log = logging.getLogger("ostiary.auth")
 
@@ -43,6 +51,7 @@ ADDRESS_FACTOR: Final = 10
 """So many times as much is let through for an address as for an account."""
 MAX_FAMILIAR: Final = 16
 """Addresses that are kept of each account; the one unused for longest is forgotten first."""
+_KEY_ID: Final = "lockouts"
 _MAX_COUNTED: Final = 65_536
 _MAX_KEPT: Final = 16_384
 
@@ -74,10 +83,9 @@ class Subject:
     origin: str | None
 
     @property
-    def key(self) -> str:
-        """Names it without telling the name, which may be somebody's password in the wrong field."""
-        text = "\0".join((self.scope, self.name or "", self.origin or ""))
-        return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
+    def text(self) -> str:
+        """Names it; the name may be somebody's password in the wrong field."""
+        return "\0".join((self.scope, self.name or "", self.origin or ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,7 @@ class Attempt:
     @property
     def account(self) -> str:
         """The account for those who limit attempts by account: whoever is at home there has a limit of their own."""
-        return self.subjects[0].key if len(self.subjects) == 1 else self.name
+        return self.subjects[0].text if len(self.subjects) == 1 else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +152,9 @@ class Lockouts:
         self._now = now
         self._alarm = alarm
         self._counted: Remembered[str, _Wrong] = Remembered(_MAX_COUNTED)
+        self._keys = stores.collection(TOMBSTONE_KEYS)
+        key = self._keys.get(_KEY_ID)
+        self._key = TombstoneKey(key_id=_KEY_ID, key=os.urandom(32).hex()) if key is None else key
 
     # Attempts
 
@@ -170,6 +181,8 @@ class Lockouts:
 
     def wrong(self, attempt: Attempt, client: ClientRecord | None) -> None:
         """It was wrong; an alarm where that locks. ``client``: whose name it is."""
+        if client is not None and client.erased_at is not None:
+            client = None  # nobody's any more
         own = self._count(attempt.subjects[0], attempt, client)
         for subject in attempt.subjects[1:]:
             if subject.scope is Scope.ADDRESS:
@@ -181,7 +194,7 @@ class Lockouts:
         """It was right: what was counted for the account here is forgotten, and its owner is at home here."""
         for subject in attempt.subjects:
             if subject.scope is not Scope.ADDRESS:
-                self._forget(subject.key)
+                self._forget(self._id(subject))
         if attempt.network is not None:
             self._make_familiar(client, attempt.network)
 
@@ -222,6 +235,11 @@ class Lockouts:
 
     # Counting
 
+    def _id(self, subject: Subject) -> str:
+        """The lock-out's id: whoever has it, and not the store's key, cannot test a guess of the name."""
+        said = subject.text.encode("utf-8", "replace")
+        return hmac.digest(bytes.fromhex(self._key.key), said, "sha256").hex()[:32]
+
     def _wait(self, subject: Subject) -> float:
         wrong = self._find(subject)
         if wrong is None:
@@ -237,7 +255,7 @@ class Lockouts:
             wrong = _Wrong(subject.name)
         wrong.count += 1
         wrong.last = now
-        self._counted.put(subject.key, wrong)
+        self._counted.put(self._id(subject), wrong)
         if wrong.count >= rule.after:
             doublings = min(wrong.count - rule.after, 16)
             seconds = min(FIRST_SECONDS * 2**doublings, rule.longest)
@@ -248,7 +266,7 @@ class Lockouts:
 
     def _find(self, subject: Subject) -> _Wrong | None:
         """What is counted, of this run or of one before."""
-        key = subject.key
+        key = self._id(subject)
         wrong = self._counted.get(key)
         if wrong is not None:
             return wrong
@@ -274,7 +292,7 @@ class Lockouts:
 
     def _keep(self, subject: Subject, wrong: _Wrong, client: ClientRecord | None) -> None:
         record = LockoutRecord(
-            lockout_id=subject.key,
+            lockout_id=self._id(subject),
             scope=subject.scope,
             client_id=None if client is None else client.client_id,
             tenant_id=None if client is None else client.tenant_id,
@@ -283,6 +301,8 @@ class Lockouts:
             locked_at=rfc3339(wrong.last),
             locked_until=rfc3339(wrong.locked_until),
         )
+        if self._keys.get(_KEY_ID) is None:
+            self._write(lambda: self._keys.put_soon(self._key))
         if len(self._kept) >= _MAX_KEPT and self._kept.get(record.lockout_id) is None:
             oldest = next(iter(self._kept)).lockout_id
             self._write(lambda: self._kept.remove_soon(oldest))

@@ -23,6 +23,7 @@ from gateway.identity.profiles import is_email
 from gateway.identity.tenants import Tenants
 from gateway.model import Deny, Reason
 from persistence.account_records import InvitationRecord
+from persistence.large import in_turns
 from persistence.protocols import ClientStore, Stores
 from persistence.records import DEFAULT_TENANT, INVITATIONS, TENANTS, ClientRecord
 
@@ -35,6 +36,8 @@ class Application:
     password: str
     email: str | None
     invitation: str | None
+    tenant_id: str | None = None
+    """The tenant that the request was for, where it said so."""
 
     def __repr__(self) -> str:
         return "Application(…)"
@@ -97,12 +100,15 @@ class Registration:
             return _INVITATION_REFUSED
         if invitation is None and not self._tenants.is_enabled(DEFAULT_TENANT):
             return _CLOSED
-        if self._known.get(wanted.username) is not None:
+        tenant_id = DEFAULT_TENANT if invitation is None else invitation.tenant_id
+        if wanted.tenant_id not in {None, tenant_id}:
+            return Deny(Reason.TENANT_MISMATCH, "X-Tenant-ID names another tenant: leave it out.")
+        if await self._is_taken(wanted.username):
             return Deny(Reason.CONFLICT, "The name is taken: choose another.")
         moment = rfc3339(self._now())
         client = ClientRecord(
             client_id=wanted.username,
-            tenant_id=DEFAULT_TENANT if invitation is None else invitation.tenant_id,
+            tenant_id=tenant_id,
             username=wanted.username,
             user_id=str(uuid.uuid4()),
             password_hash=password_hash,
@@ -118,6 +124,13 @@ class Registration:
             await self._invitations.put(used)
         await self._clients.put(client)
         return client
+
+    async def _is_taken(self, name: str) -> bool:
+        """Whether somebody has that name, or one that differs by case alone: nobody takes themselves for another."""
+        if self._known.get(name) is not None:
+            return True
+        folded = name.casefold()
+        return any([client.client_id.casefold() == folded async for client in in_turns(self._clients)])
 
     def _invitation(self, code: str) -> InvitationRecord | None:
         """The invitation of that code, if it is good now, and so is its tenant."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -23,6 +23,9 @@ from gateway.model import ClientContext, Inbound
 from gateway.operations.parameters import Parameters
 from persistence.protocols import Stores
 from persistence.records import API_KEYS, ROLES, TENANTS, AuditEntry, AuditStatus, ClientRecord, TenantRecord
+
+MAX_TARGET: Final = 4096
+"""Characters of what an entry says that was changed, and how."""
 
 Answer = dict[str, Any]
 """What an operation answers: plain types, with the names that the HTTP API uses."""
@@ -221,6 +224,7 @@ class Administration:
                 address=caller.inbound.address,
                 user_agent=caller.inbound.user_agent,
                 certificate_thumbprint=caller.context.certificate_thumbprint,
+                api_key_id=caller.context.api_key_id or msgspec.UNSET,
             )
         )
 

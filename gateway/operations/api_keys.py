@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from gateway.clock import rfc3339
-from gateway.identity.api_keys import DEFAULT_LIFETIME, DEFAULT_OVERLAP, MAX_LIFETIME, MAX_OVERLAP
+from gateway.identity.api_keys import (
+    DEFAULT_LIFETIME,
+    DEFAULT_OVERLAP,
+    MAX_LIFETIME,
+    MAX_OVERLAP,
+    Recorded,
+    granted,
+)
 from gateway.identity.roles import requested_scope
 from gateway.model import Deny
 from gateway.operations.administration import Administration, Answer, Operation, OperationError, UnknownError
 from gateway.operations.parameters import MAX_PAGE, Parameters, check_limit, check_permissions
 from persistence.account_records import ApiKeyRecord
-from persistence.records import API_KEYS, ClientRecord
+from persistence.records import API_KEYS, AuditEntry, ClientRecord
 
 _MAX_NAME: Final = 128
 _MAX_SCOPES: Final = 64
@@ -77,7 +84,7 @@ async def _add(admin: Administration, wanted: AddApiKey, actor: str) -> Answer:
         wanted.name,
         tuple(scope.split()),
         wanted.lifetime,
-        _recorded(admin, client, "api_keys.add", wanted.name, actor),
+        _recorded(admin, client, "api_keys.add", "", actor),
     )
     return _told(made)
 
@@ -107,7 +114,7 @@ async def _rotate(admin: Administration, wanted: RotateApiKey, actor: str) -> An
         old.key_id,
         lifetime=wanted.lifetime,
         overlap=wanted.overlap,
-        recorded=_recorded(admin, client, "api_keys.rotate", old.key_id, actor),
+        recorded=_recorded(admin, client, "api_keys.rotate", f"{old.key_id}: ", actor),
     )
     answer = _told(made)
     if not admin.api_keys.is_current(old.key_id):
@@ -118,7 +125,7 @@ async def _rotate(admin: Administration, wanted: RotateApiKey, actor: str) -> An
 async def _revoke(admin: Administration, wanted: OneApiKey, actor: str) -> Answer:
     key = _known(admin, wanted.key_id)
     client = admin.changeable_client(key.client_id)
-    await _recorded(admin, client, "api_keys.revoke", key.key_id, actor)()
+    await admin.stores.audit.append(_entry(admin, client, "api_keys.revoke", key.key_id, actor))
     await admin.api_keys.remove(key)
     return {"key": _shown(key), "revoked": await _end_tokens(admin, key.key_id)}
 
@@ -132,18 +139,23 @@ def _known(admin: Administration, key_id: str) -> ApiKeyRecord:
 
 
 def _recorded(
-    admin: Administration, client: ClientRecord, operation: str, target: str, actor: str
-) -> Callable[[], Awaitable[None]]:
-    """Writes the entry, once it is sure that the thing will be done."""
+    admin: Administration, client: ClientRecord, operation: str, before: str, actor: str
+) -> Recorded:
+    """Writes the entry, with what the new key grants after ``before``, once it is sure that it will be made."""
 
-    async def record() -> None:
-        await admin.stores.audit.append(
-            admin.entry(
-                actor, operation, client_id=client.client_id, tenant_id=client.tenant_id, target=target
-            )
-        )
+    async def record(key: ApiKeyRecord) -> None:
+        target = f"{before}{granted(key)}"
+        await admin.stores.audit.append(_entry(admin, client, operation, target, actor))
 
     return record
+
+
+def _entry(
+    admin: Administration, client: ClientRecord, operation: str, target: str, actor: str
+) -> AuditEntry:
+    return admin.entry(
+        actor, operation, client_id=client.client_id, tenant_id=client.tenant_id, target=target
+    )
 
 
 async def _end_tokens(admin: Administration, key_id: str) -> int:

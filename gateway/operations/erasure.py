@@ -80,6 +80,8 @@ async def _erase(admin: Administration, wanted: OneClient, actor: str) -> Answer
         keys = [getattr(record, kind.key) for record in records_of(admin, kind, client.client_id)]
         await admin.stores.collection(kind).remove(*keys)
     await admin.stores.clients.remove(client.client_id)
+    if admin.lockouts is not None:
+        await admin.lockouts.unlock(client.client_id)
     revoked += await _forget_tokens(admin, client.client_id, moment)
     return await _finish(admin, client.tenant_id, client.client_id, actor, revoked)
 

@@ -65,8 +65,10 @@ async def _add(admin: Administration, wanted: AddInvitation, actor: str) -> Answ
         exp=int(now) + wanted.days * 86400,
         name=wanted.name,
     )
+    roles = " ".join(record.roles) or "none"
+    target = f"{record.invitation_id}: {roles}; until {rfc3339(record.exp)}"
     await admin.stores.audit.append(
-        admin.entry(actor, "invitations.add", tenant_id=wanted.tenant_id, target=record.invitation_id)
+        admin.entry(actor, "invitations.add", tenant_id=wanted.tenant_id, target=target)
     )
     await admin.stores.collection(INVITATIONS).put(record)
     return {"invitation": _shown(record), "code": code}

@@ -15,6 +15,7 @@ from gateway.config.shapes import did_you_mean
 from gateway.identity.roles import ANY, role_id
 from gateway.model import PLATFORM
 from gateway.operations.administration import (
+    MAX_TARGET,
     Administration,
     Answer,
     ForbiddenError,
@@ -23,7 +24,7 @@ from gateway.operations.administration import (
     UnknownError,
 )
 from gateway.operations.parameters import MAX_PAGE, Parameters, check_limit, check_permissions, check_roles
-from persistence.records import DEFAULT_TENANT, AuditEntry, RoleRecord
+from persistence.records import DEFAULT_TENANT, INVITATIONS, AuditEntry, RoleRecord
 
 PLATFORM_ROLES: Final = "platform:roles"
 
@@ -96,6 +97,17 @@ async def _remove(admin: Administration, wanted: OneRole, actor: str) -> Answer:
         raise OperationError(
             f"{len(holders)} clients have the role {record.role} ({few}); take it from them first: "
             f"ostiary clients roles {holders[0]} --remove-role {record.role}"
+        )
+    invited = sum(
+        record.role in each.roles
+        and record.tenant_id in {None, each.tenant_id}
+        and each.used_at is None
+        and each.exp > admin.now()
+        for each in admin.stores.collection(INVITATIONS)
+    )
+    if invited:
+        raise OperationError(
+            f"{invited} open invitations give the role {record.role}; `ostiary invitations revoke` ends them"
         )
     if any(record.role in rule.roles for rule in admin.identity_rules()):
         raise OperationError(
@@ -203,7 +215,7 @@ async def _put(admin: Administration, record: RoleRecord, operation: str, actor:
 
 
 def _entry(admin: Administration, actor: str, record: RoleRecord, operation: str) -> AuditEntry:
-    target = f"{record.role_id}: {' '.join(record.permissions)}"[:512]
+    target = f"{record.role_id}: {' '.join(record.permissions)}"[:MAX_TARGET]
     return admin.entry(actor, operation, tenant_id=record.tenant_id or DEFAULT_TENANT, target=target)
 
 

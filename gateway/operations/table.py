@@ -21,6 +21,7 @@ from gateway.identity.accounts import password_hashes, remember_password
 from gateway.identity.clients import OverloadedError
 from gateway.identity.profiles import Profiles
 from gateway.operations.administration import (
+    MAX_TARGET,
     Administration,
     Answer,
     Operation,
@@ -63,8 +64,6 @@ from persistence.records import (
     TokenKind,
     TokenRecord,
 )
-
-_MAX_TARGET: Final = 4096
 
 
 async def _add_client(admin: Administration, wanted: AddClient, actor: str) -> Answer:
@@ -328,13 +327,22 @@ def _entry(
     admin: Administration, actor: str, client: ClientRecord, operation: str, said: str = ""
 ) -> AuditEntry:
     """Who did what to which client, now; where it was given something, with all that it has then."""
-    target = client.client_id if not said else f"{client.client_id}: {said}"
     granted = " ".join((*client.roles, *client.permissions))
-    if operation == "clients.roles" or (operation == "clients.add" and granted):
-        target = f"{target}: {granted or 'none'}"[:_MAX_TARGET]
+    if operation == "clients.roles":
+        said = granted or "none"
+    if operation == "clients.add":
+        said = "; ".join(part for part in (granted, _certificate(client)) if part)
+    target = client.client_id if not said else f"{client.client_id}: {said}"[:MAX_TARGET]
     return admin.entry(
         actor, operation, client_id=client.client_id, tenant_id=client.tenant_id, target=target
     )
+
+
+def _certificate(client: ClientRecord) -> str:
+    """The certificate that a new client has, where that is not the one of its name."""
+    needed = ", required" if client.require_certificate else ""
+    unusual = client.certificate != client.client_id or needed
+    return f"certificate {client.certificate or NO_CERTIFICATE}{needed}" if unusual else ""
 
 
 async def _revoke(admin: Administration, tokens: Iterable[TokenRecord]) -> int:

@@ -218,6 +218,19 @@ def test_a_hash_is_made_anew_when_the_cost_has_risen(home: Home, caller: Any) ->
     sign_in(caller, home.serve())
 
 
+def test_no_password_or_token_is_in_the_store_or_a_backup(home: Home, served: Served, caller: Any) -> None:
+    _, tokens = sign_in(caller, served)
+    backup = home.folder / "backup.tar"
+    home.cli("backup", str(backup))
+    served.stop()
+    secrets = [PASSWORD, ADMIN_PASSWORD, tokens["refresh_token"], tokens["access_token"]]
+    files = [backup, *(each for each in (home.folder / "persistence").rglob("*") if each.is_file())]
+    assert len(files) > 5
+    for file in files:
+        content = file.read_bytes()
+        assert not [secret for secret in secrets if secret.encode() in content], file
+
+
 ADMIN_API = "/admin/api/clients"
 
 

@@ -215,10 +215,38 @@ def test_a_client_that_requires_its_certificate_does_so_beside_a_key(
 
 
 def test_what_is_done_with_keys_is_audited(home: Home, alice: Caller) -> None:
-    made = make(alice).json
-    alice.ask("DELETE", f"/auth/api-keys/{made['key_id']}")
-    entries = home.json("audit", "query", "--event", "admin_change")["entries"]
-    assert {"api_keys.add", "api_keys.remove"} <= {entry["method"] for entry in entries}
+    made = make(alice, scopes=["files:read"]).json
+    new = alice.ask("POST", f"/auth/api-keys/{made['key_id']}/rotate", "{}", JSON).json
+    alice.ask("DELETE", f"/auth/api-keys/{new['key_id']}")
+    entries = home.json("audit", "query", "--event", "admin_change", "--client", "alice")["entries"]
+    assert [(entry["method"], entry["target"]) for entry in entries][:3] == [
+        ("api_keys.revoke", new["key_id"]),
+        ("api_keys.rotate", f"{made['key_id']}: {new['key_id']}: files:read; until {new['expires_at']}"),
+        ("api_keys.add", f"{made['key_id']}: files:read; until {made['expires_at']}"),
+    ]
+    assert f"api_keys.revoke {new['key_id']}" in home.cli("audit", "query", "--client", "alice").stdout
+
+
+def test_the_audit_says_which_key_it_was(home: Home, served: Served, alice: Caller, caller: Any) -> None:
+    made = make(alice, scopes=["reports:read"]).json
+    assert use(caller(served), made["api_key"], "/audit").status == 403
+    token = token_for(caller(served), made["api_key"])
+    assert caller(served, token=token).ask("GET", "/audit").status == 403
+    assert alice.ask("GET", "/audit").status == 403
+    entries = home.json("audit", "query", "--client", "alice")["entries"]
+    seen = {(entry["event"], entry.get("api_key_id")) for entry in entries}
+    assert {
+        ("token_issued", made["key_id"]),
+        ("access_denied", made["key_id"]),
+        ("access_denied", None),
+    } <= seen
+    assert [e["event"] for e in entries if e.get("api_key_id")].count("access_denied") == 2
+
+
+@pytest.mark.parametrize("lifetime", ["0d", "0s", 0, "99999d"])
+def test_a_key_is_good_for_a_while_and_not_for_ever(alice: Caller, lifetime: str | int) -> None:
+    refused = make(alice, expires_in=lifetime)
+    assert (refused.status, refused.json["reason"]) == (400, "bad_request")
 
 
 def test_a_token_for_a_key_does_not_see_to_the_account_either(

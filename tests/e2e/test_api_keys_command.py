@@ -63,9 +63,10 @@ def test_a_key_is_made_used_rotated_and_revoked(home: Home, caller: Any, *, runn
 
     entries = home.json("audit", "query", "--event", "admin_change", "--limit", "1000")["entries"]
     done = [e for e in reversed(entries) if str(e["method"]).startswith("api_keys.")]
+    until = made["expires_at"], new["expires_at"]
     assert [(e["method"], e["target"]) for e in done] == [
-        ("api_keys.add", "ci"),
-        ("api_keys.rotate", made["key_id"]),
+        ("api_keys.add", f"{made['key_id']}: files:read; until {until[0]}"),
+        ("api_keys.rotate", f"{made['key_id']}: {new['key_id']}: files:read; until {until[1]}"),
         ("api_keys.revoke", new["key_id"]),
     ]
     assert {(e["client_id"], e["tenant_id"]) for e in done} == {("alice", "default")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,36 @@ def test_nothing_tells_unknown_disabled_and_wrong_apart(served: Served, caller: 
         transcripts.append([_without_the_moment(answer) for answer in answers])
     assert transcripts[0] == transcripts[1] == transcripts[2]
     assert [status for status, _, _ in transcripts[0]] == [401, 401, 401, 429]
+
+
+def test_nobody_tells_that_somebody_was_erased(
+    home: Home, served: Served, caller: Any, wait_until: Any
+) -> None:
+    assert reasons(caller(served, address="127.0.0.80"), 4) == LOCKS
+    home.cli("clients", "erase", "alice", "--yes")
+    transcripts = []
+    for number, name in enumerate(("alice", "never-there")):
+        one = caller(served, address=f"127.0.0.{81 + number}")
+        answers = [login(one, name, WRONG) for _ in range(3)] + [login(one, name)]
+        transcripts.append([_without_the_moment(answer) for answer in answers])
+    assert transcripts[0] == transcripts[1]
+    kept = home.folder / "persistence" / "lockouts.json"
+    wait_until(lambda: len(json.loads(kept.read_text())["lockouts"]) >= 2)
+    records = json.loads(kept.read_text())["lockouts"]
+    assert {record["client_id"] for record in records} == {None}
+    text = "\0".join(("account_at_address", "alice", "127.0.0.81"))
+    assert hashlib.sha256(text.encode()).hexdigest()[:32] not in kept.read_text(), "nobody tests a guess"
+
+
+def test_a_password_in_the_field_of_the_name_is_not_entered(home: Home, served: Served, caller: Any) -> None:
+    one = caller(served)
+    assert login(one, "Al!ce-Passw0rd-X", "alice").status == 401
+    assert login(one, "no-such-name", WRONG).status == 401
+    failed = home.json("audit", "query", "--event", "auth_failed")["entries"]
+    assert [entry["client_id"] for entry in failed] == ["no-such-name", None]
+    served.stop()
+    for file in home.folder.rglob("*"):
+        assert not file.is_file() or b"Al!ce-Passw0rd-X" not in file.read_bytes(), file
 
 
 def _without_the_moment(answer: Answer) -> tuple[int, dict[str, str], dict[str, Any]]:

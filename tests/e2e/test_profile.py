@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -138,6 +139,23 @@ def test_who_does_not_own_the_account_does_not_change_it(served: Served, alice: 
     for method, path in (("PATCH", "/auth/me"), ("POST", "/auth/verify-email")):
         refused = by_key.ask(method, path, "{}", {"X-API-Key": key, **JSON})
         assert (refused.status, refused.json["reason"]) == (403, "permission_denied")
+
+
+def test_who_is_erased_meanwhile_is_refused(
+    home: Home, served: Served, alice: Caller, root: Caller, caller: Any
+) -> None:
+    files = home.folder / "clients" / "alice"
+    callers = [caller(served, files) for _ in range(6)]
+
+    def change(one: Caller) -> list[int]:
+        return [patch(one, given_name="Alice").status for _ in range(8)]
+
+    with ThreadPoolExecutor(len(callers)) as threads:
+        running = [threads.submit(change, one) for one in callers]
+        assert root.ask("DELETE", "/admin/api/clients/alice").status == 204
+        statuses = {status for each in running for status in each.result()}
+    assert statuses <= {200, 401}
+    assert "Traceback" not in served.log.read_text()
 
 
 def test_administrators_see_and_change_profiles(home: Home, alice: Caller, root: Caller) -> None:

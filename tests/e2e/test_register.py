@@ -48,10 +48,16 @@ def test_open(home: Home, caller: Any) -> None:
     assert tokens.status == 200
     me = caller(served, token=tokens.json["access_token"]).ask("GET", "/auth/me").json
     assert (me["email"], me["permissions"]) == ("zoe@example.org", [])
-    taken = register(caller, served, "root")
-    assert (taken.status, taken.json["reason"]) == (409, "conflict")
+    for name in ("root", "ROOT", "Zoe"):
+        taken = register(caller, served, name)
+        assert (taken.status, taken.json["reason"]) == (409, "conflict"), "also where the case alone differs"
+    body = json.dumps({"username": "zed", "password": PASSWORD})
+    headers = {"Content-Type": "application/json", "X-Tenant-ID": "acme"}
+    elsewhere = caller(served).ask("POST", "/auth/register", body, headers)
+    assert (elsewhere.status, elsewhere.json["reason"]) == (403, "tenant_mismatch")
     for name, more, reason in (
         ("zed", {"password": "weak"}, "password_rejected"),
+        ("zed-the-fox", {"password": "Z3d-the-Fox2024!"}, "password_rejected"),
         ("a:b", {}, "bad_request"),
         ("zed", {"email": "nowhere"}, "bad_request"),
         ("zed", {"roles": ["admin"]}, "bad_request"),
@@ -69,6 +75,34 @@ def test_while_its_tenant_is_disabled_nobody_registers(home: Home, caller: Any) 
     assert (refused.status, refused.json["reason"]) == (403, "registration_closed")
     home.cli("tenants", "enable", "default")
     assert register(caller, served).status == 201
+
+
+def test_a_credential_that_is_there_and_wrong_is_not_taken_for_none(home: Home, caller: Any) -> None:
+    files = home.client("shut-out")
+    unmapped = home.certificate("nobody-yet")
+    served = serve(home, "open")
+    home.cli("clients", "disable", "shut-out")
+    body = json.dumps({"username": "zoe", "password": PASSWORD})
+    headers = {"Content-Type": "application/json"}
+    refused = caller(served, files).ask("POST", "/auth/register", body, headers)
+    assert (refused.status, refused.json["reason"]) == (401, "client_disabled")
+    for header in ({"Authorization": "Bearer garbage"}, {"X-API-Key": "osk_bad"}):
+        refused = caller(served).ask("POST", "/auth/register", body, {**headers, **header})
+        assert (refused.status, refused.json["reason"]) == (400, "ambiguous_credentials")
+    home.cli("clients", "erase", "shut-out", "--yes")
+    assert caller(served, files).ask("POST", "/auth/register", body, headers).status == 401
+    assert caller(served, unmapped).ask("POST", "/auth/register", body, headers).status == 201
+
+
+def test_a_role_that_an_invitation_gives_is_not_removed(home: Home, caller: Any) -> None:
+    home.cli("roles", "add", "helper", "--permission", "files:read")
+    invitation = home.json("invitations", "add", "--role", "helper")["invitation"]["invitation_id"]
+    refused = home.cli("roles", "remove", "helper", check=False)
+    assert (refused.returncode, "`ostiary invitations revoke`" in refused.stderr) == (1, True)
+    [entry] = home.json("audit", "query", "--event", "admin_change", "--limit", "1")["entries"]
+    assert entry["target"].startswith(f"{invitation}: helper; until 20")
+    home.cli("invitations", "revoke", invitation)
+    home.cli("roles", "remove", "helper")
 
 
 def test_an_invitation_is_good_once(home: Home, caller: Any) -> None:

@@ -87,6 +87,17 @@ def test_a_disabled_tenant_is_shut_out_within_a_second_also_on_open_connections(
     assert by_token.ask("GET", "/audit").status == 200
 
 
+def test_revoking_does_not_tell_which_tokens_another_tenant_has(home: Any, caller: Any) -> None:
+    served = home.serve()
+    boss = caller(served, token=_token(caller, served, "red-boss"))
+    other = caller(served, token=_token(caller, served, "blue-boss"))
+    theirs = _send(other, "GET", "/auth/me").json["token_id"]
+    for token_id in (theirs, "0" * 32):
+        answer = _send(boss, "POST", "/auth/revoke", {"token_id": token_id})
+        assert (answer.status, answer.json) == (200, {})
+    assert _send(other, "GET", "/auth/me").status == 200, "and it is not revoked"
+
+
 def test_x_tenant_id_must_agree_with_the_identity(home: Any, caller: Any) -> None:
     served = home.serve()
     boss = caller(served, token=_token(caller, served, "red-boss"))
