@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gateway.authn import Authenticator
 from gateway.authz import agree_on_tenant, authorize
 from gateway.limits import TokenBuckets, network_of
-from gateway.model import ClientContext, Deny, Inbound, Reason
+from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,15 @@ class Admission:
             return decision
         return self.limit(context.client_id, inbound) or context
 
+    def readmit(self, inbound: Inbound, context: ClientContext) -> None:
+        """Raises Refused where a caller who was let in a while ago would not be now, with all those rights."""
+        if not self.authenticator.still_valid(context, inbound.peer):
+            again = self.authenticator.authenticate(inbound)
+            raise Refused(again if isinstance(again, Deny) else _changed(context))
+        current = self.authenticator.current(context)
+        if current is None or not current.permissions.grants >= context.permissions.grants:
+            raise Refused(_changed(context))
+
     def throttle(self, inbound: Inbound) -> Deny | None:
         """The refusal of a caller who got too much wrong lately; to be asked before any credential is looked at."""
         wait = self.failures.wait(_origin(inbound), self.monotonic())
@@ -59,6 +68,11 @@ class Admission:
         key = network_of(inbound.address) if client_id is None else f"client {client_id}"
         wait = self.clients.take(key, self.monotonic())
         return None if wait <= 0 else _too_many(wait, client_id)
+
+
+def _changed(context: ClientContext) -> Deny:
+    detail = "What you may do was changed meanwhile: send the request again."
+    return Deny(Reason.CONFLICT, detail, caller=context)
 
 
 def _origin(inbound: Inbound) -> str:

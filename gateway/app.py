@@ -260,6 +260,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
             redacted=audit.redacted,
             second_factors=factors,
             running_api_keys=api_keys,
+            readmit=admission.readmit,
             turn=turn,
         )
         own = {

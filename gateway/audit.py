@@ -237,7 +237,7 @@ class Audit:
                 answer.event,
                 answer.outcome,
                 inbound,
-                context or deny.caller,
+                deny.caller or context,
                 reason=deny.reason,
                 target=inbound.path,
                 client_id=deny.client_id,

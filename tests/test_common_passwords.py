@@ -31,7 +31,7 @@ def test_what_is_tried_first(password: str) -> None:
         "Purple-Kettle-81-Moor",
         "xK4!mmQp-2vTz",
         "Summer-in-Tromso-19",
-        "7391-A-8264-0528",
+        "7391-Aa-8264-0528",
     ],
 )
 def test_what_is_not(password: str) -> None:

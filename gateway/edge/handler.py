@@ -12,6 +12,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -97,6 +98,8 @@ class Edge:
             if preflight is not None:
                 return preflight
             route, context = self._admit(inbound)
+            if route.identify:
+                request.readmit = partial(self._admission.readmit, inbound, context)
             if hdrs.EXPECT in request.headers:
                 await _go_on(request)
             return await route.handler(request, inbound, context)
@@ -237,6 +240,8 @@ async def read_body(request: GatewayRequest, limit: int) -> bytes:
         raise Refused(late_body(request)) from None
     except (web.RequestPayloadError, ConnectionError):
         raise Refused(BROKEN_BODY) from None
+    if request.readmit is not None:  # the head let the caller in; what counts is what holds now
+        request.readmit()
     return bytes(pieces)
 
 

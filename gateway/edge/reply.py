@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -34,6 +35,8 @@ class GatewayRequest(web.BaseRequest):
     """The origin of the page that asks, where it may read the answer."""
     is_readable: bool = True
     """False: nothing of it could be read, its version neither."""
+    readmit: Callable[[], None] | None = None
+    """Raises Refused where its caller would not be let in any more; to be asked after the caller was waited for."""
 
     @property
     def version(self) -> HttpVersion:

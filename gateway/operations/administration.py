@@ -92,6 +92,8 @@ class Administration:
     second_factors: SecondFactors | None = None
     running_api_keys: ApiKeys | None = None
     """Those of the running gateway; None: no server is running."""
+    readmit: Callable[[Inbound, ClientContext], None] = lambda _inbound, _context: None
+    """Raises Refused where that caller would not be let in any more."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while something is changed."""
 
@@ -253,9 +255,13 @@ class Operation(Generic[P]):
             raise ParameterError(f"wrong parameters: {error}" if told is None else str(told)) from None
 
     async def perform(self, admin: Administration, parameters: object, actor: str) -> Answer:
-        """Check the parameters and run it; one change at a time. Raises OperationError, StoreError."""
+        """Check the parameters and run it; one change at a time. Raises OperationError, StoreError, Refused."""
         checked = self.read(parameters)
         if not self.changes:
             return await self.run(admin, checked, actor)
         async with admin.turn:
+            if (
+                admin.caller is not None
+            ):  # who waited for the turn may have lost it all by one of those before
+                admin.readmit(admin.caller.inbound, admin.caller.context)
             return await self.run(admin, checked, actor)

@@ -188,10 +188,13 @@ class ServiceProxy:
                     piece = await answer.chunk()
                     if not piece:
                         break
+                    if request.readmit is not None:
+                        request.readmit()
                     await response.write(piece)
-        except (OutboundError, TimeoutError):
+        except (OutboundError, TimeoutError, Refused) as error:
             if pending is not None:
-                pending.finish(AuditStatus.ERROR, Reason.UPSTREAM_INVALID)
+                reason = error.deny.reason if isinstance(error, Refused) else Reason.UPSTREAM_INVALID
+                pending.finish(AuditStatus.ERROR, reason)
             response.force_close()
             if request.transport is not None:
                 request.transport.abort()  # half an answer must not look like a whole one
@@ -248,6 +251,8 @@ async def _body(request: GatewayRequest, deadline: asyncio.Timeout, seconds: flo
         deadline.reschedule(now() + seconds)
         if not piece:
             return
+        if request.readmit is not None:
+            request.readmit()
         size += len(piece)
         if size > MAX_BODY:
             raise Refused(Deny(Reason.BODY_TOO_LARGE, f"The body may have at most {MAX_BODY} bytes."))

@@ -89,7 +89,7 @@ def test_a_credential_that_is_there_and_wrong_is_not_taken_for_none(home: Home, 
     for header in ({"Authorization": "Bearer garbage"}, {"X-API-Key": "osk_bad"}):
         refused = caller(served).ask("POST", "/auth/register", body, {**headers, **header})
         assert (refused.status, refused.json["reason"]) == (400, "ambiguous_credentials")
-    home.cli("clients", "erase", "shut-out", "--yes")
+    home.cli("clients", "erase", "shut-out")
     assert caller(served, files).ask("POST", "/auth/register", body, headers).status == 401
     assert caller(served, unmapped).ask("POST", "/auth/register", body, headers).status == 201
 
