@@ -82,7 +82,7 @@ class Offering:
 
     @asynccontextmanager
     async def request(
-        self, _key: SessionKey, method: str, params: Params, _fields: Fields = ()
+        self, _key: SessionKey, method: str, params: Params, _fields: Fields = (), _counted: Any = None
     ) -> AsyncIterator[Any]:
         result: dict[str, Any] = {}
         if method in LISTS:
