@@ -43,7 +43,7 @@ from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Session, Sessions, owner_of
 from gateway.mcp.streams import EventStream, Watch, pour
 from gateway.mcp.subscriptions import Subscriptions
-from gateway.mcp.target import COMPLETE, METHODS, TASKS, Target, target_of
+from gateway.mcp.target import COMPLETE, METHODS, TASKS, UNKNOWN_TASK, Target, target_of
 from gateway.mcp.tasks import Tasks, require_extension
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import Problems
@@ -259,7 +259,10 @@ class McpEndpoint:
         answer = self._subscribe(request, entry)
         if answer is not None:
             return answer
-        params = target.params_for(message.params, entry.original)
+        params = self._tasks.opened(owner_of(request.client), request.era, entry, message.params)
+        if params is None:
+            return self._unknown_task(request, target)
+        params = target.params_for(params, entry.original)
         return await self._forwarder.run(request, entry, params, target.event)
 
     async def _ask_of_task(self, request: RequestContext) -> web.StreamResponse:
@@ -271,14 +274,19 @@ class McpEndpoint:
         if task is not None and task.era is request.era:
             target = self._tasks.target(task, request.only, message.method)
         if task is None or target is None:
-            unknown = Target(Kind.TOOL, "", TASKS[message.method])
-            self._access.refused(request, unknown, None, Deny(Reason.NOT_FOUND, "unknown"))
-            return request.error(INVALID_PARAMS, unknown.unknown)
+            return self._unknown_task(request, Target(Kind.TOOL, "", TASKS[message.method]))
         entry = await self._access.admit(request, target)
         if not isinstance(entry, Entry):
             return entry
-        params = {**message.params, "taskId": task.id}
+        params = self._tasks.opened(owner_of(request.client), request.era, entry, message.params)
+        if params is None:
+            return self._unknown_task(request, target)
+        params = {**params, "taskId": task.id}
         return await self._forwarder.run(request, entry, params, target.event)
+
+    def _unknown_task(self, request: RequestContext, target: Target) -> web.Response:
+        self._access.refused(request, target, None, Deny(Reason.NOT_FOUND, "unknown"))
+        return request.error(INVALID_PARAMS, UNKNOWN_TASK)
 
     def _subscribe(self, request: RequestContext, entry: Entry) -> web.Response | None:
         """Remember who wants to hear of what; the answer where the request must not reach the upstream.

@@ -45,6 +45,7 @@ from gateway.mcp.messages import (
     Params,
     Reply,
     Request,
+    RequestId,
     encode,
     encode_notification,
     encode_reply,
@@ -340,7 +341,7 @@ class Forwarder:
             raise TypeError("a reply is not passed on, but finished with")
         params = self._tasks.params(owner_of(request.client), Era.LEGACY, call.entry, received.params)
         if isinstance(received, Request):
-            on_answer = partial(self._catalogue.upstream(name).respond, key, received.id)
+            on_answer = partial(self._told_answer, request, call.entry, key, received.id)
             reachable = request.accepts_stream and not stream.gone and not asks_of_tasks(received)
             ours = request.session.ask(on_answer) if request.session is not None and reachable else None
             if ours is None:
@@ -351,6 +352,13 @@ class Forwarder:
             self._catalogue.invalidate(name)
         elif request.accepts_stream and _wanted(request, received):
             await stream.send(encode_notification(received.method, params))
+
+    async def _told_answer(
+        self, request: RequestContext, entry: Entry, key: SessionKey, question: RequestId, reply: Reply
+    ) -> None:
+        """Tell the upstream what the client answers it."""
+        answer = self._tasks.answer(owner_of(request.client), Era.LEGACY, entry, reply)
+        await self._catalogue.upstream(entry.upstream).respond(key, question, answer)
 
     async def _answer(
         self, request: RequestContext, reply: Reply, pending: Pending, stream: EventStream

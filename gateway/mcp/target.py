@@ -23,7 +23,7 @@ class Target(msgspec.Struct, frozen=True):
     def unknown(self) -> str:
         """What the client is told where there is none, or none that it may have."""
         if self.event in TASKS.values():
-            return "Unknown task."
+            return UNKNOWN_TASK
         if self.event == "completion":
             return f"Unknown reference: {self.name}"
         return f"Unknown {self.kind}: {self.name}"
@@ -52,6 +52,7 @@ TASKS: Final = {
     "tasks/cancel": "task_cancel",
 }
 """The methods that name a task, and with it a tool; the event in the audit."""
+UNKNOWN_TASK: Final = "Unknown task."
 COMPLETE: Final = "completion/complete"
 _REFERENCES: Final = {"ref/prompt": (Kind.PROMPT, "name"), "ref/resource": (Kind.TEMPLATE, "uri")}
 

@@ -15,11 +15,21 @@ import msgspec
 
 from gateway.mcp.catalogue import Catalogue, Entry, Kind
 from gateway.mcp.eras import Era
-from gateway.mcp.messages import MISSING_CAPABILITY, Params, Rejected, Reply, Request, RequestId, encode
+from gateway.mcp.messages import (
+    INVALID_PARAMS,
+    MISSING_CAPABILITY,
+    Params,
+    Rejected,
+    Reply,
+    Request,
+    RequestId,
+    encode,
+)
 from gateway.mcp.negotiation import Metadata
+from gateway.mcp.replies import error_reply
 from gateway.mcp.sealed import Seal
 from gateway.mcp.sessions import Owner
-from gateway.mcp.target import TASKS, Target
+from gateway.mcp.target import TASKS, UNKNOWN_TASK, Target
 
 EXTENSION: Final = "io.modelcontextprotocol/tasks"
 RELATED: Final = "io.modelcontextprotocol/related-task"
@@ -82,6 +92,27 @@ class Tasks:
         if entry.kind is not Kind.TOOL or not isinstance(meta, dict) or RELATED not in meta:
             return params
         return {**params, "_meta": self._related(owner, era, entry, meta)}
+
+    def opened(self, owner: Owner, era: Era, entry: Entry, params: Params) -> Params | None:
+        """What a client sends, with the upstream's id of the task that it is about; None: that is no such task."""
+        meta = params.get("_meta")
+        if not isinstance(meta, dict) or RELATED not in meta:
+            return params
+        related = meta[RELATED]
+        task = self.open(owner, related.get("taskId")) if isinstance(related, dict) else None
+        if task is None or (task.era, task.upstream) != (era, entry.upstream):
+            return None
+        return {**params, "_meta": {**meta, RELATED: {**related, "taskId": task.id}}}
+
+    def answer(self, owner: Owner, era: Era, entry: Entry, reply: Reply) -> Reply:
+        """What a client answers an upstream, with that one's ids of tasks."""
+        if reply.result is None or RELATED.encode() not in bytes(reply.result):
+            return reply
+        result = msgspec.json.decode(reply.result)
+        opened = self.opened(owner, era, entry, result) if isinstance(result, dict) else result
+        if opened is None:
+            return error_reply(INVALID_PARAMS, UNKNOWN_TASK)
+        return Reply(reply.id, result=msgspec.Raw(encode(opened)))
 
     def _related(self, owner: Owner, era: Era, entry: Entry, meta: dict[str, Any]) -> dict[str, Any]:
         related = meta[RELATED]

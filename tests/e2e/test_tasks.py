@@ -163,12 +163,26 @@ def test_what_a_legacy_task_asks_reaches_its_client_under_the_clients_id(
     assert question["params"]["_meta"][RELATED] == {"taskId": made["taskId"]}
     assert "task" not in question["params"]
     with Caller(door, door.served[0], door.folder / "clients" / "alice") as second:
-        reply = {"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}}
+        said = {"action": "decline", "_meta": {RELATED: {"taskId": made["taskId"]}}}
+        reply = {"jsonrpc": "2.0", "id": question["id"], "result": said}
         assert second.ask("POST", "/mcp", json.dumps(reply), headers).status == 202
     done = _next(stream)["result"]
-    assert json.loads(done["content"][0]["text"]) == {"answer": {"action": "decline"}, "tasks/list": -32601}
+    answered = {"action": "decline", "_meta": {RELATED: "this one"}}
+    assert json.loads(done["content"][0]["text"]) == {"answer": answered, "tasks/list": -32601}
     assert done["_meta"][RELATED] == {"taskId": made["taskId"]}
     stream.read()
+
+
+def test_nobody_speaks_of_another_clients_task(people: dict[str, Caller]) -> None:
+    alice, bob = people["alice"], people["bob"]
+    made = _result(alice.rpc("tools/call", {"name": "own_work", "task": {}}))["task"]
+    for related in ({"taskId": made["taskId"]}, {"taskId": "1"}, {}, None):
+        meta = {"_meta": {RELATED: related}}
+        assert _error(bob.rpc("tools/call", {"name": "own_work", "task": {}, **meta})) == UNKNOWN
+        own = _result(bob.rpc("tools/call", {"name": "own_work", "task": {}}))["task"]
+        assert _error(bob.rpc("tasks/get", {"taskId": own["taskId"], **meta})) == UNKNOWN
+    about = {"_meta": {RELATED: {"taskId": made["taskId"]}}}
+    assert _result(alice.rpc("tools/call", {"name": "own_work", "task": {}, **about}))["task"]
 
 
 def test_a_modern_task_from_its_making_to_its_result(people: dict[str, Caller], door: Home) -> None:

@@ -110,7 +110,10 @@ def heard(reply: dict[str, Any]) -> None:
         tasks["refused"] = {"status": "working", "error": reply.get("error", {}).get("code")}
         return
     task["status"] = "completed"
-    seen = {"answer": reply.get("result"), "tasks/list": tasks["refused"]["error"]}
+    answered = reply.get("result", {})
+    if answered.get("_meta", {}).get(RELATED) == {"taskId": reply["id"]}:
+        answered["_meta"][RELATED] = "this one"
+    seen = {"answer": answered or reply, "tasks/list": tasks["refused"]["error"]}
     text = {"content": [{"type": "text", "text": json.dumps(seen)}]}
     send(id=task["waiting"], result={**text, "_meta": {RELATED: {"taskId": reply["id"]}}})
 
