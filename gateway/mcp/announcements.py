@@ -50,6 +50,8 @@ class Announcements:
         for session in self._sessions:
             if session.context.anonymous or session.key != key or upstream not in session.used:
                 continue  # a session that many share (GATEWAY's, and that of the anonymous) has nothing for one of them
+            if not self._may_hear(session, upstream):
+                continue
             if isinstance(message, Notification):
                 if message.method not in STATUS_NEWS:
                     session.outbox.put(encoded)
@@ -58,6 +60,11 @@ class Announcements:
                 if ours is not None:
                     session.outbox.put(encode_request(ours, message.method, without_task(message.params)))
                     return
+
+    def _may_hear(self, session: Session, upstream: str) -> bool:
+        """Whether its client may have anything of that upstream now: what it once called may be hidden from it since."""
+        context = self._current(session.context)
+        return context is not None and self._catalogue.has_something_for(context, upstream)
 
     def _updated(self, upstream: str, key: SessionKey, uri: str, message: Notification | Request) -> None:
         """A resource changed: tell the sessions that subscribed to it, and may read it now."""

@@ -28,7 +28,7 @@ from gateway.mcp.upstream import SessionKey, Upstream
 from gateway.model import ALLOW, ClientContext, Decision
 from gateway.spelling import is_plain_uri
 
-__all__ = ["LISTINGS", "Catalogue", "Entry", "Kind", "Offer", "Rules", "decide"]
+__all__ = ["LISTINGS", "Catalogue", "Entry", "Kind", "Offer", "Rules", "decide", "has_something_for"]
 
 
 class Catalogue:
@@ -82,6 +82,11 @@ class Catalogue:
     def down(self) -> tuple[str, ...]:
         """The upstreams that did not answer when last asked."""
         return tuple(name for name, source in self._sources.items() if source.down)
+
+    def has_something_for(self, context: ClientContext, upstream: str) -> bool:
+        """Whether the caller may have anything of that upstream, as far as is known."""
+        offer = self._sources[upstream].offer
+        return offer is not None and has_something_for(context, offer)
 
     def held_back(self) -> tuple[str, ...]:
         """The upstreams of which a name is held back (see ``names``)."""
@@ -214,3 +219,8 @@ class Catalogue:
 def decide(entry: Entry, context: ClientContext) -> Decision:
     """Whether the caller may have it: the one decision behind list, call, get, read, complete and subscribe."""
     return authorize(context, entry.permissions)
+
+
+def has_something_for(context: ClientContext, offer: Offer) -> bool:
+    """Whether the caller may have anything of it, by the same decision."""
+    return any(authorize(context, needed) is ALLOW for needed in offer.needs)

@@ -62,6 +62,8 @@ class Offer:
     entries: dict[Kind, dict[str, Entry]]
     """By kind, then by the original name."""
     digest: bytes
+    needs: frozenset[tuple[str, ...]] = frozenset()
+    """What its entries need, each once: whoever is granted none of it may have nothing here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,8 @@ class Offers:
                     digest.update(bytes(entry.definition))
         if self._approval is not None:
             self._approval.gathered(upstream.name, there)
-        return Offer(info, entries, digest.digest())
+        needs = frozenset(entry.permissions for of_kind in entries.values() for entry in of_kind.values())
+        return Offer(info, entries, digest.digest(), needs)
 
     def _leave_out(self, upstream: str, kind: Kind, name: str | None, why: str) -> None:
         """Say it, once, and not without end."""

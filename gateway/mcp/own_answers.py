@@ -8,7 +8,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from gateway.edge.reply import JsonReply
-from gateway.mcp.catalogue import LISTINGS, Catalogue, Kind, Offer, decide
+from gateway.mcp.catalogue import LISTINGS, Catalogue, has_something_for
 from gateway.mcp.eras import IDENTITY, LEVELS, NOT_KEPT, Era
 from gateway.mcp.forwarding import Forwarder
 from gateway.mcp.lists import Lists
@@ -16,7 +16,6 @@ from gateway.mcp.messages import INVALID_PARAMS, LEGACY_VERSIONS, MODERN_VERSION
 from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.tasks import task_capabilities
-from gateway.model import ALLOW, ClientContext
 
 _LISTS: Final = {listing.method: kind for kind, listing in LISTINGS.items()}
 
@@ -65,9 +64,7 @@ class OwnAnswers:
         """
         only = request.only
         await self._catalogue.refresh(only)
-        offers = [
-            offer for offer in self._catalogue.offers(only) if _has_something_for(request.client, offer)
-        ]
+        offers = [offer for offer in self._catalogue.offers(only) if has_something_for(request.client, offer)]
         capabilities = _capabilities([offer.info.capabilities for offer in offers])
         same_era = [offer.info.capabilities for offer in offers if offer.info.era is era]
         said: dict[str, Any] = {"capabilities": {**capabilities, **task_capabilities(era, same_era)}}
@@ -99,11 +96,6 @@ class OwnAnswers:
             for name in session.used:
                 await self._forwarder.tell_level(session.key, name, session.log_level)
         return request.result({})
-
-
-def _has_something_for(client: ClientContext, offer: Offer) -> bool:
-    one_of_each = {entry.permissions: entry for kind in Kind for entry in offer.entries[kind].values()}
-    return any(decide(entry, client) is ALLOW for entry in one_of_each.values())
 
 
 def _capabilities(offered: list[dict[str, Any]]) -> dict[str, Any]:

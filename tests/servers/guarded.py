@@ -17,6 +17,7 @@ from aiohttp import BasicAuth, web
 
 TALKATIVE = "--talkative" in sys.argv
 seen: dict[str, Any] = {"headers": [], "tokens": 0, "forms": [], "peers": []}
+streams: list[web.StreamResponse] = []
 wanted: dict[str, Any] = {"token": None}
 described: dict[str, Any] = {"text": "Says it again.", "stream": "--stream" in sys.argv}
 
@@ -95,6 +96,7 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     """Says so when the list changes."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
+    streams.append(response)
     text = described["text"]
     while True:
         await response.write(b": here\n\n")
@@ -109,6 +111,19 @@ async def describe(request: web.Request) -> web.Response:
     """From now on the tool is described so."""
     described["text"] = await request.text()
     return web.Response()
+
+
+async def say(request: web.Request) -> web.Response:
+    """Says so on every stream that is open; how many were."""
+    message = await request.read()
+    heard = 0
+    for stream in streams:
+        try:
+            await stream.write(b"data: %b\n\n" % message)
+        except ConnectionError:
+            continue
+        heard += 1
+    return web.Response(text=str(heard))
 
 
 async def token(request: web.Request) -> web.Response:
@@ -146,6 +161,7 @@ async def main() -> None:
             web.post("/token", token),
             web.post("/forget", forget),
             web.post("/describe", describe),
+            web.post("/say", say),
             web.get("/state", state),
         ]
     )
