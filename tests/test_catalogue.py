@@ -20,6 +20,7 @@ from gateway.config.values import AccessRule
 from gateway.mcp.catalogue import Catalogue, Kind, Rules, decide
 from gateway.mcp.messages import Params, Reply, RequestId, encode
 from gateway.mcp.offers import MAX_TOLD
+from gateway.mcp.templates import MAX_COST, MAX_URI
 from gateway.mcp.upstream import Fields, ServerInfo, SessionKey, UpstreamError
 from gateway.model import ALLOW, ANONYMOUS, ClientContext, Permissions, Reason
 
@@ -258,6 +259,18 @@ async def test_a_template_stands_for_what_it_expands_to(template: str, uri: str,
     catalogue = _catalogue((Scripted("u", [], [template]), ""))
     await catalogue.refresh(None)
     assert (catalogue.find_resource(uri, None) is not None) is fits
+
+
+@pytest.mark.timeout(20)
+async def test_an_upstream_with_costly_templates_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
+    costly = Scripted("costly", [], [f"a{'a{+x}' * 30}{n}" for n in range(2000)] + ["data://{id}"])
+    catalogue = _catalogue((costly, ""))
+    await catalogue.refresh(None)
+    assert catalogue.find_resource("a" * MAX_URI, None) is None
+    assert catalogue.find_resource("data://7", None) is not None, "there is room for a simple one"
+    assert len(catalogue.entries(Kind.TEMPLATE, None)) == MAX_COST // 60 + 1
+    assert catalogue.find_resource("aa" + "a" * 30 + "7", None) is not None
+    assert "is left out: with those before it" in caplog.messages[0]
 
 
 async def test_a_uri_under_a_template_needs_what_its_own_rule_says() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.mcp.templates import MAX_PIECES, MAX_URI, parse_template
+from gateway.mcp.templates import MAX_COST, MAX_PIECES, MAX_URI, Templates, parse_template
 
 MEANING = {"a": "[^/?#]*", "+a": ".*", "#a": "(?:#.*)?", "/a": "(?:/[^?#]*)?", "?a": "[^#]*", ".a": "[^#]*"}
 """Each expression as a regular expression, which is right, but slow at its worst."""
@@ -51,27 +51,27 @@ def test_the_worst_uri_for_many_variables_is_quickly_refused(operator: str, sepa
         assert not template.fits(("x://" + filler * MAX_URI)[:MAX_URI])
 
 
-class CountingUri(str):
-    """A URI that counts how often it is searched."""
-
-    __slots__ = ()
-    searches: ClassVar[int] = 0
-
-    def find(self, *arguments: Any) -> int:
-        CountingUri.searches += 1
-        return super().find(*arguments)
+WORST = ["{/a}" * 31, "a{+x}" * 31, "a{x}" * 31, "{#a}{/b}{a}" * 10, "a{+x}" + "a" * 1000 + "{x}", "a{x}"]
 
 
-def test_the_searches_are_at_most_the_pieces_times_the_length() -> None:
-    template = parse_template("x://" + "-".join(f"{{v{n}}}" for n in range(20)) + "!")
-    assert template is not None
-    counts = []
-    for length in (MAX_URI // 2, MAX_URI):
-        CountingUri.searches = 0
-        assert not template.fits(CountingUri(("x://" + "-" * length)[:length]))
-        counts.append(CountingUri.searches)
-        assert CountingUri.searches <= len(template.pieces) * (length + 1)
-    assert counts[1] <= 2.1 * counts[0], "twice the length costs twice as much"
+@pytest.mark.parametrize("filler", ["a", "a/#", "a" * 30 + "-"])
+@pytest.mark.parametrize("template", WORST)
+@pytest.mark.timeout(20)
+def test_all_templates_that_an_upstream_may_have_cost_an_instant(template: str, filler: str) -> None:
+    parsed = parse_template(template)
+    assert parsed is not None
+    templates = Templates([(parsed, n) for n in range(MAX_COST // parsed.cost)])
+    began = time.process_time()
+    templates.fitting((filler * MAX_URI)[:MAX_URI])
+    assert time.process_time() - began < 0.2
+
+
+@settings(max_examples=200)
+@given(st.lists(PIECES, max_size=8), st.text("ab-/?#", max_size=10))
+def test_those_are_found_that_fit_in_their_order(texts: list[list[str]], uri: str) -> None:
+    parsed = [(parse_template("".join(pieces)), n) for n, pieces in enumerate(texts)]
+    read = [(template, n) for template, n in parsed if template is not None]
+    assert Templates(read).fitting(uri) == tuple(n for template, n in read if template.fits(uri))
 
 
 def test_what_is_too_long_fits_nothing() -> None:

@@ -150,9 +150,8 @@ class Catalogue:
         if only is None and self._names.owner(Kind.RESOURCE, uri) is not None:
             return None  # of an upstream that has not answered since the start (see ``absent``): no other serves it
         for source in self._asked_for(only):
-            for entry in source.offer.entries[Kind.TEMPLATE].values() if source.offer else ():
-                held_back = only is None and self._names.holds_back(Kind.TEMPLATE, entry.name)
-                if entry.template is not None and not held_back and entry.template.fits(uri):
+            for entry in source.offer.templates.fitting(uri) if source.offer else ():
+                if only is not None or not self._names.holds_back(Kind.TEMPLATE, entry.name):
                     needed, rule = self._rules.access(Kind.RESOURCE, uri)
                     permissions = tuple(dict.fromkeys((*entry.permissions, *needed)))
                     return replace(entry, name=uri, original=uri, permissions=permissions, rule=rule)

@@ -20,7 +20,7 @@ from gateway.mcp.eras import Era
 from gateway.mcp.listing import INSTRUCTIONS, LISTINGS, Kind, list_all
 from gateway.mcp.messages import encode
 from gateway.mcp.mirrored import Mirrored, mirrored_in
-from gateway.mcp.templates import Template, parse_template
+from gateway.mcp.templates import MAX_COST, Template, Templates, parse_template
 from gateway.mcp.upstream import GATEWAY, MODERN_GATEWAY, ServerInfo, Upstream
 from gateway.model import ADMINISTRATION
 
@@ -49,7 +49,7 @@ class Entry:
     unprefixed: msgspec.Raw = field(repr=False)
     """Its definition under ``original``."""
     template: Template | None = field(default=None, repr=False)
-    """What URIs a template stands for."""
+    """What URIs a template stands for; None: it cannot be read, and stands for none."""
     mirrored: tuple[Mirrored, ...] = field(default=(), repr=False)
     """The arguments of a tool that a modern client repeats in headers."""
 
@@ -61,6 +61,8 @@ class Offer:
     info: ServerInfo
     entries: dict[Kind, dict[str, Entry]]
     """By kind, then by the original name."""
+    templates: Templates[Entry]
+    """Those of them that stand for URIs."""
     digest: bytes
     needs: frozenset[tuple[str, ...]] = frozenset()
     """What its entries need, each once: whoever is granted none of it may have nothing here."""
@@ -131,8 +133,25 @@ class Offers:
                     digest.update(bytes(entry.definition))
         if self._approval is not None:
             self._approval.gathered(upstream.name, there)
+        templates = self._affordable(upstream.name, entries[Kind.TEMPLATE])
         needs = frozenset(entry.permissions for of_kind in entries.values() for entry in of_kind.values())
-        return Offer(info, entries, digest.digest(), needs)
+        return Offer(info, entries, templates, digest.digest(), needs)
+
+    def _affordable(self, upstream: str, entries: dict[str, Entry]) -> Templates[Entry]:
+        """The templates that any URI may be compared with, all in an instant; what goes beyond is taken out."""
+        room = MAX_COST
+        kept: list[tuple[Template, Entry]] = []
+        for entry in tuple(entries.values()):
+            if entry.template is None:
+                continue
+            if entry.template.cost > room:
+                del entries[entry.original]
+                why = "with those before it, more would have to be compared with every URI than may be"
+                self._leave_out(upstream, Kind.TEMPLATE, entry.name, why)
+            else:
+                room -= entry.template.cost
+                kept.append((entry.template, entry))
+        return Templates(kept)
 
     def _leave_out(self, upstream: str, kind: Kind, name: str | None, why: str) -> None:
         """Say it, once, and not without end."""

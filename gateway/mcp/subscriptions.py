@@ -6,6 +6,7 @@ are told who may read the resource at that moment, and of a changed list only th
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any, Final
 
@@ -151,6 +152,7 @@ class Subscriptions:
         """Subscribe to one resource, if the client may read it; whether that was done."""
         if not isinstance(uri, str):
             return False
+        await asyncio.sleep(0)  # one request names many: others have their turn in between
         entry = await self._access.admit(request, Target(Kind.RESOURCE, uri, "resource_subscribe"))
         if not isinstance(entry, Entry):
             return False
