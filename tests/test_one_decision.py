@@ -339,6 +339,26 @@ async def _reachable(world: World, path: str, client: ClientContext, era: Era, u
     return bool(reached)
 
 
+@pytest.mark.parametrize("era", Era)
+async def test_what_is_hidden_is_waited_for_as_what_does_not_exist(era: Era) -> None:
+    offers = {"tools": ["read"], "prompts": [], "resources": [], "resourceTemplates": []}
+    world = World([(Offering("a", frozenset(Era), offers), "")], Rules())
+    await world.catalogue.refresh(None)
+    waited: list[str | None] = []
+    refresh = world.catalogue.refresh
+
+    async def counted(only: str | None) -> None:
+        waited.append(only)
+        await refresh(only)
+
+    world.catalogue.refresh = counted  # type: ignore[method-assign]
+    for name in ("read", "nothing"):
+        answer, _ = await world.ask(era, "/mcp", ANONYMOUS, "tools/call", {"name": name})
+        assert answer["error"] == {"code": -32602, "message": f"Unknown tool: {name}"}
+    assert waited == [None, None]
+    await world.catalogue.close()
+
+
 async def test_a_session_subscribes_to_so_many_resources_and_no_more() -> None:
     offers = {"tools": [], "prompts": [], "resources": [], "resourceTemplates": ["d://{id}"]}
     world = World([(Offering("a", frozenset({Era.LEGACY}), offers), "")], Rules())

@@ -29,10 +29,10 @@ class Access:
     async def admit(self, request: RequestContext, target: Target) -> Entry | web.Response:
         """What the target stands for; the answer to who may not have it, which is entered in the audit.
 
-        What is hidden is answered like what does not exist.
+        What is hidden is answered like what does not exist, and as late.
         """
         entry = self._catalogue.locate(target, request.only)
-        if entry is None:  # perhaps since a moment ago
+        if entry is None or isinstance(decide(entry, request.client), Deny):  # perhaps it came a moment ago
             await self._catalogue.refresh(request.only)
             entry = self._catalogue.locate(target, request.only)
         if entry is None:
