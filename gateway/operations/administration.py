@@ -159,6 +159,12 @@ class Administration:
                 "an API key, or a token that was narrowed, is not for the account itself: sign in without a scope"
             )
 
+    def require_not_shut_out(self, *, client_id: str | None = None, tenant_id: str | None = None) -> None:
+        """Nobody shuts themselves out: the way back would be the command line alone. Raises OperationError."""
+        context = None if self.caller is None else self.caller.context
+        if context is not None and (context.client_id == client_id or context.tenant_id == tenant_id):
+            raise OperationError("that would shut you out; let another administrator do it")
+
     def require_another(self, client_id: str) -> None:
         """Nobody resets their own password: it is changed by who knows the present one. Raises ForbiddenError."""
         if self.caller is not None and self.caller.context.client_id == client_id:

@@ -113,6 +113,7 @@ async def _disable_client(admin: Administration, wanted: OneClient, actor: str) 
     client = admin.changeable_client(wanted.client_id)
     if client.disabled_at is not None:
         return {"client": _client(admin, client)}
+    admin.require_not_shut_out(client_id=client.client_id)
     moment = admin.timestamp()
     changed = msgspec.structs.replace(client, disabled_at=moment, updated_at=moment)
     return await _change(admin, changed, "clients.disable", actor)
@@ -177,6 +178,7 @@ async def _change_client(admin: Administration, wanted: ChangeClient, actor: str
     if password_hash is not None:
         operations.append("clients.set_password")
     if wanted.disabled is not None and wanted.disabled != (disabled_at is not None):
+        admin.require_not_shut_out(client_id=client.client_id)
         disabled_at = moment if wanted.disabled else None
         operations.append("clients.disable" if wanted.disabled else "clients.enable")
     if wanted.change.said:

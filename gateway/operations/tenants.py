@@ -113,6 +113,7 @@ async def _set(admin: Administration, wanted: ChangeTenant, actor: str) -> Answe
     mfa_required = record.settings.mfa_required if wanted.mfa_required is None else wanted.mfa_required
     disabled_at = record.disabled_at
     if wanted.disabled is not None and wanted.disabled != (disabled_at is not None):
+        admin.require_not_shut_out(tenant_id=record.tenant_id)
         disabled_at = admin.timestamp() if wanted.disabled else None
     changed = msgspec.structs.replace(
         record,

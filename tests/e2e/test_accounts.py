@@ -269,6 +269,16 @@ def test_nobody_gets_round_the_present_password_by_administering(
     sign_in(caller, served, "root", ADMIN_PASSWORD)
 
 
+def test_nobody_shuts_themselves_out(home: Home, served: Served, root: Caller) -> None:
+    assert patch(root, "bob", disabled=True).status == 200
+    for path in ("clients/root", "tenants/default"):
+        body, headers = json.dumps({"disabled": True}), {"Content-Type": "application/json"}
+        refused = root.ask("PATCH", f"/admin/api/{path}", body, headers)
+        assert (refused.status, "shut you out" in refused.json["detail"]) == (409, True), path
+    home.cli("clients", "disable", "root")
+    assert root.ask("GET", "/auth/me").status == 401
+
+
 def test_the_rules_hold_for_passwords_that_an_administrator_sets(
     home: Home, served: Served, root: Caller, caller: Any
 ) -> None:
