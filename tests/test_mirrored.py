@@ -15,6 +15,7 @@ from gateway.mcp.messages import HEADER_MISMATCH, Rejected
 from gateway.mcp.mirrored import (
     argument_headers,
     check_arguments,
+    check_repeated,
     check_request,
     decode_value,
     encode_value,
@@ -143,6 +144,39 @@ def test_what_proxies_act_on_is_never_encoded(header: str, value: str) -> None:
     with pytest.raises(Rejected) as caught:
         check_request(fields, "2026-07-28", "tools/list", {}, 1)
     assert caught.value.code == HEADER_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("fields", "agrees"),
+    [
+        ([], True),
+        ([("Mcp-Method", "tools/call"), ("mcp-name", "x")], True),
+        ([("Mcp-Name", "=?base64?eA==?=")], True),
+        ([("Mcp-Method", "tools/list")], False),
+        ([("Mcp-Method", "tools/call"), ("Mcp-Method", "tools/call")], False),
+        ([("Mcp-Name", "harmless")], False),
+    ],
+)
+def test_a_legacy_request_needs_no_headers_but_none_that_says_something_else(
+    fields: list[tuple[str, str]], agrees: bool
+) -> None:
+    headers = CIMultiDict(fields)
+    if agrees:
+        check_repeated(headers, "tools/call", {"name": "x"}, 1)
+        return
+    with pytest.raises(Rejected) as caught:
+        check_repeated(headers, "tools/call", {"name": "x"}, 1)
+    assert caught.value.code == HEADER_MISMATCH
+
+
+def test_nor_does_a_legacy_call_repeat_arguments_wrongly() -> None:
+    mirrored = mirrored_in(
+        {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+    )
+    check_arguments(CIMultiDict(), mirrored, {"region": "eu"}, 1, needed=False)
+    check_arguments(CIMultiDict({"Mcp-Param-Region": "eu"}), mirrored, {"region": "eu"}, 1, needed=False)
+    with pytest.raises(Rejected):
+        check_arguments(CIMultiDict({"Mcp-Param-Region": "us"}), mirrored, {"region": "eu"}, 1, needed=False)
 
 
 def test_a_field_twice_is_refused() -> None:

@@ -35,7 +35,7 @@ from gateway.mcp.messages import (
     encode_error,
     parse_client_message,
 )
-from gateway.mcp.mirrored import check_arguments
+from gateway.mcp.mirrored import check_arguments, check_repeated
 from gateway.mcp.negotiation import dialect_of, read_modern
 from gateway.mcp.own_answers import OwnAnswers
 from gateway.mcp.recordings import Recording
@@ -119,6 +119,8 @@ class McpEndpoint:
                     http, inbound, context, only, message, MODERN, metadata=metadata, size=len(body)
                 )
                 return await self._answer(request)
+            if isinstance(message, Request):
+                check_repeated(http.headers, message.method, message.params, message.id)
             session = self._session(http, context, only)
             if not isinstance(message, Request):
                 await self._told(session, message)
@@ -253,9 +255,9 @@ class McpEndpoint:
         entry = await self._access.admit(request, target)
         if not isinstance(entry, Entry):
             return entry
-        if entry.mirrored and request.modern:
-            arguments = message.params.get("arguments")
-            check_arguments(request.http.headers, entry.mirrored, arguments, message.id)
+        if entry.mirrored:
+            headers, arguments = request.http.headers, message.params.get("arguments")
+            check_arguments(headers, entry.mirrored, arguments, message.id, needed=request.modern)
         answer = self._subscribe(request, entry)
         if answer is not None:
             return answer

@@ -61,6 +61,9 @@ class Headers(Protocol):
     def getall(self, name: str, default: list[str], /) -> Sequence[str]:
         """Every value of that name."""
 
+    def __contains__(self, name: object, /) -> bool:
+        """Whether there is any."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mirrored:
@@ -83,11 +86,30 @@ def check_request(headers: Headers, version: str, method: str, params: Params, m
         _check(headers, NAME_HEADER, name, message_id)
 
 
+def check_repeated(headers: Headers, method: str, params: Params, message_id: RequestId) -> None:
+    """Whether a legacy request, which needs none of these headers, has none that says something else. Raises Rejected."""
+    if METHOD_HEADER in headers:
+        _check(headers, METHOD_HEADER, method, message_id, encoded=False)
+    if NAME_HEADER in headers:
+        name = params.get(NAMED.get(method, ""))
+        _check(headers, NAME_HEADER, name if isinstance(name, str) else None, message_id)
+
+
 def check_arguments(
-    headers: Headers, mirrored: Sequence[Mirrored], arguments: object, message_id: RequestId
+    headers: Headers,
+    mirrored: Sequence[Mirrored],
+    arguments: object,
+    message_id: RequestId,
+    *,
+    needed: bool = True,
 ) -> None:
-    """Whether every argument that a header should repeat is repeated, and nothing else is. Raises Rejected."""
+    """Whether every argument that a header should repeat is repeated, and nothing else is. Raises Rejected.
+
+    ``needed``: whether headers must be there; where they are, they must agree in any case.
+    """
     for one in mirrored:
+        if not needed and one.header not in headers:
+            continue
         _check(headers, one.header, _rendered(arguments, one.path), message_id, number=one.integer)
 
 

@@ -125,6 +125,15 @@ def test_headers_that_do_not_say_what_the_body_says(alice: Modern, headers: dict
     assert _error(answer) == (400, -32020)
 
 
+def test_a_legacy_request_whose_headers_say_something_else(alice: Modern) -> None:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "far_echo"}}
+    body, fields = json.dumps(call), {"Content-Type": "application/json"}
+    for wrong in ({"Mcp-Method": "tools/list"}, {"Mcp-Method": "tools/call", "Mcp-Name": "harmless"}):
+        for version in ({}, {"MCP-Protocol-Version": "2025-11-25"}):
+            answer = alice.caller.ask("POST", "/mcp", body, {**fields, **version, **wrong})
+            assert _error(answer) == (400, -32020)
+
+
 def test_a_name_may_be_encoded(alice: Modern) -> None:
     encoded = f"=?base64?{base64.b64encode(b'far_echo').decode()}?="
     params = {"name": "far_echo", "arguments": {"text": "x"}}
