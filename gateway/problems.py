@@ -185,7 +185,7 @@ class Problems:
         if deny.allow:
             response.headers["Allow"] = ", ".join(deny.allow)
         if deny.retry_after is not None:
-            response.headers["Retry-After"] = str(max(1, math.ceil(deny.retry_after)))
+            response.headers["Retry-After"] = str(seconds_to_wait(deny.retry_after))
 
     def _challenge(self, deny: Deny, error: str) -> str:
         parts = ['Bearer realm="ostiary"']
@@ -199,8 +199,15 @@ class Problems:
 
 def json_rpc_error(deny: Deny, request_id: str, message_id: RequestId | None) -> bytes:
     """The refusal as a JSON-RPC error message."""
-    data = {"reason": deny.reason.value, "request_id": request_id}
+    data: dict[str, str | int] = {"reason": deny.reason.value, "request_id": request_id}
+    if deny.retry_after is not None:
+        data["retry_after"] = seconds_to_wait(deny.retry_after)
     return encode_error(message_id, ANSWERS[deny.reason].code, deny.detail, data)
+
+
+def seconds_to_wait(seconds: float) -> int:
+    """As ``Retry-After`` says it."""
+    return max(1, math.ceil(seconds))
 
 
 def _quotable(text: str) -> str:

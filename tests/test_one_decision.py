@@ -26,6 +26,7 @@ from gateway.audit import Audit
 from gateway.config.values import AccessRule, Anonymous, Denied, McpSettings, OnAuditFailure
 from gateway.edge.reply import GatewayRequest
 from gateway.mcp.access import Access
+from gateway.mcp.breakers import Breakers
 from gateway.mcp.catalogue import Catalogue, Rules
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.eras import Era
@@ -150,7 +151,8 @@ class World:
         lists = Lists(catalogue, Seal("", "cursors"))
         rounds = InputRounds(RequestStates(bytes(32), now=lambda: 0.0), HeldCalls())
         self.tasks = Tasks(Seal("", "task ids"), catalogue)
-        forwarder = Forwarder(catalogue, watch, audit, rounds, self.tasks)
+        breakers = Breakers(self.upstreams, catalogue.invalidate)
+        forwarder = Forwarder(catalogue, watch, audit, rounds, self.tasks, breakers=breakers)
         access = Access(catalogue, audit, problems, Denied.HIDE)
         self.subscriptions = Subscriptions(
             catalogue=catalogue,

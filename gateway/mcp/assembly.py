@@ -13,6 +13,7 @@ from gateway.config.own_files import own_files
 from gateway.config.values import Config, HttpUpstream, StdioUpstream, UpstreamSettings
 from gateway.mcp.access import Access
 from gateway.mcp.announcements import Announcements
+from gateway.mcp.breakers import Breakers
 from gateway.mcp.catalogue import Catalogue, Rules
 from gateway.mcp.credentials import Sign, UpstreamClient
 from gateway.mcp.endpoint import McpEndpoint
@@ -118,12 +119,15 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
     stack.push_async_callback(held.close)
     rounds = InputRounds(RequestStates(state_key(config.tokens.secret), now=shared.now), held)
     tasks = Tasks(Seal(config.tokens.secret, "task ids"), catalogue)
+    breakers = Breakers((upstream for upstream, _, _ in upstreams), on_doubt=catalogue.invalidate)
+    stack.push_async_callback(breakers.close)
     forwarder = Forwarder(
         catalogue,
         shared.watch,
         shared.audit,
         rounds,
         tasks,
+        breakers=breakers,
         certified=[u.name for u in config.upstreams if isinstance(u, HttpUpstream) and u.client_cert],
     )
     announcements = Announcements(catalogue, sessions, lists, listeners, current=shared.current)

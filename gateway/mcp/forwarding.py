@@ -15,6 +15,8 @@ from aiohttp import web
 
 from gateway.audit import Audit, Pending
 from gateway.edge.client_cert import CLIENT_CERT, client_cert
+from gateway.edge.reply import JsonReply
+from gateway.mcp.breakers import Breakers
 from gateway.mcp.catalogue import Catalogue, Entry, Kind
 from gateway.mcp.eras import (
     Era,
@@ -59,8 +61,8 @@ from gateway.mcp.tasks import STATUS_NEWS, Tasks, asks_of_tasks, without_task
 from gateway.mcp.upstream import CancelledByCaller, Exchange, Fields, SessionKey, UpstreamError
 from gateway.mcp.upstream_call import UpstreamCall, digest_of, fields_of, for_modern_upstream
 from gateway.model import Deny, Reason
-from gateway.problems import json_rpc_error
-from persistence.records import AuditStatus
+from gateway.problems import json_rpc_error, seconds_to_wait
+from persistence.records import AuditEntry, AuditStatus
 
 _UNAUDITED: Final = Deny(Reason.STORE_UNAVAILABLE, "It was done, but its outcome could not be audited.")
 NOBODY_THERE: Final = Reply(
@@ -103,6 +105,7 @@ class Forwarder:
         rounds: InputRounds,
         tasks: Tasks,
         *,
+        breakers: Breakers,
         certified: Collection[str] = (),
     ) -> None:
         """``certified``: the upstreams that are told the client's certificate."""
@@ -110,6 +113,7 @@ class Forwarder:
         self._catalogue = catalogue
         self._rounds = rounds
         self._tasks = tasks
+        self._breakers = breakers
         self._watch = watch
         self._audit = audit
 
@@ -121,6 +125,9 @@ class Forwarder:
         if session is not None and message_id in session.in_flight:
             return request.error(INVALID_REQUEST, "A request with this id is under way.")
         call = UpstreamCall(entry, params, event, self._rounds.opened(request, entry, params))
+        breaker = self._breakers[entry.upstream]
+        if breaker.is_open:
+            return self._not_now(request, call, breaker.retry_after())
         running = Running() if session is not None else None
         if session is not None and running is not None:
             session.in_flight[message_id] = running
@@ -139,8 +146,7 @@ class Forwarder:
                 return await self._exchange(request, call, pending, stream, running)
         except UpstreamError as error:
             status = AuditStatus.TIMEOUT if error.reason is Reason.UPSTREAM_TIMEOUT else AuditStatus.ERROR
-            if error.reason is Reason.UPSTREAM_UNAVAILABLE:
-                self._catalogue.invalidate(entry.upstream)
+            breaker.failed(error.reason)
             body = json_rpc_error(Deny(error.reason, error.detail), request.inbound.request_id, message_id)
             _finish(pending, status, error.reason, stream.sent + len(body))
             return await stream.finish(body)
@@ -180,10 +186,30 @@ class Forwarder:
         except UpstreamError:
             return  # a level is a wish, and the call that follows says what is wrong
 
+    def _not_now(self, request: RequestContext, call: UpstreamCall, seconds: float) -> web.Response:
+        """The answer to a call of an upstream that does not answer any."""
+        name = call.entry.upstream
+        deny = Deny(
+            Reason.UPSTREAM_UNAVAILABLE, f"Upstream {name} does not answer: try later.", retry_after=seconds
+        )
+        refused = msgspec.structs.replace(
+            self._intent(request, call),
+            status=AuditStatus.ERROR,
+            reason=deny.reason,
+            duration_ms=self._audit.since(request.inbound),
+        )
+        self._audit.denied(refused)
+        reply = JsonReply(json_rpc_error(deny, request.inbound.request_id, request.message.id))
+        reply.headers["Retry-After"] = str(seconds_to_wait(seconds))
+        return reply
+
     def _begin(self, request: RequestContext, call: UpstreamCall) -> Awaitable[Pending]:
+        return self._audit.begin(self._intent(request, call), request.inbound.started)
+
+    def _intent(self, request: RequestContext, call: UpstreamCall) -> AuditEntry:
         entry = call.entry
         is_tool = entry.kind is Kind.TOOL
-        intent = self._audit.entry(
+        return self._audit.entry(
             call.event,
             AuditStatus.OK,
             request.inbound,
@@ -197,7 +223,6 @@ class Forwarder:
             arguments_digest=digest_of(call),
             request_bytes=request.size,
         )
-        return self._audit.begin(intent, request.inbound.started)
 
     async def _exchange(
         self,
@@ -219,6 +244,7 @@ class Forwarder:
             await self._first_use(request.session, name)
         ask = self._ask_legacy if era is Era.LEGACY else self._ask_modern
         reply = await ask(request, call, stream, running)
+        self._breakers[name].answered()
         reply = self._tasks.reply(owner_of(request.client), era, call.entry, reply)
         return await self._answer(request, reply, pending, stream)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import Caller, Home, Served
+from tests.conftest import Answer, Caller, Home, Served
 
 SERVER = Path(__file__).parent.parent / "servers" / "burdensome.py"
 PUBLIC = '[[tools]]\nmatch = "*"\naccess = "public"\n'
@@ -52,3 +55,50 @@ def test_slow_calls_of_one_caller_leave_places_to_others_and_to_the_gateway(
         wait_until(lambda: int(_text(alice.call("u_counted", {"method": "tools/call"}))) > 1)
         _begin(alice, "u_add", name="new")  # takes the last place, and says that the list changed
         wait_until(lambda: "u_new" in carol.tools(), seconds=5)
+
+
+def test_an_upstream_that_does_not_answer_fails_at_once_until_it_does(
+    home: Home, start_script: Any, wait_until: Callable[..., Any]
+) -> None:
+    server = start_script(str(SERVER))
+    home.configure(_upstream(server.url, timeout="1s"))
+    served = home.serve()
+    with Caller(home, served) as caller:
+        for _ in range(4):  # of these each has its answer, so none stands for the others
+            assert caller.call("u_slow", {"seconds": 60})["error"]["data"]["reason"] == "upstream_timeout"
+        assert _text(caller.call("u_slow", {"seconds": 0})) == "done"
+        assert int(_text(caller.call("u_counted", {"method": "ping"}))) == 1, (
+            "it was asked whether it is there"
+        )
+        server.process.send_signal(signal.SIGSTOP)
+        refused = wait_until(partial(_refused_at_once, caller), seconds=20)
+        error = refused.json["error"]
+        assert error["data"]["reason"] == "upstream_unavailable"
+        assert error["message"] == "Upstream u does not answer: try later."
+        assert int(refused.headers["retry-after"]) == error["data"]["retry_after"] >= 1
+        wait_until(lambda: not caller.tools())
+        server.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: "result" in caller.call("u_counted", {"method": "ping"}))
+        wait_until(caller.tools)
+    entries = home.json("audit", "query", "--status", "error")["entries"]
+    assert {entry["reason"] for entry in entries} == {"upstream_unavailable"}
+    assert "does not answer" in served.log.read_text()
+
+
+def _refused_at_once(caller: Caller) -> Answer | None:
+    started = time.monotonic()
+    answer = caller.rpc("tools/call", {"name": "u_slow", "arguments": {"seconds": 0}})
+    return answer if time.monotonic() - started < 0.5 and "error" in answer.json else None
+
+
+def test_a_tool_that_fails_is_not_a_dead_upstream(home: Home, start_script: Any) -> None:
+    server = start_script(str(SERVER))
+    home.configure(_upstream(server.url))
+    served = home.serve()
+    with Caller(home, served) as caller:
+        assert len(caller.tools()) == 5
+        for _ in range(30):
+            assert "HTTP status 500" in caller.call("u_broken")["error"]["message"]
+        assert int(_text(caller.call("u_counted", {"method": "tools/list"}))) <= 3
+        assert int(_text(caller.call("u_counted", {"method": "ping"}))) <= 2
+    assert "does not answer" not in served.log.read_text()
