@@ -23,11 +23,6 @@ from gateway.mcp.messages import (
 from gateway.model import Deny, Reason
 from persistence.records import AuditStatus
 
-UNAVAILABLE: Final = -32001
-"""JSON-RPC, implementation-defined: the upstream or the gateway cannot answer now."""
-LIMITED: Final = -32005
-"""JSON-RPC, implementation-defined: too many requests."""
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -37,7 +32,7 @@ class Answer:
     """HTTP (RFC 9110 section 15)."""
     title: str
     code: int = INVALID_REQUEST
-    """JSON-RPC, where the request has an id."""
+    """JSON-RPC, where the request has an id. None of the gateway's own: 2026-07-28 leaves no room for them."""
     challenge: str | None = None
     """``error`` of the Bearer challenge (RFC 6750 section 3.1); "" for a challenge without one."""
     event: str | None = None
@@ -120,13 +115,13 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     Reason.UNSUPPORTED_GRANT_TYPE: _malformed(400, "Unsupported grant type"),
     Reason.UNSUPPORTED_TOKEN_TYPE: _malformed(400, "Unsupported token type"),
     Reason.RATE_LIMITED: Answer(
-        429, "Too many requests", LIMITED, event="rate_limited", outcome=AuditStatus.DENIED
+        429, "Too many requests", INTERNAL_ERROR, event="rate_limited", outcome=AuditStatus.DENIED
     ),
     Reason.REQUEST_TIMEOUT: _malformed(408, "The request did not arrive in time"),
-    Reason.UPSTREAM_UNAVAILABLE: Answer(502, "The upstream is not available", UNAVAILABLE),
-    Reason.UPSTREAM_INVALID: Answer(502, "The upstream gave no valid answer", UNAVAILABLE),
-    Reason.UPSTREAM_TIMEOUT: Answer(504, "The upstream did not answer in time", UNAVAILABLE),
-    Reason.STORE_UNAVAILABLE: Answer(503, "The gateway cannot keep its records now", UNAVAILABLE),
+    Reason.UPSTREAM_UNAVAILABLE: Answer(502, "The upstream is not available", INTERNAL_ERROR),
+    Reason.UPSTREAM_INVALID: Answer(502, "The upstream gave no valid answer", INTERNAL_ERROR),
+    Reason.UPSTREAM_TIMEOUT: Answer(504, "The upstream did not answer in time", INTERNAL_ERROR),
+    Reason.STORE_UNAVAILABLE: Answer(503, "The gateway cannot keep its records now", INTERNAL_ERROR),
     Reason.NOT_IMPLEMENTED: Answer(501, "Not implemented", METHOD_NOT_FOUND),
     Reason.INTERNAL_ERROR: Answer(500, "Internal error", INTERNAL_ERROR),
     Reason.INTERRUPTED: Answer(500, "Interrupted", INTERNAL_ERROR),

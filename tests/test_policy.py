@@ -176,7 +176,11 @@ def test_every_reason_has_its_answer(reason: Reason) -> None:
     assert response.content_type == "application/problem+json"
     challenged = "WWW-Authenticate" in response.headers
     assert challenged or response.status != 401
-    assert b'"code":' in json_rpc_error(Deny(reason, "Do this."), "r1", 1)
+    error = json.loads(json_rpc_error(Deny(reason, "Do this."), "r1", 1))["error"]
+    assert error["code"] in {-32600, -32601, -32602, -32603}, (
+        "MCP 2026-07-28 leaves no room for codes of one's own"
+    )
+    assert error["data"]["reason"] == reason
 
 
 def test_a_challenge_cannot_be_broken_by_what_it_says() -> None:
