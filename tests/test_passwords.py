@@ -169,6 +169,21 @@ async def test_what_lies_beyond_72_bytes_and_after_a_nul_counts() -> None:
         await hasher.close()
 
 
+async def test_a_password_is_the_same_however_its_characters_are_composed(world: World) -> None:
+    composed, decomposed = "Pässwört é1!xQ", "Pa\u0308sswo\u0308rt\u00a0e\u03011!xQ"
+    for name, chosen in (("composed", composed), ("decomposed", decomposed)):
+        await world.add(name, None)
+        stored = await world.passwords.hash_new(chosen, name)
+        world.clients.records[name] = msgspec.structs.replace(
+            world.clients.records[name], password_hash=stored
+        )
+        for typed in (composed, decomposed):
+            assert await world.reason(name, typed) is None
+        assert await world.reason(name, "Passwort e1!xQ") is Reason.INVALID_CREDENTIALS
+        with pytest.raises(ValueError, match="the last 5"):
+            await world.passwords.hash_new(composed, name, (stored,))
+
+
 @pytest.mark.parametrize("stored", [None, "", "plain", "$2b$04$", "md5$2b$04$abc"])
 async def test_what_is_not_a_hash_of_ours_matches_nothing(stored: str | None) -> None:
     hasher = Hasher(rounds=4)

@@ -19,6 +19,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -106,10 +107,17 @@ def password_problems(password: str, name: str) -> list[str]:
 
 def require_good_password(password: str, name: str = "") -> bytes:
     """The password as bytes. Raises ValueError with every rule that it breaks."""
-    problems = password_problems(password, name)
+    prepared = _prepared(password)
+    problems = password_problems(prepared, name)
     if problems:
         raise ValueError("; ".join(problems))
-    return password.encode()
+    return prepared.encode()
+
+
+def _prepared(password: str) -> str:
+    """As an OpaqueString (RFC 8265 section 4.2.2): keyboards and systems write the same characters in several ways."""
+    spaced = "".join(" " if unicodedata.category(c) == "Zs" else c for c in password)
+    return unicodedata.normalize("NFC", spaced)
 
 
 def _hash(password: bytes, rounds: int) -> str:
@@ -343,8 +351,10 @@ def _stored_hash(clients: ClientStore, name: str) -> str | None:
 
 def _as_bytes(password: str) -> bytes:
     """UTF-8; empty for what can be nobody's password: too long, or not text."""
+    if len(password) > MAX_PASSWORD_BYTES:
+        return b""
     try:
-        encoded = password.encode()
+        encoded = _prepared(password).encode()
     except UnicodeEncodeError:
         return b""
     return encoded if len(encoded) <= MAX_PASSWORD_BYTES else b""
