@@ -237,9 +237,9 @@ def test_clients_from_added_to_erased(run: Run) -> None:
     run("clients", "disable", "bob")
     lines = run("clients", "list").stdout.splitlines()
     assert [line.split() for line in lines] == [
-        ["CLIENT", "TENANT", "ROLES", "CERTIFICATE", "PASSWORD", "STATE"],
-        ["admin", "default", "admin", "admin", "yes", "enabled"],
-        ["bob", "acme", "admin", "bob", "yes", "disabled"],
+        ["CLIENT", "TENANT", "ROLES", "CERTIFICATE", "PASSWORD", "MFA", "STATE"],
+        ["admin", "default", "admin", "admin", "yes", "no", "enabled"],
+        ["bob", "acme", "admin", "bob", "yes", "no", "disabled"],
     ]
     run("clients", "enable", "bob")
     assert run("clients", "unlock", "bob").stdout == "bob was not locked out.\n"

@@ -49,14 +49,14 @@ class MfaCode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return "MfaCode(…)"
 
 
-class MfaDisable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BothFactors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Both factors. Its repr shows nothing."""
 
     password: Text
     code: Text
 
     def __repr__(self) -> str:
-        return "MfaDisable(…)"
+        return "BothFactors(…)"
 
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +100,7 @@ class MfaEndpoint:
             "/auth/mfa/enrol": {"POST": Route(self.enrol)},
             "/auth/mfa/confirm": {"POST": Route(self.confirm)},
             "/auth/mfa/disable": {"POST": Route(self.disable)},
+            "/auth/mfa/recovery-codes": {"POST": Route(self.renew_codes)},
         }
 
     @described(
@@ -164,7 +165,7 @@ class MfaEndpoint:
 
     @described(
         Description(
-            "Turns the second factor on, by the first code of the app.",
+            "Turns the second factor on, by the first code of the app; every other session ends.",
             {200: RecoveryCodes},
             body=MfaCode,
             refusals=(409,),
@@ -176,6 +177,7 @@ class MfaEndpoint:
         """``POST /auth/mfa/confirm``"""
         client = self._accounts.client(owner(context, scope=ENROLMENT_SCOPE))
         wanted = await json_body(request, MfaCode)
+        token = None if context.token_id is None else self._issuing.tokens.get(context.token_id)
         try:
             codes = await self._factors.confirm(
                 client, wanted.code, inbound, lambda: self._audit.did("mfa_enabled", inbound, context)
@@ -184,28 +186,59 @@ class MfaEndpoint:
             raise Refused(_unavailable(error)) from None
         if isinstance(codes, Deny):
             raise Refused(codes)
+        await self._issuing.sessions.end_but(client.client_id, token)  # they were begun without it
         return json_answer(RecoveryCodes(recovery_codes=codes))
 
-    @described(Description("Turns the second factor off.", {204: None}, body=MfaDisable, refusals=(409,)))
+    @described(
+        Description(
+            "Other recovery codes, in place of those that are left.",
+            {200: RecoveryCodes},
+            body=BothFactors,
+            refusals=(409,),
+        )
+    )
+    async def renew_codes(
+        self, request: GatewayRequest, inbound: Inbound, context: ClientContext
+    ) -> web.Response:
+        """``POST /auth/mfa/recovery-codes``"""
+        client, code = await self._by_both(request, inbound, context)
+        try:
+            codes = await self._factors.renew_codes(
+                client, code, inbound, lambda: self._audit.did("mfa_codes_renewed", inbound, context)
+            )
+        except SealingError as error:
+            raise Refused(_unavailable(error)) from None
+        if isinstance(codes, Deny):
+            raise Refused(codes)
+        return json_answer(RecoveryCodes(recovery_codes=codes))
+
+    @described(Description("Turns the second factor off.", {204: None}, body=BothFactors, refusals=(409,)))
     async def disable(
         self, request: GatewayRequest, inbound: Inbound, context: ClientContext
     ) -> web.Response:
         """``POST /auth/mfa/disable``"""
-        client_id = owner(context)
-        wanted = await json_body(request, MfaDisable)
-        if not self._factors.enabled(client_id):
-            raise Refused(Deny(Reason.CONFLICT, "There is no second factor.", client_id=client_id))
-        certified = context.certificate_thumbprint is not None
-        client = await self._door.check_password(inbound, client_id, wanted.password, certified=certified)
+        client, code = await self._by_both(request, inbound, context)
         try:
-            wrong = await self._factors.verify(client, wanted.code, inbound)
+            wrong = await self._factors.verify(client, code, inbound)
         except SealingError as error:
             raise Refused(_unavailable(error)) from None
         if wrong is not None:
             raise Refused(wrong)
         await self._audit.did("mfa_disabled", inbound, context)
-        await self._factors.remove(client_id)
+        await self._factors.remove(client.client_id)
         return web.Response(status=204, headers=NO_STORE)
+
+    async def _by_both(
+        self, request: GatewayRequest, inbound: Inbound, context: ClientContext
+    ) -> tuple[ClientRecord, str]:
+        """The owner, whose password is right, and the code, which is still to be looked at. Raises Refused."""
+        client_id = owner(context)
+        wanted = await json_body(request, BothFactors)
+        if not self._factors.enabled(client_id):
+            raise Refused(Deny(Reason.CONFLICT, "There is no second factor.", client_id=client_id))
+        certified = context.certificate_thumbprint is not None
+        client = await self._door.check_password(inbound, client_id, wanted.password, certified=certified)
+        return client, wanted.code
 
 
 def qr_svg(text: str) -> str:

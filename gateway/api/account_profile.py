@@ -106,6 +106,7 @@ class ProfileEndpoint:
                 "tenant_id": client.tenant_id,
                 "email": client.email,
                 **self._accounts.profile(client),
+                "mfa": self._accounts.second_factor(client.client_id),
                 "roles": list(context.roles),
                 "permissions": sorted(context.permissions.grants),
                 "scope": context.scope,

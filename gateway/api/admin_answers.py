@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import fields
 
+from gateway.identity.second_factors import EnabledFactor
 from persistence.account_records import LockoutRecord, SessionRecord
 from persistence.records import ClientRecord, RoleRecord, TenantRecord, TokenRecord
 
@@ -41,6 +42,7 @@ _CLIENT: Final = _shown(
     ClientRecord,
     frozenset({"password_hash"}),
     has_password=bool,
+    mfa=EnabledFactor | None,
     given_name=str | None,
     family_name=str | None,
     email_verified=bool,

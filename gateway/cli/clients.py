@@ -95,11 +95,12 @@ def list_clients(config_file: Path, *, as_json: bool) -> None:
             c["roles"],
             c["certificate"],
             "yes" if c["has_password"] else "no",
+            "no" if c["mfa"] is None else "yes",
             _state(c),
         )
         for c in found
     ]
-    print_table(("CLIENT", "TENANT", "ROLES", "CERTIFICATE", "PASSWORD", "STATE"), rows)
+    print_table(("CLIENT", "TENANT", "ROLES", "CERTIFICATE", "PASSWORD", "MFA", "STATE"), rows)
 
 
 @clients.command()
@@ -290,12 +291,19 @@ def _print_client(answer: dict[str, Any], *, as_json: bool) -> None:
             ("certificate", client["certificate"] or "none is accepted"),
             ("certificate required", "yes" if client["require_certificate"] else "no"),
             ("password", "set" if client["has_password"] else "none"),
+            ("second factor", _second_factor(client["mfa"])),
             ("name", " ".join(filter(None, (client["given_name"], client["family_name"]))) or "none"),
             ("e-mail", _email(client)),
             ("created", short_time(client["created_at"])),
             ("changed", short_time(client["updated_at"])),
         ]
     )
+
+
+def _second_factor(mfa: dict[str, Any] | None) -> str:
+    if mfa is None:
+        return "none"
+    return f"since {short_time(mfa['enabled_at'])}, {mfa['recovery_codes_left']} recovery codes left"
 
 
 def _email(client: dict[str, Any]) -> str:

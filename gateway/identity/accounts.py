@@ -11,6 +11,7 @@ import msgspec
 from gateway.clock import rfc3339
 from gateway.identity.clients import HISTORY, Passwords, is_enabled
 from gateway.identity.profiles import ProfileChange, Profiles
+from gateway.identity.second_factors import EnabledFactor, enabled_factor
 from gateway.model import Deny, Reason, Refused
 from persistence.account_records import PasswordHistory
 from persistence.protocols import ClientStore, Stores
@@ -53,6 +54,10 @@ class Accounts:
     def profile(self, client: ClientRecord) -> dict[str, Any]:
         """Names, and whether the e-mail address is proven."""
         return self._profiles.shown(client)
+
+    def second_factor(self, client_id: str) -> EnabledFactor | None:
+        """The one that is on; None: there is none."""
+        return enabled_factor(self._stores, client_id)
 
     async def change_profile(self, client_id: str, wanted: ProfileChange, recorded: Recorded) -> None:
         """Change what is in ``wanted``. Raises StoreError, and Refused where the client is gone."""

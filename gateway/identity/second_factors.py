@@ -64,6 +64,21 @@ class _Tried:
         return Lockouts.of_code(self.client.client_id, self.inbound)
 
 
+class EnabledFactor(msgspec.Struct, frozen=True, kw_only=True):
+    """What is shown of a second factor that is on."""
+
+    enabled_at: str
+    recovery_codes_left: int
+
+
+def enabled_factor(stores: Stores, client_id: str) -> EnabledFactor | None:
+    """That of the client; None: its password alone signs it in."""
+    factor = stores.collection(SECOND_FACTORS).get(client_id)
+    if factor is None or factor.confirmed_at is None:
+        return None
+    return EnabledFactor(enabled_at=factor.confirmed_at, recovery_codes_left=len(factor.recovery_hashes))
+
+
 class SecondFactors:
     """The second factors of one gateway's clients."""
 
@@ -144,21 +159,31 @@ class SecondFactors:
             step = self._step(factor, _normal(code), _Tried(client, inbound))
             if isinstance(step, Deny):
                 return step
-            codes = tuple(_recovery_code() for _ in range(RECOVERY_CODES))
-            try:
-                hashes = [await self._hasher.hash(_normal(each).encode()) for each in codes]
-            except OverloadedError:
-                return _too_many(1.0, client_id)
-            await recorded()
-            await self._factors.put(
-                msgspec.structs.replace(
-                    factor,
-                    last_step=step,
-                    recovery_hashes=tuple(hashes),
-                    confirmed_at=rfc3339(self._now()),
-                )
-            )
-            return codes
+            moment = rfc3339(self._now())
+            confirmed = msgspec.structs.replace(factor, last_step=step, confirmed_at=moment)
+            return await self._put_with_new_codes(confirmed, recorded)
+
+    async def renew_codes(
+        self, client: ClientRecord, code: str, inbound: Inbound, recorded: Recorded
+    ) -> tuple[str, ...] | Deny:
+        """Other recovery codes in place of those that are left, for a good code. As ``confirm``."""
+        client_id = client.client_id
+        async with self._turn(client_id):
+            wrong = await self._use_up(code, _Tried(client, inbound))
+            factor = self._factors.get(client_id)
+            if wrong is not None or factor is None:
+                return wrong or _wrong(client_id)
+            return await self._put_with_new_codes(factor, recorded)
+
+    async def _put_with_new_codes(self, factor: SecondFactor, recorded: Recorded) -> tuple[str, ...] | Deny:
+        codes = tuple(_recovery_code() for _ in range(RECOVERY_CODES))
+        try:
+            hashes = [await self._hasher.hash(_normal(each).encode()) for each in codes]
+        except OverloadedError:
+            return _too_many(1.0, factor.client_id)
+        await recorded()
+        await self._factors.put(msgspec.structs.replace(factor, recovery_hashes=tuple(hashes)))
+        return codes
 
     async def verify(self, client: ClientRecord, code: str, inbound: Inbound) -> Deny | None:
         """Use up a code of the app, or a recovery code; None: it was good. Raises SealingError, StoreError."""

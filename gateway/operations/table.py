@@ -20,6 +20,7 @@ from gateway.config.shapes import did_you_mean
 from gateway.identity.accounts import password_hashes, remember_password
 from gateway.identity.clients import OverloadedError
 from gateway.identity.profiles import Profiles
+from gateway.identity.second_factors import enabled_factor
 from gateway.operations.administration import (
     MAX_TARGET,
     Administration,
@@ -376,6 +377,7 @@ def _client(admin: Administration, record: ClientRecord) -> Answer:
     """A client with its profile, and without its password's hash."""
     answer: Answer = msgspec.to_builtins(record)
     answer["has_password"] = answer.pop("password_hash") is not None
+    answer["mfa"] = msgspec.to_builtins(enabled_factor(admin.stores, record.client_id))
     return answer | Profiles(admin.stores, now=admin.now).shown(record)
 
 

@@ -264,6 +264,7 @@ def test_a_token_for_a_key_does_not_see_to_the_account_either(
             ("DELETE", "/auth/sessions"),
             ("POST", "/auth/change-password"),
             ("POST", "/auth/mfa/enrol"),
+            ("POST", "/auth/mfa/recovery-codes"),
         ):
             answer = token.ask(method, path, "{}", JSON)
             assert (answer.status, answer.json["reason"]) == (403, "permission_denied"), path
@@ -283,6 +284,7 @@ def test_a_narrowed_token_does_not_see_to_the_account(
         ("GET", "/auth/sessions"),
         ("POST", "/auth/change-password"),
         ("POST", "/auth/mfa/enrol"),
+        ("POST", "/auth/mfa/recovery-codes"),
     ):
         answer = narrowed.ask(method, path, "{}", JSON)
         assert (answer.status, answer.json["reason"]) == (403, "permission_denied"), path

@@ -154,6 +154,49 @@ def test_recovery_codes_are_good_once(served: Served, caller: Any) -> None:
     assert post(nobody, "/auth/login/mfa", mfa_session_token=token, code=codes[4]).status == 200
 
 
+def test_turning_it_on_ends_the_other_sessions(home: Home, served: Served, caller: Any) -> None:
+    before = login(caller(served)).json
+    elsewhere = caller(served, token=before["access_token"])
+    assert elsewhere.ask("GET", "/auth/me").json["mfa"] is None
+    assert home.json("clients", "show", "alice")["client"]["mfa"] is None
+    _, _, alice = enrol(caller, served)
+    assert elsewhere.ask("GET", "/auth/me").status == 401
+    refused = post(caller(served), "/auth/refresh", refresh_token=before["refresh_token"])
+    assert (refused.status, refused.json["error"]) == (400, "invalid_grant")
+    mfa = alice.ask("GET", "/auth/me").json["mfa"]
+    assert mfa.keys() == {"enabled_at", "recovery_codes_left"}
+    assert mfa["recovery_codes_left"] == 10
+    assert home.json("clients", "show", "alice")["client"]["mfa"] == mfa
+    listed = {each["client_id"]: each["mfa"] for each in home.json("clients", "list")["clients"]}
+    assert listed == {"root": None, "alice": mfa}
+    assert "10 recovery codes left" in home.cli("clients", "show", "alice").stdout
+
+
+def test_new_recovery_codes_take_the_place_of_the_old_ones(home: Home, served: Served, caller: Any) -> None:
+    nobody = caller(served)
+    early = caller(served, token=login(nobody).json["access_token"])
+    refused = post(early, "/auth/mfa/recovery-codes", password=PASSWORD, code="123456")
+    assert (refused.status, refused.json["reason"]) == (409, "conflict")
+    secret, codes, alice = enrol(caller, served)
+    for password, wrong, reason in (
+        ("Wrong-Password-1!", code(secret), "invalid_credentials"),
+        (PASSWORD, "wrong", "mfa_code_invalid"),
+    ):
+        refused = post(alice, "/auth/mfa/recovery-codes", password=password, code=wrong)
+        assert (refused.status, refused.json["reason"]) == (401, reason)
+    done = post(alice, "/auth/mfa/recovery-codes", password=PASSWORD, code=code(secret))
+    assert done.status == 200
+    renewed = done.json["recovery_codes"]
+    assert len({*renewed, *codes}) == 20
+    token = login(nobody).json["mfa_session_token"]
+    old = post(nobody, "/auth/login/mfa", mfa_session_token=token, code=codes[0])
+    assert (old.status, old.json["reason"]) == (401, "mfa_code_invalid")
+    assert post(nobody, "/auth/login/mfa", mfa_session_token=token, code=renewed[0]).status == 200
+    assert alice.ask("GET", "/auth/me").json["mfa"]["recovery_codes_left"] == 9
+    entries = home.json("audit", "query", "--client", "alice", "--event", "mfa_codes_renewed")["entries"]
+    assert [each["status"] for each in entries] == ["ok"]
+
+
 def test_it_is_turned_off_by_both_factors(served: Served, caller: Any) -> None:
     secret, _, alice = enrol(caller, served)
     wrong = post(alice, "/auth/mfa/disable", password="Wrong-Password-1!", code=code(secret))
@@ -224,6 +267,7 @@ def test_a_role_may_demand_it(home: Home, served: Served, caller: Any) -> None:
         ("POST", "/auth/api-keys/any/rotate"),
         ("POST", "/auth/change-password"),
         ("POST", "/auth/mfa/disable"),
+        ("POST", "/auth/mfa/recovery-codes"),
     ):
         refused = bob.ask(method, path, "{}", {"Content-Type": "application/json"})
         assert (refused.status, refused.json["reason"]) == (403, "permission_denied"), path
@@ -271,7 +315,7 @@ def test_a_second_factor_that_is_demanded_later_reaches_sessions_that_run(
     secret = post(alice, "/auth/mfa/enrol").json["secret"]
     assert post(alice, "/auth/mfa/confirm", code=code(secret, ahead=-1)).status == 200
     late = post(nobody, "/auth/refresh", refresh_token=before["refresh_token"])
-    assert late.json["reason"] == "mfa_required", "enrolled now, but that session was begun without"
+    assert late.json["error"] == "invalid_grant", "enrolled now, but that session was begun without"
     token = login(nobody).json["mfa_session_token"]
     done = post(nobody, "/auth/login/mfa", mfa_session_token=token, code=code(secret)).json
     renewed = post(nobody, "/auth/refresh", refresh_token=done["refresh_token"])
