@@ -24,6 +24,7 @@ from gateway.mcp.input_rounds import required_by
 from gateway.mcp.messages import Reply
 from gateway.mcp.replies import checked, for_legacy, for_modern
 from gateway.mcp.request_state import RequestStates, binding_of
+from gateway.mcp.results import members, plain, with_members
 from gateway.mcp.upstream import UpstreamError
 
 META = "io.modelcontextprotocol/"
@@ -175,6 +176,16 @@ def test_white_space_changes_nothing(result: bytes, cacheable: bool) -> None:
     made = json.loads(as_modern_result(result, upstream=Era.LEGACY, cacheable=cacheable))
     assert made["resultType"] == "complete"
     assert made.get("x") == json.loads(result).get("x")
+
+
+@given(RESULTS, st.sampled_from(["", " ", "\n\t"]))
+def test_members_are_added_and_found(result: dict[str, Any], space: str) -> None:
+    text = f"{space}{{{space}{json.dumps(result)[1:-1]}{space}}}".encode()
+    made = json.loads(with_members(text, b'"new":1'))
+    assert made == {"new": 1, **json.loads(text)}
+    found = members(text, "x", "ttlMs")
+    assert found is not None or not {"x", "ttlMs"} & set(result)
+    assert plain(text) is text or b"\\u00" in text
 
 
 @given(RESULTS, st.data())

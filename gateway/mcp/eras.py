@@ -9,7 +9,6 @@ Everything else is the same, and is written once. Sans I/O.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,6 +30,7 @@ from gateway.mcp.messages import (
     Params,
     encode,
 )
+from gateway.mcp.results import members, says, with_members
 
 META: Final = "io.modelcontextprotocol/"
 PROTOCOL_VERSION: Final = f"{META}protocolVersion"
@@ -157,46 +157,30 @@ def modern_capabilities(declared: bytes) -> bytes:
     return encode(capabilities)
 
 
-def with_plain_names(result: bytes) -> bytes:
-    """A result whose members have the names by which they are looked for, and not these in escapes; so its type."""
-    if not _ESCAPED_LETTER.search(result):
-        return result
-    members = msgspec.json.decode(result, type=dict[str, msgspec.Raw])
-    if "resultType" in members:
-        members["resultType"] = msgspec.Raw(encode(msgspec.json.decode(members["resultType"])))
-    return encode(members)
-
-
-def _members(result: bytes) -> bytes:
-    """What follows the opening brace and white space."""
-    return result.lstrip()[1:].lstrip()
-
-
 def as_modern_result(result: bytes, *, upstream: Era, cacheable: bool) -> bytes:
-    """A result for a modern client. What it may keep is its own alone: another caller may not have it."""
-    told = b"" if b'"_meta"' in result else _SERVER
-    if upstream is Era.MODERN and not cacheable and b'"resultType"' in result:
+    """A ``plain`` result for a modern client. What it may keep is its own alone: another caller may not have it."""
+    if upstream is Era.MODERN and not cacheable and says(result, "resultType"):
         return result
-    if not any(word in result for word in _RESULT_WORDS):
-        head, rest = b'{"resultType":"complete"' + (_KEPT if cacheable else b"") + told, _members(result)
-        return head + (b"," + rest if rest[:1] != b"}" else rest)
-    members = msgspec.json.decode(result, type=dict[str, msgspec.Raw])
-    if upstream is Era.LEGACY or "resultType" not in members:
-        members["resultType"] = _COMPLETE
-    if cacheable and members["resultType"] == _COMPLETE:
-        members.setdefault("ttlMs", msgspec.Raw(b"0"))
-        members.setdefault("cacheScope", _PRIVATE)
-    if "cacheScope" in members:
-        members["cacheScope"] = _PRIVATE
-    return encode(members)
+    found = members(result, *_MODERN_RESULT)
+    if found is None:
+        kept, told = _KEPT if cacheable else b"", b"" if says(result, "_meta") else _SERVER
+        return with_members(result, b'"resultType":"complete"' + kept + told)
+    if upstream is Era.LEGACY or "resultType" not in found:
+        found["resultType"] = _COMPLETE
+    if cacheable and found["resultType"] == _COMPLETE:
+        found.setdefault("ttlMs", msgspec.Raw(b"0"))
+        found.setdefault("cacheScope", _PRIVATE)
+    if "cacheScope" in found:
+        found["cacheScope"] = _PRIVATE
+    return encode(found)
 
 
 def as_legacy_result(result: bytes) -> bytes:
-    """A result of a modern upstream for a legacy client."""
-    if not any(word in result for word in _RESULT_WORDS):
+    """A ``plain`` result of a modern upstream for a legacy client."""
+    found = members(result, *_MODERN_RESULT)
+    if found is None:
         return result
-    members = msgspec.json.decode(result, type=dict[str, msgspec.Raw])
-    return encode({name: value for name, value in members.items() if name not in _MODERN_RESULT})
+    return encode({name: value for name, value in found.items() if name not in _MODERN_RESULT})
 
 
 def own_result(result: dict[str, Any]) -> dict[str, Any]:
@@ -214,9 +198,7 @@ def at_least(level: object, wanted: str | None) -> bool:
 _MODERN_PARAMS: Final = frozenset({"_meta", "inputResponses", "requestState", "task"})
 """What a legacy upstream is not told. ``task`` asks for a task of its era, which a modern client could not have."""
 _REQUEST_META: Final = frozenset({PROTOCOL_VERSION, CLIENT_INFO, CLIENT_CAPABILITIES, LOG_LEVEL})
-_ESCAPED_LETTER: Final = re.compile(rb"\\u00[4-7]")
 _MODERN_RESULT: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
-_RESULT_WORDS: Final = (b'"resultType"', b'"ttlMs"', b'"cacheScope"')
 _COMPLETE: Final = msgspec.Raw(b'"complete"')
 _PRIVATE: Final = msgspec.Raw(b'"private"')
 _KEPT: Final = b',"ttlMs":0,"cacheScope":"private"'

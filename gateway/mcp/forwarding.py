@@ -55,6 +55,7 @@ from gateway.mcp.messages import (
 )
 from gateway.mcp.replies import checked, code_of, error_reply, for_legacy, for_modern, status_of
 from gateway.mcp.request import RequestContext
+from gateway.mcp.results import says
 from gateway.mcp.sessions import Session, owner_of
 from gateway.mcp.streams import EventStream, Watch
 from gateway.mcp.tasks import STATUS_NEWS, Tasks, asks_of_tasks, without_task
@@ -342,7 +343,7 @@ class Forwarder:
         return error_reply(INVALID_REQUEST, "The server asks back without end.")
 
     def _sealed(self, request: RequestContext, call: UpstreamCall, reply: Reply) -> Reply:
-        if reply.result is None or b'"input_required"' not in bytes(reply.result):
+        if reply.result is None or not says(bytes(reply.result), "input_required"):
             return reply
         result = self._rounds.sealed(request, call.entry, call.params, bytes(reply.result))
         return Reply(reply.id, result=msgspec.Raw(result))

@@ -29,6 +29,7 @@ from gateway.mcp.messages import (
 )
 from gateway.mcp.request import RequestContext
 from gateway.mcp.request_state import RequestStates, State, binding_of
+from gateway.mcp.results import members, says
 from gateway.mcp.sessions import Session, owner_of
 from gateway.mcp.streams import EventStream
 
@@ -85,17 +86,15 @@ class InputRounds:
 
     def sealed(self, request: RequestContext, entry: Entry, params: Params, result: bytes) -> bytes:
         """A modern upstream's result for a modern client: what it is to hand back is sealed."""
-        if b'"requestState"' not in result:
-            return result
-        members = msgspec.json.decode(result, type=dict[str, msgspec.Raw])
-        state = members.get("requestState")
-        if state is None:
+        found = members(result, "requestState")
+        state = None if found is None else found.get("requestState")
+        if found is None or state is None:
             return result
         text = msgspec.json.decode(state)
         if not isinstance(text, str):
             return result
         sealed = self._states.seal(_binding(request, entry, params), STATE_SECONDS, upstream=text)
-        return encode({**members, "requestState": msgspec.Raw(encode(sealed))})
+        return encode({**found, "requestState": msgspec.Raw(encode(sealed))})
 
 
 def missing_capability(request: RequestContext, received: Message) -> str | None:
@@ -129,7 +128,7 @@ class Required(msgspec.Struct, rename="camel"):
 
 def required_by(reply: Reply) -> Required | None:
     """What a modern upstream needs before it can answer; None: this is its answer."""
-    if reply.result is None or b'"input_required"' not in bytes(reply.result):
+    if reply.result is None or not says(bytes(reply.result), "input_required"):
         return None
     try:
         said = msgspec.json.decode(reply.result, type=Required)

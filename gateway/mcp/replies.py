@@ -13,7 +13,6 @@ from gateway.mcp.eras import (
     as_legacy_result,
     as_modern_result,
     own_result,
-    with_plain_names,
 )
 from gateway.mcp.messages import (
     INTERNAL_ERROR,
@@ -26,6 +25,7 @@ from gateway.mcp.messages import (
     encode,
 )
 from gateway.mcp.request import RequestContext
+from gateway.mcp.results import plain, says
 from gateway.mcp.upstream import UpstreamError
 from gateway.model import Reason
 from persistence.records import AuditStatus
@@ -45,8 +45,8 @@ def checked(reply: Reply) -> Reply:
         result = bytes(reply.result)
         if result.lstrip()[:1] != b"{":
             raise UpstreamError(Reason.UPSTREAM_INVALID, "The upstream's result is not an object.")
-        plain = with_plain_names(result)
-        return reply if plain is result else Reply(reply.id, result=msgspec.Raw(plain))
+        made = plain(result)
+        return reply if made is result else Reply(reply.id, result=msgspec.Raw(made))
     except UnicodeDecodeError:
         raise UpstreamError(Reason.UPSTREAM_INVALID, "The upstream's reply is not in UTF-8.") from None
     except msgspec.MsgspecError:
@@ -160,8 +160,8 @@ def status_of(reply: Reply) -> tuple[AuditStatus, str | None]:
     if reply.result is None:
         return AuditStatus.ERROR, "upstream_error"
     raw = bytes(reply.result)
-    if b'"isError"' not in raw:
-        return AuditStatus.OK, "input_required" if b'"input_required"' in raw and _asks(raw) else None
+    if not says(raw, "isError"):
+        return AuditStatus.OK, "input_required" if says(raw, "input_required") and _asks(raw) else None
     try:
         failed = _TOOL_RESULT.decode(raw).isError
     except msgspec.MsgspecError:

@@ -27,6 +27,7 @@ from gateway.mcp.messages import (
 )
 from gateway.mcp.negotiation import Metadata
 from gateway.mcp.replies import error_reply
+from gateway.mcp.results import members
 from gateway.mcp.sealed import Seal
 from gateway.mcp.sessions import Owner
 from gateway.mcp.target import TASKS, UNKNOWN_TASK, Target
@@ -68,10 +69,12 @@ class Tasks:
 
     def reply(self, owner: Owner, era: Era, entry: Entry, reply: Reply) -> Reply:
         """An upstream's reply, with the client's ids of tasks."""
-        if entry.kind is not Kind.TOOL or reply.result is None or b'"taskId"' not in bytes(reply.result):
+        if entry.kind is not Kind.TOOL or reply.result is None:
             return reply
         try:
-            result = msgspec.json.decode(reply.result, type=dict[str, msgspec.Raw])
+            result = members(bytes(reply.result), "taskId")
+            if result is None:
+                return reply
             task = msgspec.json.decode(result.get("task", b"{}"))
             meta = msgspec.json.decode(result.get("_meta", b"{}"))
             task_id = msgspec.json.decode(result.get("taskId", b"null"))
