@@ -272,6 +272,17 @@ class TestSessions:
             assert await ask(upstream) == ({}, [])
         assert len(server.opened) == 2
 
+    async def test_an_answer_that_speaks_of_a_session_is_the_answer(self, server: Server) -> None:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
+            error = {"code": -32602, "message": "session_name must be given"}
+            return web.json_response({"jsonrpc": "2.0", "error": error, "id": message["id"]}, status=400)
+
+        server.handlers["tools/call"] = call
+        async with upstream_at(server.url) as upstream:
+            assert (await ask(upstream))[0]["message"] == "session_name must be given"
+            assert server.ended == []
+        assert (server.calls, len(server.opened)) == (1, 1)
+
     async def test_one_that_is_forgotten_at_once_is_an_error(self, server: Server) -> None:
         async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
             return web.Response(status=404)

@@ -152,7 +152,7 @@ class HttpExchange:
             return True
         refusal = await response.read(MAX_REFUSAL)
         self._under_way = False
-        if not last and forgotten(session, response.status, refusal):
+        if not last and forgotten(session, response.status, refusal, self._ticket.id):
             session.in_flight.pop(self._ticket.id, None)
             self._sessions.forget(session)
             return False

@@ -352,14 +352,10 @@ class HttpSessions:
 
     def refused(self, ticket: Ticket, status: int, body: bytes) -> Reply:
         """The JSON-RPC error in an answer that is not 200. Raises UpstreamError where there is none."""
-        try:
-            messages = messages_in(body)
-        except Rejected:
-            messages = []
-        for message in messages:
-            if isinstance(message, Reply) and message.error is not None and message.id == ticket.id:
-                return message
-        raise self._refusal(status)
+        reply = _reply_in(body, ticket.id)
+        if reply is None:
+            raise self._refusal(status)
+        return reply
 
     def _refusal(self, status: int) -> UpstreamError:
         what = f"answered with HTTP status {status}"
@@ -482,8 +478,23 @@ def _error_in(body: bytes) -> msgspec.Raw | None:
     return next((error for error in errors if error is not None), None)
 
 
-def forgotten(session: HttpSession, status: int, body: bytes) -> bool:
-    """Whether the server knows the session no longer. It should say 404; some say 400 and speak of the session."""
+def _reply_in(body: bytes, request_id: int) -> Reply | None:
+    """The JSON-RPC error with which that request is answered, if it is."""
+    try:
+        messages = messages_in(body)
+    except Rejected:
+        return None
+    replies = (message for message in messages if isinstance(message, Reply) and message.error is not None)
+    return next((reply for reply in replies if reply.id == request_id), None)
+
+
+def forgotten(session: HttpSession, status: int, body: bytes, request_id: int | None = None) -> bool:
+    """Whether the server knows the session no longer. It should say 404; some say 400 and speak of the session.
+
+    What speaks of it as the answer to the request is that answer: the server took the request, whatever it lacks.
+    """
     if session.id is None:
         return False
-    return status == 404 or (status == 400 and b"session" in body.lower())
+    if status == 400 and b"session" in body.lower():
+        return request_id is None or _reply_in(body, request_id) is None
+    return status == 404
