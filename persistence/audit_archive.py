@@ -282,6 +282,16 @@ class AuditArchive:
             gone.append(record)
         return gone
 
+    def held_back(self, before: str) -> tuple[SegmentRecord, int] | None:
+        """The segment that stays, and how many after it that are old enough stay for its sake; None: none does.
+
+        Raises ValueError.
+        """
+        limit = instant(before)
+        kept = self._index.segments[len(self.prunable(before)) :]
+        old = sum(instant_or_long_ago(record.newest) < limit for record in kept[1:])
+        return (kept[0], old) if old else None
+
     async def compress(self, most: int) -> tuple[int, int]:
         """Compress up to ``most`` segments, the oldest first; how many were, and how many are left. Raises OSError."""
         done = 0

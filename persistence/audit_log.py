@@ -221,6 +221,10 @@ class AuditLog:
         """The segments that ``prune`` would remove. Raises ValueError."""
         return self._archive.prunable(before)
 
+    def held_back(self, before: str) -> tuple[SealedSegment, int] | None:
+        """The segment that stops ``prune``, though so many after it are old enough. Raises ValueError."""
+        return self._archive.held_back(before)
+
     async def compress(self, most: int) -> tuple[int, int]:
         """Compress up to ``most`` sealed segments; how many were, and how many are left. Raises StoreError."""
         try:

@@ -101,7 +101,8 @@ class Folder:
                 _sync_folder(path.parent)
             self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise StoreError(f"the folder {path} cannot be opened: {_why(error)}") from error
+            why = "it is not a folder; move it away" if error.errno == errno.ENOTDIR else _why(error)
+            raise StoreError(f"the folder {path} cannot be opened: {why}") from error
         mode = stat.S_IMODE(os.fstat(self._descriptor).st_mode)
         if mode & 0o077:
             os.close(self._descriptor)
@@ -237,7 +238,11 @@ class Folder:
         try:
             descriptor = self.system.open(name, flags | _FLAGS | os.O_NONBLOCK, _FILE_MODE, self._descriptor)
         except OSError as error:
-            ways = {errno.ELOOP: "it is a symbolic link", errno.ENOENT: f"{_why(error)}; {RESTORE}"}
+            ways = {
+                errno.ELOOP: "it is a symbolic link",
+                errno.EISDIR: "it is a folder; move it away",
+                errno.ENOENT: f"{_why(error)}; {RESTORE}",
+            }
             why = ways.get(error.errno or 0, _why(error))
             raise StoreError(f"{path} cannot be opened: {why}") from error
         status = os.fstat(descriptor)

@@ -148,6 +148,12 @@ class AuditStore(Protocol):
         Raises StoreError, and ValueError as ``prunable`` does.
         """
 
+    def held_back(self, before: str) -> tuple[SealedSegment, int] | None:
+        """The segment that stays, and how many after it that are old enough stay for its sake; None: none does.
+
+        Raises ValueError as ``prunable`` does.
+        """
+
     async def erase(self, entry: AuditEntry, client_id: str) -> int:
         """Take what identifies that client out of all entries so far; how many values. ``entry`` says so: ``erased``.
 

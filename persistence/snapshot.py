@@ -117,7 +117,8 @@ def take_snapshot(path: Path) -> Snapshot:
     """
     for folder in (path, path / AUDIT_FOLDER):
         if not folder.is_dir():
-            raise StoreError(f"{folder} is missing: there is no store")
+            what = "is missing: there is no store" if not folder.exists() else "is not a folder: move it away"
+            raise StoreError(f"{folder} {what}")
     store, audit = Folder(path, system=System()), Folder(path / AUDIT_FOLDER, system=System())
     try:
         for _ in range(_ATTEMPTS):

@@ -37,14 +37,14 @@ def ostiary(*words: str, code: int = 0, stdin: str = "") -> subprocess.Completed
     return done
 
 
-async def fill(store: Path) -> None:
-    """Five sealed segments of four entries, the oldest in 2020, and two newer ones."""
-    for turn in range(5):
+async def fill(store: Path, years: tuple[int, ...] = (2020, 2021, 2022, 2023, 2024)) -> None:
+    """A sealed segment of four entries for each of the years, and two newer ones."""
+    for turn, year in enumerate(years):
         stores = await JsonStores.open(store, now=lambda: NOW, pause=3600, segment_bytes=1)
         for number in range(4):
             await stores.audit.append(
                 AuditEntry(
-                    timestamp=f"202{turn}-01-0{number + 1}T08:00:00.000Z",
+                    timestamp=f"{year}-01-0{number + 1}T08:00:00.000Z",
                     event="tool_call",
                     status=AuditStatus.OK,
                     client_id="alice",
@@ -197,6 +197,15 @@ def test_prune_and_compress(run: Run, folder: Path) -> None:
         "audit entries 1 to 20",
     )
     assert entry["actor"]
+
+
+async def test_a_clock_that_was_ahead_keeps_what_is_after_it_and_that_is_said(run: Run, folder: Path) -> None:
+    shutil.rmtree(folder / "persistence")
+    await fill(folder / "persistence", (2020, 2199, 2021))
+    done = run("prune", "--older-than", "1d")
+    assert done.stdout == "1 segments with 4 entries were removed.\n"
+    assert "Segment 2 has an entry of 2199-01-04T08:00:00.000Z" in done.stderr
+    assert "so do 1 after it" in done.stderr
 
 
 def test_compress_what_stays(run: Run, folder: Path) -> None:

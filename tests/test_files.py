@@ -66,7 +66,7 @@ class TestFolder:
 
     def test_a_file_in_its_place_is_refused(self, tmp_path):
         (tmp_path / "store").write_text("")
-        with pytest.raises(StoreError, match="not a directory"):
+        with pytest.raises(StoreError, match="not a folder; move it away"):
             Folder(tmp_path / "store", system=System())
 
     def test_its_parent_must_be_there(self, tmp_path):

@@ -98,6 +98,12 @@ def prune(older_than: str | None, config_file: Path, *, compress: bool, as_json:
         return
     if older_than is not None:
         click.echo(f"{answer['segments']} segments with {answer['entries']} entries were removed.")
+        if (held := answer["held_back"]) is not None:
+            click.echo(
+                f"Segment {held['segment']} has an entry of {held['newest']}: it stays until that is old enough (was a clock"
+                f" wrong?), and so do {held['older']} after it that are.",
+                err=True,
+            )
     if compress:
         click.echo(f"{answer['compressed']} segments were compressed.")
 

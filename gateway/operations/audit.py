@@ -45,10 +45,14 @@ async def prune_audit(admin: Administration, wanted: PruneAudit, actor: str) -> 
         entry = admin.entry(actor, "audit.prune", tenant_id=DEFAULT_TENANT, target=target)
         await admin.stores.audit.append(entry)
         gone = await admin.stores.audit.prune(before)
+    held = admin.stores.audit.held_back(before)
     return {
         "segments": len(gone),
         "entries": sum(segment.last_seq - segment.first_seq + 1 for segment in gone),
         "before": before,
+        "held_back": None
+        if held is None
+        else {"segment": held[0].segment, "newest": held[0].newest, "older": held[1]},
     }
 
 
