@@ -35,8 +35,8 @@ _WEB_AUTHORITY: Final = re.compile(
 )
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443", "ftp": "21"}
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_THIS_MACHINE: Final = re.compile(r"^file:(?://localhost)?(?=/(?!/))", re.IGNORECASE)
-_WEB_ROOT: Final = re.compile(r"^((?:https?|wss?|ftp)://[^/?#*\[\]]+)(?=[?#]|$)", re.IGNORECASE)
+_THIS_MACHINE: Final = re.compile(r"^file:(?://localhost)?(?=/(?!/)|[?#]|$)", re.IGNORECASE)
+_EMPTY_PATH: Final = re.compile(r"^((?:https?|wss?|ftp)://[^/?#*]+|file://[^/?#*]*)(?=[?#]|$)", re.IGNORECASE)
 _ANY_CASE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://[^/?#]*)?")
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
 
@@ -91,7 +91,7 @@ def pattern_as_read(pattern: str) -> str:
 
 
 def _with_plain_start(uri: str) -> str:
-    uri = _WEB_ROOT.sub(r"\1/", _THIS_MACHINE.sub("file://", uri))
+    uri = _EMPTY_PATH.sub(r"\1/", _THIS_MACHINE.sub("file://", uri))
     start = _ANY_CASE.match(uri)
     return uri if start is None else start[0].lower() + uri[start.end() :]
 

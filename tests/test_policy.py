@@ -111,6 +111,8 @@ def test_an_escape_and_what_it_stands_for_are_one_to_a_rule(tmp_path: Path, char
         ("https://h*", ["https://h.example", "https://h.example/x"]),
         ("file:///hr/*", ["file:/hr/x", "file://localhost/hr/x", "FILE://LocalHost/hr/x"]),
         ("file:/hr/*", ["file:///hr/x"]),
+        ("file:///*", ["file://localhost", "file:", "file://", "file:/x"]),
+        ("http://[[]::1]/*", ["http://[::1]", "http://[::1]/x"]),
         ("item://Hr/*", ["item://hr/x", "item://Hr/x"]),
     ],
 )

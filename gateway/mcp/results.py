@@ -21,7 +21,7 @@ def plain(result: bytes) -> bytes:
 
     The same object where there was nothing to do. Raises MsgspecError where it is no object.
     """
-    if not _ESCAPED_LETTER.search(result):
+    if b"\\u00" not in result or not _ESCAPED_LETTER.search(result):
         return result
     found = msgspec.json.decode(result, type=dict[str, msgspec.Raw])
     if "resultType" in found:
