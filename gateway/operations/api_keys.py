@@ -19,6 +19,7 @@ from gateway.identity.api_keys import (
 from gateway.identity.roles import requested_scope
 from gateway.model import Deny
 from gateway.operations.administration import Administration, Answer, Operation, OperationError, UnknownError
+from gateway.operations.pages import page_of
 from gateway.operations.parameters import MAX_PAGE, Parameters, check_limit, check_permissions
 from persistence.account_records import ApiKeyRecord
 from persistence.records import API_KEYS, AuditEntry, ClientRecord
@@ -94,16 +95,15 @@ async def _list(admin: Administration, wanted: ListApiKeys, _actor: str) -> Answ
     if wanted.client_id is not None:
         admin.known_client(wanted.client_id)
     found = keys if wanted.client_id is None else keys.where("client_id", wanted.client_id)
-    after, now = wanted.cursor or "", admin.now()
-    seen = sorted(
-        (k for k in found if k.key_id > after and admin.sees(k.tenant_id) and (k.exp is None or k.exp > now)),
-        key=lambda key: key.key_id,
+    now = admin.now()
+    page, cursor = await page_of(
+        found,
+        lambda key: key.key_id,
+        wanted=lambda key: admin.sees(key.tenant_id) and (key.exp is None or key.exp > now),
+        after=wanted.cursor,
+        limit=wanted.limit,
     )
-    page, more = seen[: wanted.limit], len(seen) > wanted.limit
-    return {
-        "api_keys": [_shown(key) for key in page],
-        "next_cursor": page[-1].key_id if more else None,
-    }
+    return {"api_keys": [_shown(key) for key in page], "next_cursor": cursor}
 
 
 async def _rotate(admin: Administration, wanted: RotateApiKey, actor: str) -> Answer:

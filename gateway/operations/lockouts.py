@@ -9,6 +9,7 @@ import msgspec
 
 from gateway.identity.lockouts import Lockouts
 from gateway.operations.administration import Administration, Answer, Operation, OperationError, UnknownError
+from gateway.operations.pages import page_of
 from gateway.operations.parameters import MAX_PAGE, OneClient, Parameters, check_limit
 from persistence.account_records import LockoutRecord
 from persistence.records import DEFAULT_TENANT
@@ -32,22 +33,14 @@ class OneLockout(Parameters, frozen=True, kw_only=True):
 
 
 async def _list(admin: Administration, wanted: ListLockouts, _actor: str) -> Answer:
-    after = wanted.cursor or ""
-    seen = sorted(
-        (
-            each
-            for each in lockouts_of(admin).all()
-            if each.lockout_id > after
-            and wanted.client_id in {None, each.client_id}
-            and admin.sees(each.tenant_id)
-        ),
-        key=lambda each: each.lockout_id,
+    page, cursor = await page_of(
+        lockouts_of(admin).all(),
+        lambda each: each.lockout_id,
+        wanted=lambda each: wanted.client_id in {None, each.client_id} and admin.sees(each.tenant_id),
+        after=wanted.cursor,
+        limit=wanted.limit,
     )
-    page, more = seen[: wanted.limit], len(seen) > wanted.limit
-    return {
-        "lockouts": [msgspec.to_builtins(each) for each in page],
-        "next_cursor": page[-1].lockout_id if more else None,
-    }
+    return {"lockouts": [msgspec.to_builtins(each) for each in page], "next_cursor": cursor}
 
 
 async def _show(admin: Administration, wanted: OneLockout, _actor: str) -> Answer:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.operations.administration import Administration, Answer, Operation, UnknownError
+from gateway.operations.pages import page_of
 from gateway.operations.parameters import MAX_PAGE, Parameters, check_limit
 from persistence.account_records import SessionRecord
 from persistence.records import SESSIONS
@@ -31,23 +32,18 @@ class OneSession(Parameters, frozen=True, kw_only=True):
 
 
 async def _list(admin: Administration, wanted: ListSessions, _actor: str) -> Answer:
-    after = wanted.cursor or ""
-    seen = sorted(
-        (
-            session
-            for session in admin.stores.collection(SESSIONS)
-            if session.session_id > after
-            and wanted.client_id in {None, session.client_id}
+    page, cursor = await page_of(
+        admin.stores.collection(SESSIONS),
+        lambda session: session.session_id,
+        wanted=lambda session: (
+            wanted.client_id in {None, session.client_id}
             and admin.sees(session.tenant_id)
             and _is_live(admin, session)
         ),
-        key=lambda session: session.session_id,
+        after=wanted.cursor,
+        limit=wanted.limit,
     )
-    page, more = seen[: wanted.limit], len(seen) > wanted.limit
-    return {
-        "sessions": [_shown(session) for session in page],
-        "next_cursor": page[-1].session_id if more else None,
-    }
+    return {"sessions": [_shown(session) for session in page], "next_cursor": cursor}
 
 
 async def _show(admin: Administration, wanted: OneSession, _actor: str) -> Answer:

@@ -59,6 +59,7 @@ from gateway.operations.profiles import PROFILE_OPERATIONS, check_change
 from gateway.operations.roles import ROLE_OPERATIONS
 from gateway.operations.sessions import SESSION_OPERATIONS
 from gateway.operations.tenants import TENANT_OPERATIONS
+from persistence.large import in_turns
 from persistence.records import (
     AuditEntry,
     ClientRecord,
@@ -210,12 +211,19 @@ async def _change_client(admin: Administration, wanted: ChangeClient, actor: str
 async def _list_tokens(admin: Administration, wanted: ListTokens, _actor: str) -> Answer:
     store, start = admin.stores.tokens, wanted.cursor
     tokens: Iterable[TokenRecord] = store if wanted.client_id is None else store.of_client(wanted.client_id)
-    seen = [token for token in tokens if admin.sees(token.tenant_id)]
+    seen, page, more = 0, [], False
+    async for token in in_turns(tokens):
+        if not admin.sees(token.tenant_id):
+            continue
+        more = seen >= start + wanted.limit
+        if more:
+            break
+        if seen >= start:
+            page.append(token)
+        seen += 1
     if wanted.client_id is not None and not seen:
         admin.known_client(wanted.client_id)  # another tenant's is as unknown as one that is not there
-    page = list(islice(seen, start, start + wanted.limit + 1))
-    more = len(page) > wanted.limit
-    listed = [msgspec.to_builtins(token) for token in page[: wanted.limit]]
+    listed = [msgspec.to_builtins(token) for token in page]
     return {"tokens": listed, "next_cursor": start + wanted.limit if more else None}
 
 
