@@ -186,6 +186,7 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
                 problems=problems,
                 watch=watch,
                 current=authenticator.current,
+                standing=authenticator.standing,
                 sign=keyring.sign,
                 pins=stores.collection(TOOL_PINS),
                 names=stores.collection(UPSTREAM_NAMES),
@@ -306,7 +307,13 @@ async def open_gateway(config: Config, read_again: Callable[[], Config]) -> Asyn
         )
         stack.push_async_callback(gateway.drain)
         housekeeping = keep_house(
-            watch, mcp.sessions, accounts, stores, leeway=config.tokens.leeway, now=time.time
+            watch,
+            mcp.sessions,
+            mcp.announcements,
+            accounts,
+            stores,
+            leeway=config.tokens.leeway,
+            now=time.time,
         )
         for care in (housekeeping, tls_reload.watch()):
             stack.push_async_callback(_cancel, asyncio.get_running_loop().create_task(care))

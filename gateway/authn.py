@@ -89,6 +89,8 @@ class Authenticator:
             _REMEMBERED
         )
         self._by_certificate: Remembered[str, tuple[ClientRecord, ClientContext]] = Remembered(_REMEMBERED)
+        self._forgotten = 0
+        """How often all contexts were."""
 
     def authenticate(self, inbound: Inbound) -> ClientContext | Deny:
         """Who sent the request. ANONYMOUS: it has no credentials, or a certificate that names nobody."""
@@ -177,6 +179,7 @@ class Authenticator:
 
     def forget_contexts(self) -> None:
         """What roles or identity rules grant has changed: every context is made anew."""
+        self._forgotten += 1
         self._by_token.clear()
         self._by_key.clear()
         self._by_certificate.clear()
@@ -194,6 +197,14 @@ class Authenticator:
             roles=all_roles(client, by_certificate),
             permissions=self._roles.permissions(client, context.scope, by_certificate),
         )
+
+    def standing(self, context: ClientContext) -> object:
+        """What the caller's permissions come from. Where it equals an earlier one, ``current`` has the same permissions.
+
+        It costs a fraction of what they do.
+        """
+        client = None if context.client_id is None else self._clients.get(context.client_id)
+        return (client, self._forgotten, context.scope, context.roles_by_certificate)
 
     def still_valid(self, context: ClientContext, peer: PeerIdentity | None) -> bool:
         """Whether the caller of an open stream would still be let in. ``peer``: its connection's certificate."""

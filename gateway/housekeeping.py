@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.api.account_rooms import AccountRooms
+from gateway.mcp.announcements import Announcements
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import WATCH_SECONDS, Watch
 from gateway.memory import Allocator
@@ -24,13 +25,16 @@ PURGE_SLICE: Final = 100
 async def keep_house(
     watch: Watch,
     sessions: Sessions,
+    announcements: Announcements,
     accounts: AccountRooms,
     stores: Stores,
     *,
     leeway: float,
     now: Callable[[], float],
 ) -> None:
-    """End streams whose caller is no longer valid; now and then clear away what is idle or expired.
+    """End streams whose caller is no longer valid, and tell of lists that changed with their caller's permissions.
+
+    Now and then clear away what is idle or expired.
 
     ``leeway``: seconds for which an expired token is kept. ``now``: seconds since the epoch.
     """
@@ -41,6 +45,7 @@ async def keep_house(
         rounds += 1
         try:
             watch.sweep()
+            announcements.sweep()
             accounts.sweep()
             if rounds % SWEEP_EVERY == 0:
                 sessions.sweep()

@@ -186,6 +186,22 @@ async def test_a_changed_list_is_noticed_once() -> None:
     assert changed == ["u", "u"]
 
 
+async def test_an_upstream_that_goes_down_is_told_of_and_comes_back_though_nobody_asks_for_it() -> None:
+    upstream, changed = Scripted("u", ["a"]), asyncio.Queue[str]()
+    catalogue = Catalogue([(upstream, "", 5.0)], Rules(), monotonic=Clock(), on_change=changed.put_nowait)
+    await catalogue.refresh(None)
+    assert await changed.get() == "u"
+    upstream.fault = UpstreamError(Reason.UPSTREAM_UNAVAILABLE, "gone")
+    catalogue.invalidate("u")
+    assert await changed.get() == "u"
+    assert catalogue.entries(Kind.TOOL, None) == []
+    upstream.fault = None
+    async with asyncio.timeout(10):
+        assert await changed.get() == "u"
+    assert [entry.name for entry in catalogue.entries(Kind.TOOL, None)] == ["a"]
+    await catalogue.close()
+
+
 class Restless(Scripted):
     """Says that its lists changed whenever it is asked for them, and takes some time."""
 

@@ -29,9 +29,14 @@ class Announcements:
         listeners: Listeners | None = None,
         *,
         current: Callable[[ClientContext], ClientContext | None] = lambda context: context,
+        standing: Callable[[ClientContext], object] = lambda context: context,
     ) -> None:
-        """``current`` gives a session's client as it is now, with the permissions that it has now; None: it is gone."""
+        """``current`` gives a session's client as it is now, with the permissions that it has now; None: it is gone.
+
+        ``standing`` gives something that is unequal to what it gave before where those permissions may be others now.
+        """
         self._current = current
+        self._standing = standing
         self._catalogue = catalogue
         self._sessions = sessions
         self._lists = lists
@@ -85,13 +90,26 @@ class Announcements:
     def changed(self, _upstream: str) -> None:
         """An upstream's offer changed: tell those whose own list is another one now."""
         for listener in (*self._sessions, *self._listeners):
-            context = self._current(listener.context)
-            if context is None:
+            self._tell_of_lists(listener)
+
+    def sweep(self) -> None:
+        """Tell those whose own list is another one now because their permissions are others; to be called often."""
+        for listener in (*self._sessions, *self._listeners):
+            if not listener.listed or listener.context.anonymous:
                 continue
-            for method, kinds in LISTS_OF.items():
-                differing = [kind for kind in kinds if self._differs(listener, kind, context)]
-                if differing:
-                    listener.tell(method, {})
+            standing = self._standing(listener.context)
+            if standing != listener.standing:
+                listener.standing = standing
+                self._tell_of_lists(listener)
+
+    def _tell_of_lists(self, listener: Session | Listener) -> None:
+        context = self._current(listener.context)
+        if context is None:
+            return
+        for method, kinds in LISTS_OF.items():
+            differing = [kind for kind in kinds if self._differs(listener, kind, context)]
+            if differing:
+                listener.tell(method, {})
 
     def _differs(self, listener: Session | Listener, kind: Kind, context: ClientContext) -> bool:
         """Whether that list is another one than was last seen to; it is seen to now."""

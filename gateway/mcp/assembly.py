@@ -51,6 +51,7 @@ class Shared:
     problems: Problems
     watch: Watch
     current: Callable[[ClientContext], ClientContext | None]
+    standing: Callable[[ClientContext], object]
     sign: Sign
     """With the gateway's own key."""
     pins: Collection[ToolPin]
@@ -69,6 +70,7 @@ class Mcp:
     sessions: Sessions
     listeners: Listeners
     endpoint: McpEndpoint
+    announcements: Announcements
 
     def pins_changed(self, upstream: str) -> None:
         """Definitions of that upstream's were approved, or forgotten."""
@@ -130,7 +132,9 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
         breakers=breakers,
         certified=[u.name for u in config.upstreams if isinstance(u, HttpUpstream) and u.client_cert],
     )
-    announcements = Announcements(catalogue, sessions, lists, listeners, current=shared.current)
+    announcements = Announcements(
+        catalogue, sessions, lists, listeners, current=shared.current, standing=shared.standing
+    )
     access = Access(catalogue, shared.audit, shared.problems, config.mcp.denied)
     subscriptions = Subscriptions(
         catalogue=catalogue,
@@ -156,7 +160,7 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
         settings=config.mcp,
     )
     catalogue.warm()
-    return Mcp(catalogue, pins, sessions, listeners, endpoint)
+    return Mcp(catalogue, pins, sessions, listeners, endpoint, announcements)
 
 
 def _held_back(shared: Shared, held: HeldBack) -> None:

@@ -36,6 +36,8 @@ class Listener:
     """Resources whose changes it wants to hear of: (upstream, URI)."""
     listed: dict[Kind, int] = field(default_factory=dict)
     """A hash of each list whose changes it wants to hear of, as the client may have it."""
+    standing: object = None
+    """What the client's permissions came from when its lists were last compared with those."""
     outbox: Outbox = field(default_factory=Outbox)
 
     def tell(self, method: str, params: Params) -> None:

@@ -206,6 +206,8 @@ class Session:
     """Resources whose changes it wants to hear of: (upstream, URI)."""
     listed: dict[Kind, int] = field(default_factory=dict)
     """A hash of each list that the client was last given."""
+    standing: object = None
+    """What the client's permissions came from when its lists were last compared with those."""
     outbox: Outbox = field(default_factory=Outbox)
 
     @property

@@ -21,6 +21,8 @@ FRESH_FOR: Final = 60.0
 """Seconds after which a list is gathered again, in the background, when somebody asks for it."""
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0
+LONGEST_RETRY: Final = 60.0
+"""How long one that is down is left alone at most while nobody asks for its lists."""
 RETURN_SECONDS: Final = 0.25
 """How long a list waits for an upstream that was down, to see whether it is back."""
 CHANGE_SECONDS: Final = 0.5
@@ -45,7 +47,8 @@ class Source:
     ) -> None:
         """``patience``: the upstream's time limit, in seconds.
 
-        ``on_answer`` is told each time what it offers, and then ``on_change`` if that is something else than before.
+        ``on_answer`` is told each time what it offers, and then ``on_change`` if that is something else than before;
+        ``on_change`` also when it is down from now on.
         """
         self.upstream = upstream
         self.prefix = prefix
@@ -68,6 +71,9 @@ class Source:
         self._pause = FIRST_PAUSE
         self._ask_again_at = 0.0
         """When it may be asked again while it is down."""
+        self._retry_after = FIRST_PAUSE
+        self._retry: asyncio.TimerHandle | None = None
+        """It is asked again by itself then, for who was told that its entries are gone does not ask for them."""
         self._gathering: asyncio.Task[None] | None = None
         self._later: asyncio.TimerHandle | None = None
 
@@ -103,9 +109,7 @@ class Source:
 
     def gather(self) -> None:
         """Ask it now, unless it is being asked."""
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
+        self._cancel_timers()
         if self._gathering is None:
             self._gathering = asyncio.get_running_loop().create_task(self._gather())
 
@@ -124,8 +128,7 @@ class Source:
 
     async def close(self) -> None:
         """Ask it no more."""
-        if self._later is not None:
-            self._later.cancel()
+        self._cancel_timers()
         if self._gathering is not None:
             self._gathering.cancel()
             await asyncio.gather(self._gathering, return_exceptions=True)
@@ -166,20 +169,30 @@ class Source:
         if not self.down and self._changes != self._known_changes:
             self._gather_in_time()
 
+    def _cancel_timers(self) -> None:
+        for timer in (self._later, self._retry):
+            if timer is not None:
+                timer.cancel()
+        self._later = self._retry = None
+
     def _missed(self, detail: str) -> None:
-        if not self.down:
-            log.warning("upstream %s is left out: %s", self.upstream.name, detail)
-            self.version += 1
-        self.down = True
+        went_down, self.down = not self.down, True
         self._ask_again_at = self._monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._retry = asyncio.get_running_loop().call_later(self._retry_after, self.gather)
+        self._retry_after = min(2 * self._retry_after, LONGEST_RETRY)
+        if went_down:
+            log.warning("upstream %s is left out: %s", self.upstream.name, detail)
+            self.version += 1
+            self._on_change(self.upstream.name)
 
     def _took(self, offer: Offer) -> None:
         name = self.upstream.name
         if self.down:
             log.warning("upstream %s is back", name)
         changed = self.down or self.offer is None or self.offer.digest != offer.digest
-        self.offer, self.down, self._pause = offer, False, FIRST_PAUSE
+        self.offer, self.down = offer, False
+        self._pause = self._retry_after = FIRST_PAUSE
         self._gathered_at = self._monotonic()
         self._on_answer(name, offer)
         if changed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from gateway.mcp.streams import WATCH_SECONDS
 from tests.conftest import Caller, Home, Started
+from tests.modern import META, VERSION
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {"sampling": {}}}
 CONFIG = """
@@ -66,6 +69,19 @@ def of_session(home: Home, session: str) -> Any:
     return listening(home, "/mcp", "GET", None, fields)
 
 
+def of_subscription(home: Home, *wanted: str) -> Any:
+    meta = {f"{META}protocolVersion": VERSION, f"{META}clientCapabilities": {}}
+    params = {"notifications": dict.fromkeys(wanted, True), "_meta": meta}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params})
+    fields = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": VERSION,
+        "Mcp-Method": "subscriptions/listen",
+    }
+    return listening(home, "/mcp", "POST", body, fields)
+
+
 def grant(home: Home, *options: str) -> None:
     home.cli("clients", "roles", "alice", *options)
 
@@ -77,14 +93,22 @@ def logged(text: str) -> dict[str, Any]:
 ASKS = {"id": 7, "method": "sampling/createMessage", "params": {"messages": [], "maxTokens": 1}}
 
 
-def test_whose_permission_was_taken_hears_an_upstream_no_more_and_is_not_asked_by_it(
-    home: Home, far: str, caller: Callable[..., Caller], wait_until: Callable[..., Any]
-) -> None:
+@pytest.fixture
+def say(far: str) -> Callable[..., int]:
+    """Has the upstream say something on all its streams; how many those are."""
+
     def say(**message: Any) -> int:
-        body = json.dumps({"jsonrpc": "2.0", **message}).encode()
-        with urllib.request.urlopen(f"{far}/say", body) as answer:
+        with urllib.request.urlopen(
+            f"{far}/say", json.dumps({"jsonrpc": "2.0", **message}).encode()
+        ) as answer:
             return int(answer.read())
 
+    return say
+
+
+def test_whose_permission_was_taken_hears_an_upstream_no_more_and_is_not_asked_by_it(
+    home: Home, say: Callable[..., int], caller: Callable[..., Caller], wait_until: Callable[..., Any]
+) -> None:
     alice = caller(home.serve(), home.folder / "clients" / "alice")
     session = alice.rpc("initialize", HELLO).headers["mcp-session-id"]
     with of_session(home, session) as read:
@@ -103,3 +127,53 @@ def test_whose_permission_was_taken_hears_an_upstream_no_more_and_is_not_asked_b
         while (heard := read())["method"] == "notifications/tools/list_changed":
             pass
         assert heard["params"].get("data") == "after"
+
+
+CHANGED = "notifications/tools/list_changed"
+
+
+def test_a_list_that_changed_with_the_clients_permissions_is_told_of(
+    home: Home, say: Callable[..., int], caller: Callable[..., Caller], wait_until: Callable[..., Any]
+) -> None:
+    home.cli("roles", "add", "helper", "--permission", "far:use")
+    alice = caller(home.serve(), home.folder / "clients" / "alice")
+    session = alice.rpc("initialize", HELLO).headers["mcp-session-id"]
+
+    def listed() -> list[str]:
+        return [tool["name"] for tool in alice.rpc("tools/list", session=session).json["result"]["tools"]]
+
+    assert listed() == ["echo"]
+    assert "result" in alice.rpc("tools/call", {"name": "echo"}, session=session).json
+    with of_session(home, session) as read, of_subscription(home, "toolsListChanged") as subscribed:
+        assert subscribed()["params"]["notifications"] == {"toolsListChanged": True}
+        for change, now in (
+            (("clients", "roles", "alice", "--remove-permission", "far:use"), []),
+            (("clients", "roles", "alice", "--add-role", "helper"), ["echo"]),
+            (("roles", "set", "helper", "--permission", "near:use"), []),
+            (("clients", "roles", "alice", "--add-permission", "far:use"), ["echo"]),
+        ):
+            home.cli(*change)
+            assert [read()["method"], subscribed()["method"]] == [CHANGED, CHANGED], change
+            assert listed() == now
+        home.cli("roles", "set", "helper", "--permission", "other:use")  # which changes nothing to be seen
+        time.sleep(2 * WATCH_SECONDS)
+        wait_until(lambda: say(**logged("the next")) == 2)
+        assert read()["params"].get("data") == "the next"
+
+
+def test_a_list_is_told_of_that_changed_because_an_upstream_went_down_or_came_back(
+    home: Home, far: str, caller: Callable[..., Caller]
+) -> None:
+    def describe(text: str) -> None:
+        urllib.request.urlopen(f"{far}/describe", text.encode()).close()
+
+    alice = caller(home.serve(), home.folder / "clients" / "alice")
+    assert alice.tools() == ["echo"]
+    with of_subscription(home, "toolsListChanged") as read:
+        read()
+        describe("down")
+        assert read()["method"] == CHANGED
+        assert alice.tools() == []
+        describe("Says it again.")
+        assert read()["method"] == CHANGED
+        assert alice.tools() == ["echo"]

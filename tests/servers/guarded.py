@@ -31,6 +31,8 @@ async def mcp(request: web.Request) -> web.StreamResponse:
         return await _stream(request)
     if request.method != "POST":
         return web.Response(status=405)
+    if described["text"] == "down":
+        return web.Response(status=503)
     if wanted["token"] is not None and request.headers.get("Authorization") != f"Bearer {wanted['token']}":
         return web.Response(status=401)
     message = await request.json()
