@@ -175,6 +175,8 @@ class UpstreamNames(msgspec.Struct, frozen=True, kw_only=True):
     """The prefix with which those names were made."""
     digests: tuple[str, ...]
     """Of each name and its kind, in hex."""
+    templates: tuple[str, ...] = ()
+    """Its URI templates, by which it serves what it does not list."""
 
 
 @dataclass(frozen=True, slots=True)

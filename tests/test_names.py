@@ -16,7 +16,7 @@ from gateway.mcp.upstream import UpstreamError
 from gateway.model import Reason
 from persistence.records import UPSTREAM_NAMES
 from tests.stores import store, until
-from tests.test_catalogue import NAMES, PREFIXES, Clock, Scripted
+from tests.test_catalogue import NAMES, PREFIXES, Clock, Scripted, _rule
 
 GONE = UpstreamError(Reason.UPSTREAM_UNAVAILABLE, "gone")
 
@@ -138,6 +138,39 @@ async def test_what_an_upstream_listed_before_a_restart_is_served_by_no_other_on
         other = again.find_resource("data://other", None)
         assert other is not None
         assert other.upstream == "two"
+
+
+async def test_a_template_of_before_a_restart_goes_before_those_of_later_upstreams(tmp_path: Path) -> None:
+    prefixes = {"one": "", "two": ""}
+    one, two = Scripted("one", [], ["data://one/{x}"]), Scripted("two", [], ["data://{+all}"])
+    two.resources = []
+    rules = Rules(resources=(_rule("data://one/secret", "secret:read"), _rule("data://one/{x}", "one:read")))
+    async with store(tmp_path / "store") as stores:
+        kept = stores.collection(UPSTREAM_NAMES)
+        await _catalogue((one, ""), (two, ""), names=Names(prefixes, kept)).refresh(None)
+        await until(lambda: len(kept) == 2)
+    async with store(tmp_path / "store") as stores:
+        kept = stores.collection(UPSTREAM_NAMES)
+        one.fault = GONE
+
+        def after_restart(*upstreams: Scripted) -> Catalogue:
+            named = [(upstream, "", 5.0) for upstream in upstreams]
+            return Catalogue(named, rules, monotonic=Clock(), names=Names(prefixes, kept))
+
+        again = after_restart(one, two)
+        await again.refresh(None)
+        secret = Target(Kind.RESOURCE, "data://one/secret", "resource_read")
+        assert again.locate(secret, None) is None
+        absent = again.absent(secret, None)
+        assert absent is not None
+        assert (absent.upstream, set(absent.permissions)) == ("one", {"one:read", "secret:read"})
+        for uri in ("data://one/%2e%2e/x", "data://one/x/y", "other://x"):
+            assert again.absent(Target(Kind.RESOURCE, uri, "resource_read"), None) is None
+        assert again.locate(secret, "two") is not None, "at its own place it is alone"
+        assert again.find_resource("data://other", None) is not None
+        later = after_restart(two, one)
+        await later.refresh(None)
+        assert later.locate(secret, None) is not None, "it stands first in the configuration"
 
 
 async def test_a_tool_whose_name_is_too_long_is_held_back_and_told_of(

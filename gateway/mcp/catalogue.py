@@ -143,19 +143,26 @@ class Catalogue:
         entry = self.find(Kind.RESOURCE, uri, only)
         if entry is not None:
             return entry
-        if len(uri) > MAX_URI or not is_plain_uri(uri):
-            return None
-        if only is None and self._names.holds_back(Kind.RESOURCE, uri):
+        if not self._may_be_templated(uri, only):
             return None
         if only is None and self._names.owner(Kind.RESOURCE, uri) is not None:
             return None  # of an upstream that has not answered since the start (see ``absent``): no other serves it
         for source in self._asked_for(only):
-            for entry in source.offer.templates.fitting(uri) if source.offer else ():
+            if source.offer is None:
+                if only is None and self._names.template_for(uri, source.upstream.name) is not None:
+                    return None  # as above
+                continue
+            for entry in source.offer.templates.fitting(uri):
                 if only is not None or not self._names.holds_back(Kind.TEMPLATE, entry.name):
                     needed, rule = self._rules.access(Kind.RESOURCE, uri)
-                    permissions = tuple(dict.fromkeys((*entry.permissions, *needed)))
+                    permissions = _both(entry.permissions, needed)
                     return replace(entry, name=uri, original=uri, permissions=permissions, rule=rule)
         return None
+
+    def _may_be_templated(self, uri: str, only: str | None) -> bool:
+        """Whether a template may serve that URI at all."""
+        held_back = only is None and self._names.holds_back(Kind.RESOURCE, uri)
+        return len(uri) <= MAX_URI and is_plain_uri(uri) and not held_back
 
     def find_template(self, reference: str, only: str | None) -> Entry | None:
         """The template (or resource) that a completion refers to by its URI."""
@@ -165,15 +172,27 @@ class Catalogue:
         return self.find_resource(reference, only)
 
     def absent(self, target: Target, only: str | None) -> Entry | None:
-        """What an upstream that has not answered yet listed by that name before the start; its definition is not known."""
+        """What an upstream that has not answered yet listed, or served, before the start; its definition is not known."""
         named = target.kind in {Kind.TOOL, Kind.PROMPT}
         name = self.prefixed(target.name, only) if named else target.name
+        permissions, rule = self._rules.access(target.kind, name)
         owner = self._names.owner(target.kind, name)
+        if owner is None and target.kind is Kind.RESOURCE:
+            owner, needed = self._absent_templated(name, only)
+            permissions = _both(needed, permissions)
         if owner not in self._sources or only not in {None, owner} or self._sources[owner].offer is not None:
             return None
-        permissions, rule = self._rules.access(target.kind, name)
         nothing = msgspec.Raw(b"{}")
         return Entry(target.kind, owner, target.name, name, permissions, rule, nothing, nothing)
+
+    def _absent_templated(self, uri: str, only: str | None) -> tuple[str | None, tuple[str, ...]]:
+        """The upstream that has not answered yet and had a template for that URI; what that template needs."""
+        for source in self._asked_for(only) if self._may_be_templated(uri, only) else ():
+            name = source.upstream.name
+            template = self._names.template_for(uri, name) if source.offer is None else None
+            if template is not None:
+                return name, self._rules.access(Kind.TEMPLATE, template)[0]
+        return None, ()
 
     def prefixed(self, name: str, only: str | None) -> str:
         """The gateway's name of what is called ``name`` at that place."""
@@ -213,6 +232,10 @@ class Catalogue:
 
     def _asked_for(self, only: str | None) -> Sequence[Source]:
         return tuple(self._sources.values()) if only is None else (self._sources[only],)
+
+
+def _both(some: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*some, *others)))
 
 
 def decide(entry: Entry, context: ClientContext) -> Decision:

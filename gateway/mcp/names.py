@@ -14,9 +14,11 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from gateway.mcp.listing import Kind
+from gateway.mcp.templates import MAX_URI, Templates, parse_template
 from persistence.protocols import Collection
 from persistence.records import StoreError, UpstreamNames
 
@@ -24,6 +26,8 @@ log = logging.getLogger("ostiary.mcp")
 
 MAX_TOOL_NAME: Final = 128
 """Characters of a tool's name (MCP 2025-11-25 and 2026-07-28, server/tools; SEP-986)."""
+MAX_TEMPLATES: Final = 1000
+"""Templates of one upstream that are kept."""
 MAX_TOLD: Final = 10_000
 """How much of what is held back is remembered as told."""
 _DIGEST_BYTES: Final = 12
@@ -72,6 +76,8 @@ class Names:
         self._prefixes = prefixes or {}
         self._tell = tell
         self._of: dict[str, frozenset[str]] = {}
+        self._templates: dict[str, tuple[str, ...]] = {}
+        self._parsed: dict[str, Templates[str]] = {}
         self._told: set[tuple[Kind, str, frozenset[str]]] = set()
         self._too_long: set[str] = set()
         """The upstreams with a tool whose name is too long."""
@@ -79,6 +85,7 @@ class Names:
         for record in kept or ():
             if self._prefixes.get(record.upstream) == record.prefix:
                 self._of[record.upstream] = frozenset(record.digests)
+                self._take_templates(record.upstream, record.templates)
         self._compare()
 
     def holds_back(self, kind: Kind, name: str) -> bool:
@@ -90,6 +97,11 @@ class Names:
         digest = _digest(kind, name)
         owners = [upstream for upstream, digests in self._of.items() if digest in digests]
         return owners[0] if len(owners) == 1 else None
+
+    def template_for(self, uri: str, upstream: str) -> str | None:
+        """The template that is that upstream's alone, also while it is down, and fits the URI; None: there is none."""
+        fitting = self._parsed[upstream].fitting(uri) if upstream in self._parsed else ()
+        return next((text for text in fitting if not self.holds_back(Kind.TEMPLATE, text)), None)
 
     def concerned(self) -> tuple[str, ...]:
         """The upstreams of which something is held back."""
@@ -103,9 +115,12 @@ class Names:
         """What that upstream lists now, by the gateway's names."""
         names = {_digest(kind, name): (kind, name) for kind, name in listed}
         digests = frozenset(names)
-        if self._of.get(upstream) != digests:
+        short = (name for kind, name in names.values() if kind is Kind.TEMPLATE and len(name) <= MAX_URI)
+        templates = tuple(islice(short, MAX_TEMPLATES))
+        if self._of.get(upstream) != digests or self._templates.get(upstream) != templates:
             self._of[upstream] = digests
-            self._keep(upstream, digests)
+            self._take_templates(upstream, templates)
+            self._keep(upstream)
             self._compare()
         self._too_long.discard(upstream)
         for digest, (kind, name) in names.items():
@@ -114,6 +129,13 @@ class Names:
                 self._say(HeldBack(kind, name, upstream, ()))
             elif digest in self._disputed:
                 self._say(HeldBack(kind, name, upstream, self._others(upstream, digest)))
+
+    def _take_templates(self, upstream: str, texts: tuple[str, ...]) -> None:
+        parsed = ((parse_template(text), text) for text in texts)
+        self._templates[upstream] = texts
+        self._parsed[upstream] = Templates(
+            (template, text) for template, text in parsed if template is not None
+        )
 
     def _compare(self) -> None:
         counts = Counter(digest for digests in self._of.values() for digest in digests)
@@ -130,14 +152,17 @@ class Names:
         log.error("%s", held)
         self._tell(held)
 
-    def _keep(self, upstream: str, digests: frozenset[str]) -> None:
+    def _keep(self, upstream: str) -> None:
         if self._kept is None:
             return
-        prefix = self._prefixes.get(upstream, "")
+        record = UpstreamNames(
+            upstream=upstream,
+            prefix=self._prefixes.get(upstream, ""),
+            digests=tuple(sorted(self._of[upstream])),
+            templates=self._templates[upstream],
+        )
         try:
-            self._kept.put_soon(
-                UpstreamNames(upstream=upstream, prefix=prefix, digests=tuple(sorted(digests)))
-            )
+            self._kept.put_soon(record)
         except StoreError as error:
             log.error("the names of upstream %s cannot be kept: %s", upstream, error)
 
