@@ -21,8 +21,9 @@ from pydantic import BaseModel
 from gateway.config.values import HttpUpstream, Sessions
 from gateway.mcp import http_sessions, upstream_http
 from gateway.mcp.credentials import UpstreamClient
+from gateway.mcp.eras import Era
 from gateway.mcp.messages import Message, Notification, Reply, Request
-from gateway.mcp.upstream import GATEWAY, CancelledByCaller, SessionKey, UpstreamError
+from gateway.mcp.upstream import GATEWAY, CancelledByCaller, EraChangedError, SessionKey, UpstreamError
 from gateway.mcp.upstream_http import HttpUpstreamServer
 from gateway.model import Reason
 
@@ -388,6 +389,70 @@ class TestSessions:
             await ask(upstream)
             await server.news.acquire()  # so that DELETE hangs
         server.news.release()
+
+
+class TestAnotherEra:
+    """What was learnt of the server's era is forgotten when it proves to be wrong."""
+
+    async def discover(self, message: dict[str, Any], _http: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response(reply(message, {"supportedVersions": ["2026-07-28"], "capabilities": {}}))
+
+    async def refuse(self, _message: dict[str, Any], _http: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=400, text="unknown revision")
+
+    @pytest.fixture
+    def became_modern(self, server: Server) -> Callable[[], None]:
+        def become() -> None:
+            server.keeps_sessions = False
+            server.handlers |= {"server/discover": self.discover, "initialize": self.refuse}
+            server.handlers["tools/call"] = self.refuse
+
+        return become
+
+    @pytest.mark.parametrize("key", [ALICE, BOB])
+    async def test_a_legacy_server_that_became_modern_is_asked_as_such(
+        self, key: SessionKey, server: Server, became_modern: Callable[[], None]
+    ) -> None:
+        async with upstream_at(server.url) as upstream:
+            assert await upstream.era_for(ALICE) is Era.LEGACY
+            await ask(upstream)
+            became_modern()
+            with pytest.raises(EraChangedError):
+                await ask(upstream, key)
+            assert await upstream.era_for(key) is Era.MODERN
+            assert (await upstream.describe()).era is Era.MODERN
+
+    async def test_a_modern_server_that_became_legacy_is_asked_as_such(
+        self, server: Server, became_modern: Callable[[], None]
+    ) -> None:
+        became_modern()
+        async with upstream_at(server.url) as upstream:
+            assert await upstream.era_for(ALICE) is Era.MODERN
+            del server.handlers["tools/call"]
+            key = SessionKey(ALICE.owner, era=Era.MODERN)
+            await ask(upstream, key)
+            server.handlers = {"tools/call": self.refuse}
+            with pytest.raises(EraChangedError):
+                await ask(upstream, key)
+            assert await upstream.era_for(key) is Era.LEGACY
+            del server.handlers["tools/call"]
+            await ask(upstream)
+
+    async def test_one_that_refuses_a_call_and_is_what_it_was_is_believed(self, server: Server) -> None:
+        probes = []
+
+        async def discover(_message: dict[str, Any], _http: web.BaseRequest) -> web.StreamResponse:
+            probes.append(1)
+            return web.Response(status=400)
+
+        server.handlers |= {"tools/call": self.refuse, "server/discover": discover}
+        server.keeps_sessions = False
+        async with upstream_at(server.url) as upstream:
+            await upstream.describe()
+            for _ in range(10):
+                assert (await failure(upstream)).reason is Reason.UPSTREAM_INVALID
+        assert (server.calls, len(server.opened)) == (10, 2), "the gateway's session and hers"
+        assert len(probes) <= 4, "it is not asked again and again"
 
 
 def upstream_version() -> str:

@@ -59,7 +59,14 @@ from gateway.mcp.results import says
 from gateway.mcp.sessions import Session, owner_of
 from gateway.mcp.streams import EventStream, Watch
 from gateway.mcp.tasks import STATUS_NEWS, Tasks, asks_of_tasks, without_task
-from gateway.mcp.upstream import CancelledByCaller, Exchange, Fields, SessionKey, UpstreamError
+from gateway.mcp.upstream import (
+    CancelledByCaller,
+    EraChangedError,
+    Exchange,
+    Fields,
+    SessionKey,
+    UpstreamError,
+)
 from gateway.mcp.upstream_call import UpstreamCall, digest_of, fields_of, for_modern_upstream
 from gateway.model import Deny, Reason
 from gateway.problems import json_rpc_error, seconds_to_wait
@@ -184,6 +191,8 @@ class Forwarder:
             async with upstream.request(key, "logging/setLevel", {"level": level}) as exchange:
                 while not isinstance(await exchange.receive(), Reply):
                     pass
+        except EraChangedError:
+            raise
         except UpstreamError:
             return  # a level is a wish, and the call that follows says what is wrong
 
@@ -233,6 +242,20 @@ class Forwarder:
         stream: EventStream,
         running: Running | None,
     ) -> web.StreamResponse:
+        name = call.entry.upstream
+        try:
+            era, reply = await self._ask(request, call, stream, running)
+        except EraChangedError:  # then nothing was done
+            self._catalogue.invalidate(name)
+            era, reply = await self._ask(request, call, stream, running)
+        self._breakers[name].answered()
+        reply = self._tasks.reply(owner_of(request.client), era, call.entry, reply)
+        return await self._answer(request, reply, pending, stream)
+
+    async def _ask(
+        self, request: RequestContext, call: UpstreamCall, stream: EventStream, running: Running | None
+    ) -> tuple[Era, Reply]:
+        """The reply for the client, and the era in which the upstream was asked."""
         name, state = call.entry.upstream, call.state
         upstream = self._catalogue.upstream(name)
         if state is not None and state.held is not None:
@@ -244,10 +267,7 @@ class Forwarder:
         if request.session is not None and era is Era.LEGACY and name not in request.session.used:
             await self._first_use(request.session, name)
         ask = self._ask_legacy if era is Era.LEGACY else self._ask_modern
-        reply = await ask(request, call, stream, running)
-        self._breakers[name].answered()
-        reply = self._tasks.reply(owner_of(request.client), era, call.entry, reply)
-        return await self._answer(request, reply, pending, stream)
+        return era, await ask(request, call, stream, running)
 
     async def _ask_legacy(
         self, request: RequestContext, call: UpstreamCall, stream: EventStream, running: Running | None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
 
 from gateway.deadline import Deadline
 from gateway.mcp.exchange import Ticket, invalid, late, unavailable
 from gateway.mcp.http_answer import Answer
-from gateway.mcp.http_sessions import MAX_REFUSAL, HttpSession, HttpSessions, forgotten
+from gateway.mcp.http_error import MAX_REFUSAL, ErrorAnswer
+from gateway.mcp.http_sessions import HttpSession, HttpSessions
 from gateway.mcp.messages import Message, Params, Reply
 from gateway.mcp.places import Place
-from gateway.mcp.upstream import CancelledByCaller, UpstreamError
+from gateway.mcp.upstream import CancelledByCaller, EraChangedError, UpstreamError
 from gateway.model import Reason
 from gateway.outbound.client import OutboundError, ResponseError
 
@@ -27,6 +29,7 @@ class HttpExchange:
         "_answer",
         "_cancelled",
         "_deadline",
+        "_era_changed",
         "_loop",
         "_place",
         "_refusal",
@@ -37,8 +40,19 @@ class HttpExchange:
         "_under_way",
     )
 
-    def __init__(self, sessions: HttpSessions, place: Place, ticket: Ticket, timeout: float) -> None:
-        """``timeout``: seconds for the whole of it, the wait for a place included."""
+    def __init__(
+        self,
+        sessions: HttpSessions,
+        place: Place,
+        ticket: Ticket,
+        timeout: float,
+        era_changed: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """``timeout``: seconds for the whole of it, the wait for a place included.
+
+        ``era_changed`` is asked where the server refuses the request as it would one of an era that it does not speak.
+        """
+        self._era_changed = era_changed
         self._sessions = sessions
         self._place = place
         self._ticket = ticket
@@ -142,22 +156,37 @@ class HttpExchange:
 
     async def _attempt(self, *, last: bool) -> bool:
         """Send it once; whether the server knew the session. Raises OutboundError and UpstreamError."""
-        key = self._ticket.key
-        session = self._session = self._sessions.known(key) or await self._sessions.session(key)
+        session = self._session = await self._opened()
         session.in_flight[self._ticket.id] = self._ticket
         self._under_way = True
         response = await self._sessions.send(session, self._ticket)
         if response.status == 200:
             self._answer = Answer(self._sessions.name, response)
             return True
-        refusal = await response.read(MAX_REFUSAL)
+        refusal = ErrorAnswer(response.status, await response.read(MAX_REFUSAL), self._ticket.id)
         self._under_way = False
-        if not last and forgotten(session, response.status, refusal, self._ticket.id):
+        if not last and session.id is not None and refusal.forgets_session():
             session.in_flight.pop(self._ticket.id, None)
             self._sessions.forget(session)
             return False
-        self._refusal = self._sessions.refused(self._ticket, response.status, refusal)
+        if refusal.doubts_era(modern=session.modern) and await self._era_changed():
+            raise EraChangedError(self._sessions.name)
+        if refusal.reply is None:
+            raise self._sessions.refusal(refusal.status)
+        self._refusal = refusal.reply
         return True
+
+    async def _opened(self) -> HttpSession:
+        """The session for it. Raises UpstreamError."""
+        session = self._sessions.known(self._ticket.key)
+        if session is not None:
+            return session
+        try:
+            return await self._sessions.session(self._ticket.key)
+        except UpstreamError as error:
+            if error.reason is Reason.UPSTREAM_INVALID and await self._era_changed():
+                raise EraChangedError(self._sessions.name) from None
+            raise
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 

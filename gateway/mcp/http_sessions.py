@@ -15,8 +15,6 @@ from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import msgspec
-
 from gateway.config.values import HttpUpstream, Sessions
 from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import LISTEN, Era, as_modern_request
@@ -34,25 +32,23 @@ from gateway.mcp.exchange import (
     initialize_request,
     invalid,
     late,
-    messages_in,
     server_info,
     ticket_of,
     unavailable,
 )
 from gateway.mcp.http_answer import EVENTS, JSON, Answer
+from gateway.mcp.http_error import MAX_REFUSAL, ErrorAnswer, error_code
 from gateway.mcp.listing import LISTS_OF
 from gateway.mcp.messages import (
     MODERN_VERSIONS,
     Message,
     Notification,
-    Rejected,
     Reply,
     Request,
     RequestId,
     encode_result,
 )
 from gateway.mcp.mirrored import request_headers
-from gateway.mcp.replies import code_of
 from gateway.mcp.sessions import Held, NoRoom, gives_way
 from gateway.mcp.upstream import (
     GATEWAY,
@@ -87,8 +83,6 @@ MAX_NOTICES: Final = 64
 """How many messages that have no answer may be on their way to one upstream at a time."""
 MAX_PINGS: Final = 8
 """How many pings of a session may wait for their answers, which are sent one after another."""
-MAX_REFUSAL: Final = 64 * 1024
-"""Bytes that are read of an answer that is not 200."""
 _SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,1024}")
 
 
@@ -215,6 +209,11 @@ class HttpSessions:
         if session.stream is not None:
             session.stream.close()
 
+    def forget_all(self) -> None:
+        """There is another server at this address, which knows of none."""
+        for session in tuple(self._sessions.values()):
+            self.forget(session)
+
     async def end(self, session: HttpSession) -> None:
         """Tell the server that the session is over. A server that does not listen is not an error."""
         self.forget(session)
@@ -267,12 +266,12 @@ class HttpSessions:
         response = await self.send(session, Ticket(self.next_id(), MODERN_GATEWAY, LISTEN, params))
         try:
             if response.status != 200:
-                error = _error_in(await response.read(MAX_REFUSAL))
-                raise self._refusal(response.status) if error is None else Refusal(code_of(error))
+                error = ErrorAnswer(response.status, await response.read(MAX_REFUSAL)).error
+                raise self.refusal(response.status) if error is None else Refusal(error_code(error))
             answer = Answer(self.name, response)
             while (message := await answer.next()) is not None:
                 if isinstance(message, Reply) and message.error is not None:
-                    raise Refusal(code_of(message.error))
+                    raise Refusal(error_code(message.error))
                 if isinstance(message, Notification):
                     answer.unasked()
                     yield message
@@ -350,14 +349,8 @@ class HttpSessions:
         finally:
             session.pong = None
 
-    def refused(self, ticket: Ticket, status: int, body: bytes) -> Reply:
-        """The JSON-RPC error in an answer that is not 200. Raises UpstreamError where there is none."""
-        reply = _reply_in(body, ticket.id)
-        if reply is None:
-            raise self._refusal(status)
-        return reply
-
-    def _refusal(self, status: int) -> UpstreamError:
+    def refusal(self, status: int) -> UpstreamError:
+        """What an answer with that status comes to, where it says no more."""
         what = f"answered with HTTP status {status}"
         if status in {401, 403, 404, 429} or status >= 500:
             return unavailable(self.name, what)
@@ -388,20 +381,24 @@ class HttpSessions:
 
     async def _open(self, key: SessionKey) -> HttpSession:
         try:
-            async with asyncio.timeout(self._timeout):
-                session = await (self._greet() if key.era is Era.MODERN else self._initialize(key))
-        except ResponseError:
-            raise invalid(self.name, "answered with something that is not HTTP") from None
-        except OutboundError:
-            raise unavailable(self.name, "cannot be reached") from None
-        except TimeoutError:
-            raise late(self.name, self._timeout) from None
+            session = await self._opened(key)
         finally:
             self._opening.pop(key, None)
         self._sessions[key] = session
         if self._sweeper is None:
             self._sweeper = self.loop.call_later(self._idle_seconds / 2, self._sweep)
         return session
+
+    async def _opened(self, key: SessionKey) -> HttpSession:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await (self._greet() if key.era is Era.MODERN else self._initialize(key))
+        except ResponseError:
+            raise invalid(self.name, "answered with something that is not HTTP") from None
+        except OutboundError:
+            raise unavailable(self.name, "cannot be reached") from None
+        except TimeoutError:
+            raise late(self.name, self._timeout) from None
 
     async def discover(self) -> ServerInfo | None:
         """What the server says of itself in the modern era; None: it does not speak it. Raises UpstreamError."""
@@ -432,6 +429,17 @@ class HttpSessions:
             raise
         return None if message is None else discovered(message)
 
+    async def initializes(self) -> bool:
+        """Whether the server opens sessions, of which this one is ended at once. Raises UpstreamError."""
+        try:
+            session = await self._opened(GATEWAY)
+        except UpstreamError as error:
+            if error.reason is Reason.UPSTREAM_INVALID:
+                return False
+            raise
+        self.errands.run(self.end(session))
+        return True
+
     async def _greet(self) -> HttpSession:
         info = await self.discover()
         if info is None:
@@ -443,9 +451,9 @@ class HttpSessions:
         body = initialize_request(request_id, key)
         response = await self._client.send("POST", self._target, _FIRST_HEADERS, body, owner=key.owner)
         if response.status != 200:
-            if _error_in(await response.read(MAX_REFUSAL)) is not None:
+            if ErrorAnswer(response.status, await response.read(MAX_REFUSAL)).error is not None:
                 raise invalid(self.name, "refused to open a session")
-            raise self._refusal(response.status)
+            raise self.refusal(response.status)
         answer = Answer(self.name, response)
         message = await answer.next()
         while message is not None and not isinstance(message, Reply):
@@ -467,34 +475,3 @@ class HttpSessions:
             if session.last_used < limit and not session.in_flight and session.key not in self.streamed:
                 self.errands.run(self.end(session))
         self._sweeper = self.loop.call_later(self._idle_seconds / 2, self._sweep)
-
-
-def _error_in(body: bytes) -> msgspec.Raw | None:
-    """The JSON-RPC error that it is, if it is one."""
-    try:
-        errors = [one.error for one in messages_in(body) if isinstance(one, Reply)]
-    except Rejected:
-        return None
-    return next((error for error in errors if error is not None), None)
-
-
-def _reply_in(body: bytes, request_id: int) -> Reply | None:
-    """The JSON-RPC error with which that request is answered, if it is."""
-    try:
-        messages = messages_in(body)
-    except Rejected:
-        return None
-    replies = (message for message in messages if isinstance(message, Reply) and message.error is not None)
-    return next((reply for reply in replies if reply.id == request_id), None)
-
-
-def forgotten(session: HttpSession, status: int, body: bytes, request_id: int | None = None) -> bool:
-    """Whether the server knows the session no longer. It should say 404; some say 400 and speak of the session.
-
-    What speaks of it as the answer to the request is that answer: the server took the request, whatever it lacks.
-    """
-    if session.id is None:
-        return False
-    if status == 400 and b"session" in body.lower():
-        return request_id is None or _reply_in(body, request_id) is None
-    return status == 404

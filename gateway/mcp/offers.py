@@ -21,7 +21,7 @@ from gateway.mcp.listing import INSTRUCTIONS, LISTINGS, Kind, list_all
 from gateway.mcp.messages import encode
 from gateway.mcp.mirrored import Mirrored, mirrored_in
 from gateway.mcp.templates import MAX_COST, Template, Templates, parse_template
-from gateway.mcp.upstream import GATEWAY, MODERN_GATEWAY, ServerInfo, Upstream
+from gateway.mcp.upstream import GATEWAY, MODERN_GATEWAY, EraChangedError, ServerInfo, Upstream
 from gateway.model import ADMINISTRATION
 
 log = logging.getLogger("ostiary.mcp")
@@ -105,6 +105,12 @@ class Offers:
 
     async def of(self, upstream: Upstream, prefix: str) -> Offer:
         """What it offers now. Raises UpstreamError."""
+        try:
+            return await self._listed(upstream, prefix)
+        except EraChangedError:
+            return await self._listed(upstream, prefix)
+
+    async def _listed(self, upstream: Upstream, prefix: str) -> Offer:
         said = await upstream.describe()
         info = self._with_approved_instructions(upstream.name, said)
         if any(isinstance(c, dict) and c.get("listChanged") for c in info.capabilities.values()):

@@ -27,6 +27,14 @@ class UpstreamError(Exception):
         self.detail = detail
 
 
+class EraChangedError(UpstreamError):
+    """The upstream speaks no longer the era in which it was asked, so it has done nothing. ``era_for`` knows better."""
+
+    def __init__(self, name: str) -> None:
+        detail = f"Upstream {name} does not speak the revision of MCP that it spoke before."
+        super().__init__(Reason.UPSTREAM_UNAVAILABLE, detail)
+
+
 @dataclass(frozen=True, slots=True)
 class SessionKey:
     """Whose upstream session. Two callers share one only where their keys are equal.
@@ -121,7 +129,7 @@ class Upstream(Protocol):
 
         ``fields``: what it has in its headers, where the transport has any, beside what each of them has.
         ``counted``: with whom the caller is counted (see ``Places``), where that is not the owner of ``key``.
-        Entering waits for a place within ``max_concurrency`` and sends; raises UpstreamError.
+        Entering waits for a place within ``max_concurrency`` and sends; raises UpstreamError, EraChangedError among them.
         """
 
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:

@@ -18,9 +18,11 @@ from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import ACKNOWLEDGED, LIST_CHANGES, Era
 from gateway.mcp.exchange import Ticket, late
 from gateway.mcp.http_answer import Answer
+from gateway.mcp.http_error import MAX_REFUSAL, ErrorAnswer
 from gateway.mcp.http_exchange import HttpExchange
-from gateway.mcp.http_sessions import MAX_REFUSAL, HttpSession, HttpSessions, forgotten
+from gateway.mcp.http_sessions import HttpSession, HttpSessions
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification, encode_reply
+from gateway.mcp.pace import Pace
 from gateway.mcp.places import Place, Places
 from gateway.mcp.sessions import Owner
 from gateway.mcp.upstream import (
@@ -66,6 +68,8 @@ class HttpUpstreamServer:
         self._speaks_modern_alone = False
         self._listeners: dict[SessionKey, asyncio.Task[None]] = {}
         self._has_no_stream = False
+        self._probing: asyncio.Task[None] | None = None
+        self._pace = Pace(FIRST_PAUSE, LONGEST_PAUSE)
         self._watching = Watching(
             settings.name,
             self._sessions.listen,
@@ -138,7 +142,8 @@ class HttpUpstreamServer:
         """Send a request; entered as an asynchronous context it is under way."""
         ticket = Ticket(self._sessions.next_id(), key, method, params, fields)
         place = Place(self._places, counted or key.owner)
-        return HttpExchange(self._sessions, place, ticket, self._settings.timeout)
+        era_changed = partial(self._changed_since, self._eras)
+        return HttpExchange(self._sessions, place, ticket, self._settings.timeout, era_changed)
 
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:
         """Send a notification on the session of ``key``, if it is open."""
@@ -202,6 +207,29 @@ class HttpUpstreamServer:
         self._has_no_stream = True
         await self._sessions.close()
 
+    # -- another server at its address ----------------------------------------------------------------------------------
+
+    async def _changed_since(self, eras: frozenset[Era]) -> bool:
+        """Whether it speaks other eras than ``eras``, which is found out now and then."""
+        now = self._sessions.loop.time()
+        if eras == self._eras and self._pace.wait(now) == 0:
+            self._pace.begun(now)
+            self._probing = self._sessions.errands.run(self._probe())
+        if self._probing is not None:
+            with contextlib.suppress(UpstreamError):
+                await asyncio.shield(self._probing)
+        return eras != self._eras
+
+    async def _probe(self) -> None:
+        """Find out which of the eras that it spoke it still speaks, and whether it is modern now. Raises UpstreamError."""
+        modern = await self._sessions.discover() is not None
+        legacy = Era.LEGACY in self._eras and (not modern or await self._sessions.initializes())
+        found = frozenset({Era.MODERN} if modern else ()) | frozenset({Era.LEGACY} if legacy else ())
+        if found != self._eras:
+            log.warning("upstream %s speaks another revision of MCP than before", self.name)
+            self._eras, self._speaks_modern_alone = found, False
+            self._sessions.forget_all()
+
     # -- the GET stream -----------------------------------------------------------------------------------------------
 
     async def _listen(self, key: SessionKey) -> None:
@@ -211,6 +239,9 @@ class HttpUpstreamServer:
         session: HttpSession | None = None
         while not self._has_no_stream:
             heard = False
+            if Era.LEGACY not in self._eras and self._eras:
+                await asyncio.sleep(LONGEST_PAUSE)
+                continue
             try:
                 current = await self._sessions.session(key)
                 last_id = last.last_id if last is not None and current is session else None
@@ -236,6 +267,9 @@ class HttpUpstreamServer:
         """In the modern era: keep a subscription open, again after a pause when it ends; until the server wants none."""
         pause = FIRST_PAUSE
         while True:
+            if Era.MODERN not in self._eras and self._eras:
+                await asyncio.sleep(LONGEST_PAUSE)
+                continue
             try:
                 async with contextlib.aclosing(self._sessions.listen(wanted)) as told:
                     async for message in told:
@@ -255,8 +289,8 @@ class HttpUpstreamServer:
         if response.status == 200:
             session.stream = response
             return Answer(self.name, response)
-        refusal = await response.read(MAX_REFUSAL)
+        refusal = ErrorAnswer(response.status, await response.read(MAX_REFUSAL))
         self._has_no_stream = self._has_no_stream or response.status == 405
-        if forgotten(session, response.status, refusal):
+        if session.id is not None and refusal.forgets_session():
             self._sessions.forget(session)
         return None
