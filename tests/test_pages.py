@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from gateway.mcp.catalogue import Catalogue, Kind, Rules
 from gateway.mcp.eras import Era
 from gateway.mcp.messages import Params, encode
 from gateway.mcp.sealed import Seal
+from gateway.mcp.upstream import ServerInfo
 from gateway.model import ANONYMOUS, ClientContext, Permissions
 from tests.test_catalogue import Clock, Scripted
 from tests.test_one_decision import Offering, World
@@ -151,6 +153,29 @@ async def _gathered(upstream: Paging) -> tuple[list[str], tuple[str, ...]]:
     down = catalogue.down()
     await catalogue.close()
     return names, down
+
+
+async def test_an_output_that_is_no_object_is_told_to_modern_clients_alone() -> None:
+    """Legacy clients take none of the list where one tool has such a schema."""
+    schema = {"type": "object"}
+    tools: list[object] = [
+        {"name": "array", "inputSchema": schema, "outputSchema": {"type": "array"}},
+        {"name": "object", "inputSchema": schema, "outputSchema": schema},
+    ]
+
+    class Described(Scripted):
+        async def describe(self) -> ServerInfo:
+            return ServerInfo("2026-07-28", {"tools": {}}, era=Era.MODERN)
+
+    described = Described("described", [])
+    described.raw_tools = tools
+    catalogue = Catalogue([(described, "", 5.0)], Rules(), monotonic=Clock())
+    await catalogue.refresh(None)
+    made = lists.Lists(catalogue, Seal("", "cursors"))
+    shown = {era: json.loads(made.visible(Kind.TOOL, None, ALICE, era))["tools"] for era in Era}
+    outputs = {era: [tool.get("outputSchema") for tool in listed] for era, listed in shown.items()}
+    assert outputs == {Era.LEGACY: [None, schema], Era.MODERN: [{"type": "array"}, schema]}
+    await catalogue.close()
 
 
 async def test_an_upstreams_pages_are_read_to_their_end() -> None:

@@ -144,6 +144,17 @@ def as_all_clients_take_it(kind: Kind, definition: dict[str, Any]) -> dict[str, 
     return {**definition, "annotations": kept}
 
 
+def has_modern_output(kind: Kind, definition: dict[str, Any]) -> bool:
+    """Whether it is a tool whose output is not an object, which the legacy era does not know."""
+    if kind is not Kind.TOOL or "outputSchema" not in definition:
+        return False
+    try:
+        msgspec.convert(definition["outputSchema"], type=_ObjectSchema)
+    except msgspec.ValidationError:
+        return True
+    return False
+
+
 def _with_objects(schema: dict[str, Any]) -> dict[str, Any]:
     """The JSON Schema, with objects in the place of booleans for its properties."""
     properties = schema.get("properties")

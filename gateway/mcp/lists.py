@@ -108,9 +108,18 @@ def _end_of_page(entries: tuple[Entry, ...], begin: int) -> int:
 def _result(
     kind: Kind, only: str | None, era: Era, entries: tuple[Entry, ...], cursor: str | None = None
 ) -> bytes:
-    items = b",".join(bytes(entry.definition if only is None else entry.unprefixed) for entry in entries)
+    items = b",".join(_shown(entry, only, era) for entry in entries)
     more = b"" if cursor is None else b',"nextCursor":%b' % encode(cursor)
     result = b'{"%b":[%b]%b}' % (LISTINGS[kind].member.encode(), items, more)
     if era is Era.LEGACY:
         return result
     return encode(own_result(msgspec.json.decode(result, type=dict[str, msgspec.Raw]) | NOT_KEPT))
+
+
+def _shown(entry: Entry, only: str | None, era: Era) -> bytes:
+    """The definition as a client of that era may have it."""
+    definition = bytes(entry.definition if only is None else entry.unprefixed)
+    if era is Era.MODERN or not entry.modern_output:
+        return definition
+    members = msgspec.json.decode(definition, type=dict[str, msgspec.Raw])
+    return encode({name: value for name, value in members.items() if name != "outputSchema"})

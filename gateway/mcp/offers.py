@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.authz import rule_for
 from gateway.config.values import AccessRule
-from gateway.mcp.definitions import as_all_clients_take_it, check_definition
+from gateway.mcp.definitions import as_all_clients_take_it, check_definition, has_modern_output
 from gateway.mcp.eras import Era
 from gateway.mcp.listing import INSTRUCTIONS, LISTINGS, Kind, list_all
 from gateway.mcp.messages import encode
@@ -52,6 +52,8 @@ class Entry:
     """What URIs a template stands for; None: it cannot be read, and stands for none."""
     mirrored: tuple[Mirrored, ...] = field(default=(), repr=False)
     """The arguments of a tool that a modern client repeats in headers."""
+    modern_output: bool = False
+    """Whether the definition has an ``outputSchema`` that legacy clients do not take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,7 @@ class Offers:
             unprefixed=msgspec.Raw(encode(plain)),
             template=parse_template(original) if kind is Kind.TEMPLATE else None,
             mirrored=mirrored_in(definition["inputSchema"]) if kind is Kind.TOOL else (),
+            modern_output=has_modern_output(kind, definition),
         )
 
 
