@@ -1,4 +1,4 @@
-"""Runs the command ``ostiary`` without the price of its start.
+"""Runs the command ``ostiary``, the gateway among them, without the price of its start.
 
 Each command is a process of its own, forked from one that has imported what commands need: Python's start and the imports
 are paid once for each of pytest's workers, not a thousand times. The forked process runs ``gateway.cli.main`` as
@@ -8,17 +8,19 @@ are paid once for each of pytest's workers, not a thousand times. The forked pro
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, Self
 
 ROOT = Path(__file__).resolve().parent.parent
 _LENGTH = 8
@@ -31,20 +33,80 @@ def ostiary(
     env: Mapping[str, str] | None = None,
     seconds: float = 60.0,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``ostiary WORDS``, with an empty input where none is given. Raises TimeoutError."""
+    """Run ``ostiary WORDS``, with an empty input where none is given. Raises subprocess.TimeoutExpired."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write((stdin or "").encode())
         given.seek(0)
+        with Command(words, given, out, err, cwd=cwd, env=env) as command:
+            code = command.wait(seconds)
+        return subprocess.CompletedProcess(("ostiary", *words), code, _text(out), _text(err))
+
+
+class Command:
+    """A process that runs ``ostiary WORDS``; it is handled as a Popen is."""
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        stdin: IO[Any],
+        stdout: IO[Any],
+        stderr: IO[Any],
+        *,
+        cwd: Path = ROOT,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.words = words
+        self.returncode: int | None = None
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(_parent())
         started = {"words": words, "cwd": str(cwd), "env": dict(os.environ if env is None else env)}
         message = json.dumps(started).encode()
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(seconds)
-            connection.connect(_parent())
-            files = [given.fileno(), out.fileno(), err.fileno()]
-            socket.send_fds(connection, [len(message).to_bytes(_LENGTH)], files)
-            connection.sendall(message)
-            code = int.from_bytes(connection.recv(_LENGTH), signed=True)
-        return subprocess.CompletedProcess(("ostiary", *words), code, _text(out), _text(err))
+        files = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
+        socket.send_fds(self._connection, [len(message).to_bytes(_LENGTH)], files)
+        self._connection.sendall(message)
+        self.pid = self._number()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for it no more."""
+        self._connection.close()
+
+    def poll(self) -> int | None:
+        """The exit code; None: it runs."""
+        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once it has ended. Raises subprocess.TimeoutExpired."""
+        if self.returncode is None:
+            self._connection.settimeout(timeout)
+            try:
+                self.returncode = self._number()
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(list(self.words), timeout or 0.0) from None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Where it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def _number(self) -> int:
+        return int.from_bytes(self._connection.recv(_LENGTH), signed=True)
 
 
 def _text(file: IO[bytes]) -> str:
@@ -78,7 +140,6 @@ def _parent() -> str:
 def _listen(address: str) -> None:
     """Fork a process for each connection, until the input ends."""
     import gc
-    import select
 
     _import_commands()
     gc.collect()
@@ -122,8 +183,12 @@ def _answer(connection: socket.socket) -> NoReturn:
     if process == 0:
         connection.close()
         _run(json.loads(message), files)
+    for file in files:
+        os.close(file)
+    connection.sendall(process.to_bytes(_LENGTH, signed=True))
     _, status = os.waitpid(process, 0)
-    connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(_LENGTH, signed=True))
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+        connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(_LENGTH, signed=True))
     os._exit(0)
 
 

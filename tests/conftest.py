@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import pytest
 from hypothesis import settings
 
-from tests.commands import ROOT, ostiary
+from tests.commands import ROOT, Command, ostiary
 
 # How long an example takes says something of the machine alone.
 settings.register_profile("ostiary", deadline=None)
@@ -31,17 +31,17 @@ settings.load_profile("ostiary")
 ADMIN_PASSWORD = "Correct-Horse-7-Battery"
 
 
-def _read_line(process: subprocess.Popen[str], seconds: float) -> str:
-    assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], seconds)
-    return process.stdout.readline() if ready else ""
+def _read_line(stdout: IO[str], seconds: float) -> str:
+    ready, _, _ = select.select([stdout], [], [], seconds)
+    return stdout.readline() if ready else ""
 
 
 @dataclass
 class Served:
     """A running ``ostiary serve``."""
 
-    process: subprocess.Popen[str]
+    process: Command
+    stdout: IO[str]
     url: str
     log: Path
 
@@ -59,6 +59,12 @@ class Served:
         """SIGKILL: a crash."""
         self.process.kill()
         self.process.wait(timeout=10)
+
+    def close(self) -> None:
+        """Kill it, where it runs, and let go of it."""
+        self.kill()
+        self.stdout.close()
+        self.process.close()
 
 
 @dataclass
@@ -118,21 +124,18 @@ class Home:
     def serve(self, **environment: str) -> Served:
         """Start the gateway and wait until it accepts connections."""
         log = self.folder / f"serve-{len(self.served)}.log"
-        with log.open("w") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "serve", "--config", str(self.config)],
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                cwd=ROOT,
-                env={**os.environ, "OSTIARY_SERVER_PORT": "0", **environment},
-            )
-        line = _read_line(process, 60)
+        reading, writing = os.pipe()
+        stdout = os.fdopen(reading)
+        with Path(os.devnull).open() as stdin, os.fdopen(writing, "w") as out, log.open("w") as stderr:
+            words = ("serve", "--config", str(self.config))
+            variables = {**os.environ, "OSTIARY_SERVER_PORT": "0", **environment}
+            process = Command(words, stdin, out, stderr, env=variables)
+        line = _read_line(stdout, 60)
         if not line.startswith("ostiary listening on "):
             process.kill()
             process.wait()
             raise AssertionError(f"the gateway did not start: {line!r} {log.read_text()}")
-        served = Served(process, f"https://localhost:{line.strip().rpartition(':')[2]}", log)
+        served = Served(process, stdout, f"https://localhost:{line.strip().rpartition(':')[2]}", log)
         self.served.append(served)
         return served
 
@@ -189,10 +192,7 @@ def home(tmp_path: Path, prepared: Path) -> Iterator[Home]:
     shutil.copytree(prepared, made.folder)
     yield made
     for served in made.served:
-        if served.process.poll() is None:
-            served.kill()
-        if served.process.stdout is not None:
-            served.process.stdout.close()
+        served.close()
         assert "Traceback" not in served.log.read_text()
 
 
@@ -211,7 +211,8 @@ def _scripts() -> Iterator[Callable[..., Started]]:
     def start(*command: str) -> Started:
         process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         running.append(process)
-        line = _read_line(process, 60)
+        assert process.stdout is not None
+        line = _read_line(process.stdout, 60)
         assert line.startswith("listening on "), f"{command}: {line!r}"
         return Started(process, line.split()[-1])
 

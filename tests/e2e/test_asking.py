@@ -48,7 +48,7 @@ def door(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
     served = home.serve()
     yield home
     assert served.stop() == 0
-    served.process.stdout.close()  # type: ignore[union-attr]
+    served.close()
     assert "Traceback" not in served.log.read_text()
 
 

@@ -95,8 +95,7 @@ def door(
     made = Door(home, start_shared("tests/servers/recorder.py").url)
     yield made
     made.served.stop()
-    if made.served.process.stdout is not None:
-        made.served.process.stdout.close()
+    made.served.close()
     assert "Traceback" not in made.served.log.read_text()
 
 

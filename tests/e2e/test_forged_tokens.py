@@ -69,8 +69,7 @@ def forger(prepared: Path) -> Iterator[Forger]:
     with Caller(gate, served) as caller:
         yield Forger(caller)
     assert served.stop() == 0
-    assert served.process.stdout is not None
-    served.process.stdout.close()
+    served.close()
     assert "Traceback" not in served.log.read_text()
 
 

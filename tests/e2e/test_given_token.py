@@ -62,8 +62,7 @@ def served(gate: Home, key: str) -> Iterator[Served]:
         assert nobody.ask("POST", "/mcp", json.dumps(call), headers).status == 200
     yield running
     assert running.stop() == 0
-    assert running.process.stdout is not None
-    running.process.stdout.close()
+    running.close()
     assert "Traceback" not in running.log.read_text()
 
 

@@ -96,8 +96,7 @@ def served(gate: Home, keys: dict[str, str]) -> Iterator[Served]:
             assert time.monotonic() < deadline, running.log.read_text()
     yield running
     assert running.stop() == 0
-    assert running.process.stdout is not None
-    running.process.stdout.close()
+    running.close()
     assert "Traceback" not in running.log.read_text()
 
 

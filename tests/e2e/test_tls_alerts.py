@@ -48,8 +48,7 @@ def served(gate: Home) -> Iterator[Served]:
     running = gate.serve()
     yield running
     assert running.stop() == 0
-    assert running.process.stdout is not None
-    running.process.stdout.close()
+    running.close()
     assert "Traceback" not in running.log.read_text()
 
 
