@@ -579,13 +579,15 @@ async def test_keys_and_invitations_of_another_tenant_are_not_there(admin: Admin
     own = (await do(red, "api_keys.add", client_id="red-bob", name="ci"))["key"]["key_id"]
     listed = (await do(red, "api_keys.list"))["api_keys"]
     assert [each["key_id"] for each in listed] == [own]
-    assert await do(red, "invitations.list") == {"invitations": []}
+    assert await do(red, "invitations.list") == {"invitations": [], "next_cursor": None}
     for operation, parameters in (
         ("api_keys.add", {"client_id": "blue-bob", "name": "mine"}),
         ("api_keys.list", {"client_id": "blue-bob"}),
+        ("api_keys.show", {"key_id": theirs}),
         ("api_keys.rotate", {"key_id": theirs}),
         ("api_keys.revoke", {"key_id": theirs}),
         ("invitations.add", {"tenant_id": "blue"}),
+        ("invitations.show", {"invitation_id": invitation}),
         ("invitations.revoke", {"invitation_id": invitation}),
     ):
         with pytest.raises(UnknownError):

@@ -4,7 +4,7 @@
   holds ``platform:NOUN``, too, acts on all tenants, or on the one that ``X-Tenant-ID`` names.
 - What belongs to another tenant is not there (404).
 - PATCH changes the members that are in the body, all of them or none; what is left out stays (RFC 7396 without null).
-- DELETE of a client erases it; of a token, revokes it; of a session, ends it.
+- DELETE of a client erases it; of a token, an API key or an invitation, revokes it; of a session, ends it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.api.admin_answers import CLIENTS, LOCKOUTS, ROLES, SESSIONS, TENANTS, TOKENS, Shown
+from gateway.api.admin_answers import (
+    API_KEYS,
+    CLIENTS,
+    INVITATIONS,
+    LOCKOUTS,
+    ROLES,
+    SESSIONS,
+    TENANTS,
+    TOKENS,
+    Shown,
+)
 from gateway.description import Description, described
 from gateway.edge.handler import GatewayRequest, read_body
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
@@ -30,6 +40,8 @@ from gateway.operations.administration import (
     ParameterError,
     UnknownError,
 )
+from gateway.operations.api_keys import AddApiKey
+from gateway.operations.invitations import AddInvitation
 from gateway.operations.parameters import MAX_PAGE, AddClient, Parameters
 from gateway.operations.roles import SetRole
 from gateway.operations.table import OPERATIONS
@@ -42,6 +54,7 @@ MAX_BODY: Final = 64 * 1024
 PREFIX: Final = "/admin/api/"
 _MEDIA: Final = frozenset({"application/json", "application/merge-patch+json"})
 _REFUSALS: Final = (404, 409)
+_ROTATE: Final = "/rotate"
 _Object = dict[str, Any]
 
 
@@ -84,6 +97,13 @@ class TenantPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     disabled: bool | UnsetType = UNSET
 
 
+class KeyRotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the new key is good, and for how long the old one is good beside it: seconds, or text such as ``"30d"``."""
+
+    expires_in: int | str | UnsetType = UNSET
+    overlap: int | str | UnsetType = UNSET
+
+
 class RolePatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a role is to grant."""
 
@@ -108,11 +128,22 @@ class Resource:
     """What that does, in a sentence."""
     permission: str = ""
     """The noun of its permissions, where that is another one."""
+    shown_once: str = ""
+    """The member of the answer to adding one that is shown this once."""
 
     @property
     def area(self) -> str:
         """The noun of its permissions."""
         return self.permission or self.noun
+
+    def operation(self, name: str) -> str:
+        """The operation of that name on such things."""
+        return f"{self.noun.replace('-', '_')}.{name}"
+
+    @property
+    def a_one(self) -> str:
+        """One of them, with its article."""
+        return f"a{'n' if self.one[0] in 'aeiou' else ''} {self.one}"
 
 
 RESOURCES: Final = (
@@ -174,6 +205,29 @@ RESOURCES: Final = (
         removal="Ends a lock-out.",
         permission="clients",
     ),
+    Resource(
+        "invitations",
+        "invitation",
+        "invitation_id",
+        INVITATIONS,
+        add=("invitations.add", AddInvitation),
+        remove="invitations.revoke",
+        removal="Takes an invitation back.",
+        permission="clients",
+        shown_once="code",
+    ),
+    Resource(
+        "api-keys",
+        "key",
+        "key_id",
+        API_KEYS,
+        list_query=PageOfClient,
+        add=("api_keys.add", AddApiKey),
+        remove="api_keys.revoke",
+        removal="Ends an API key of a client, and the tokens that were had with it.",
+        permission="clients",
+        shown_once="api_key",
+    ),
 )
 
 
@@ -198,9 +252,15 @@ class AdminApi:
             if resource.remove is not None:
                 remove = self._remove(resource, resource.remove)
                 table[f"{path}/"]["DELETE"] = self._route(resource, "write", remove)
-        export = Route(self._export, ("clients:read",), chooses_tenant=True)
-        code = Route(self._email_code, ("clients:write",), chooses_tenant=True)
-        return {**table, f"{PREFIX}exports/": {"GET": export}, f"{PREFIX}email-codes/": {"POST": code}}
+        for path, method, action, handler in (
+            ("exports/", "GET", "read", self._export),
+            ("email-codes/", "POST", "write", self._email_code),
+            ("second-factors/", "DELETE", "write", self._reset_second_factor),
+            ("api-keys/", "POST", "write", self._rotate_key),
+        ):
+            route = Route(handler, (f"clients:{action}",), chooses_tenant=True)
+            table.setdefault(PREFIX + path, {})[method] = route
+        return table
 
     def _route(self, resource: Resource, action: str, handler: Handler) -> Route:
         return Route(handler, (f"{resource.area}:{action}",), chooses_tenant=True)
@@ -219,14 +279,14 @@ class AdminApi:
         ) -> web.StreamResponse:
             wanted = _page(request.raw_path.partition("?")[2], resource)
             admin = self._for(context, inbound, resource.area)
-            return _json(await _perform(admin, f"{resource.noun}.list", wanted))
+            return _json(await _perform(admin, resource.operation("list"), wanted))
 
         return handler
 
     def _show(self, resource: Resource) -> Handler:
         @described(
             Description(
-                f"Shows a {resource.one}.",
+                f"Shows {resource.a_one}.",
                 {200: resource.shown.one},
                 refusals=_REFUSALS,
                 template=f"{{{resource.key}}}",
@@ -236,33 +296,34 @@ class AdminApi:
             _request: GatewayRequest, inbound: Inbound, context: ClientContext
         ) -> web.StreamResponse:
             admin = self._for(context, inbound, resource.area)
-            answer = await _perform(admin, f"{resource.noun}.show", _named(resource, inbound, admin))
+            answer = await _perform(admin, resource.operation("show"), _named(resource, inbound, admin))
             return _json(answer[resource.one])
 
         return handler
 
     def _add(self, resource: Resource, operation: str, body: type[Parameters]) -> Handler:
         @described(
-            Description(f"Adds a {resource.one}.", {201: resource.shown.one}, body=body, refusals=_REFUSALS)
+            Description(f"Adds {resource.a_one}.", {201: resource.shown.added}, body=body, refusals=_REFUSALS)
         )
         async def handler(
             request: GatewayRequest, inbound: Inbound, context: ClientContext
         ) -> web.StreamResponse:
             wanted = await _body(request)
             admin = self._for(context, inbound, resource.area)
-            if resource.noun == "clients":
+            if resource.noun in {"clients", "invitations"}:
                 wanted.setdefault("tenant_id", _acting_on(admin) or DEFAULT_TENANT)
             elif resource.noun == "roles":
                 wanted.setdefault("tenant_id", _acting_on(admin))
             answer = await _perform(admin, operation, wanted)
-            return _json(answer[resource.one], 201)
+            secret = {resource.shown_once: answer[resource.shown_once]} if resource.shown_once else {}
+            return _json(answer[resource.one] | secret, 201)
 
         return handler
 
     def _change(self, resource: Resource, operation: str, body: type[msgspec.Struct]) -> Handler:
         @described(
             Description(
-                f"Changes what the body has of a {resource.one}, all of it or nothing.",
+                f"Changes what the body has of {resource.a_one}, all of it or nothing.",
                 {200: resource.shown.one},
                 body=body,
                 refusals=_REFUSALS,
@@ -273,10 +334,7 @@ class AdminApi:
             request: GatewayRequest, inbound: Inbound, context: ClientContext
         ) -> web.StreamResponse:
             wanted = await _body(request)
-            try:
-                msgspec.convert(wanted, body)
-            except msgspec.ValidationError as error:
-                raise Refused(Deny(Reason.BAD_REQUEST, f"The body is not acceptable: {error}.")) from None
+            _check(wanted, body)
             admin = self._for(context, inbound, resource.area)
             answer = await _perform(admin, operation, wanted | _named(resource, inbound, admin))
             return _json(answer[resource.one])
@@ -331,6 +389,40 @@ class AdminApi:
         return _json(
             await _perform(admin, "clients.email_code", {"client_id": _id(inbound, "email-codes")}), 201
         )
+
+    @described(
+        Description(
+            "Takes a client's second factor away, whose phone was lost.",
+            {204: None},
+            refusals=_REFUSALS,
+            template="{client_id}",
+        )
+    )
+    async def _reset_second_factor(
+        self, _request: GatewayRequest, inbound: Inbound, context: ClientContext
+    ) -> web.StreamResponse:
+        admin = self._for(context, inbound, "clients")
+        await _perform(admin, "clients.mfa_reset", {"client_id": _id(inbound, "second-factors")})
+        return web.Response(status=204, headers={"Cache-Control": "no-store"})
+
+    @described(
+        Description(
+            "Makes an API key in place of this one, which is good for a while longer.",
+            {201: API_KEYS.added},
+            body=KeyRotation,
+            refusals=_REFUSALS,
+            template="{key_id}/rotate",
+        )
+    )
+    async def _rotate_key(
+        self, request: GatewayRequest, inbound: Inbound, context: ClientContext
+    ) -> web.StreamResponse:
+        wanted = await _body(request)
+        _check(wanted, KeyRotation)
+        admin = self._for(context, inbound, "clients")
+        named = {"key_id": _id(inbound, "api-keys").removesuffix(_ROTATE)}
+        answer = await _perform(admin, "api_keys.rotate", wanted | named)
+        return _json(answer["key"] | {"api_key": answer["api_key"]}, 201)
 
     def _for(self, context: ClientContext, inbound: Inbound, noun: str) -> Administration:
         """The administration, on behalf of the caller. Raises Refused."""
@@ -426,6 +518,14 @@ async def _body(request: GatewayRequest) -> _Object:
     try:
         return parse_object(body)
     except StrictJsonError as error:
+        raise Refused(Deny(Reason.BAD_REQUEST, f"The body is not acceptable: {error}.")) from None
+
+
+def _check(wanted: _Object, shape: type[msgspec.Struct]) -> None:
+    """Whether it has that shape. Raises Refused."""
+    try:
+        msgspec.convert(wanted, shape)
+    except msgspec.ValidationError as error:
         raise Refused(Deny(Reason.BAD_REQUEST, f"The body is not acceptable: {error}.")) from None
 
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import fields
 
 from gateway.identity.second_factors import EnabledFactor
-from persistence.account_records import LockoutRecord, SessionRecord
+from persistence.account_records import ApiKeyRecord, InvitationRecord, LockoutRecord, SessionRecord
 from persistence.records import ClientRecord, RoleRecord, TenantRecord, TokenRecord
 
 _Hidden = frozenset[str]
@@ -29,12 +29,15 @@ class Shown:
 
     one: type[msgspec.Struct]
     page: type[msgspec.Struct]
+    added: type[msgspec.Struct]
+    """For one that was just made: with its secret, where it has one."""
 
 
-def _listed(noun: str, one: type[msgspec.Struct]) -> Shown:
+def _listed(noun: str, one: type[msgspec.Struct], added: type[msgspec.Struct] | None = None) -> Shown:
     cursor = int | None if noun == "tokens" else str | None
     members: list[tuple[str, Any]] = [(noun, list[one]), ("next_cursor", cursor)]  # type: ignore[valid-type]
-    return Shown(one, msgspec.defstruct(f"PageOf{noun.title()}", members, kw_only=True, frozen=True))
+    name = f"PageOf{noun.title().replace('_', '')}"
+    return Shown(one, msgspec.defstruct(name, members, kw_only=True, frozen=True), added or one)
 
 
 _CLIENT: Final = _shown(
@@ -64,6 +67,14 @@ _SESSION: Final = _shown(
     certificate=str | None,
 )
 _LOCKOUT: Final = _shown("Lockout", LockoutRecord)
+_KEY_HIDDEN: Final = frozenset({"key_hash", "user_id", "exp"})
+_API_KEY: Final = _shown("ClientApiKey", ApiKeyRecord, _KEY_HIDDEN, expires_at=str | None)
+_NEW_API_KEY: Final = _shown("NewClientApiKey", ApiKeyRecord, _KEY_HIDDEN, expires_at=str | None, api_key=str)
+_INVITATION_HIDDEN: Final = frozenset({"code_hash", "exp"})
+_INVITATION: Final = _shown("Invitation", InvitationRecord, _INVITATION_HIDDEN, expires_at=str)
+_NEW_INVITATION: Final = _shown(
+    "NewInvitation", InvitationRecord, _INVITATION_HIDDEN, expires_at=str, code=str
+)
 
 CLIENTS: Final = _listed("clients", _CLIENT)
 TENANTS: Final = _listed("tenants", _TENANT)
@@ -71,3 +82,5 @@ ROLES: Final = _listed("roles", _ROLE)
 TOKENS: Final = _listed("tokens", _TOKEN)
 SESSIONS: Final = _listed("sessions", _SESSION)
 LOCKOUTS: Final = _listed("lockouts", _LOCKOUT)
+API_KEYS: Final = _listed("api_keys", _API_KEY, _NEW_API_KEY)
+INVITATIONS: Final = _listed("invitations", _INVITATION, _NEW_INVITATION)

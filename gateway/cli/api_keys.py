@@ -49,7 +49,7 @@ def add(
         client_id=client,
         name=name,
         scopes=scopes,
-        lifetime=_seconds("--expires-in", expires_in),
+        expires_in=_seconds("--expires-in", expires_in),
     )
     _print_new(answer, as_json=as_json)
 
@@ -105,7 +105,7 @@ def rotate(key_id: str, *, overlap: str, expires_in: str, config_file: Path, as_
         "api_keys.rotate",
         key_id=key_id,
         overlap=_seconds("--overlap", overlap),
-        lifetime=_seconds("--expires-in", expires_in),
+        expires_in=_seconds("--expires-in", expires_in),
     )
     _print_new(answer, as_json=as_json)
 

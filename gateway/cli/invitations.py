@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from gateway.cli.clients import all_pages
 from gateway.cli.output import print_json, print_table, short_time
 from gateway.cli.session import config_option, json_option, perform
 
@@ -50,7 +51,7 @@ def add(
 @json_option
 def list_invitations(config_file: Path, *, as_json: bool) -> None:
     """List the invitations."""
-    found = perform(config_file, "invitations.list")["invitations"]
+    found = all_pages(config_file, "invitations.list", "invitations")
     if as_json:
         print_json({"invitations": found})
         return

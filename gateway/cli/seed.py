@@ -287,18 +287,16 @@ def _api_key(config_file: Path, wanted: SeedApiKey, folder: Path) -> str:
 
 
 def _new_api_key(wanted: SeedApiKey) -> dict[str, object]:
-    from gateway.config.shapes import parse_duration
-
     return {
         "client_id": wanted.client,
         "name": wanted.name,
         "scopes": wanted.scopes,
-        "lifetime": int(parse_duration(wanted.expires_in) or 0),
+        "expires_in": wanted.expires_in,
     }
 
 
 def _invitation(config_file: Path, wanted: SeedInvitation, folder: Path) -> str:
-    found = perform(config_file, "invitations.list")["invitations"]
+    found = _all(config_file, "invitations")
     if any((each["tenant_id"], each["name"]) == (wanted.tenant, wanted.name) for each in found):
         return "unchanged"
     file = _free(folder / wanted.code_file)

@@ -165,10 +165,10 @@ class Administration:
         if context is not None and (context.client_id == client_id or context.tenant_id == tenant_id):
             raise OperationError("that would shut you out; let another administrator do it")
 
-    def require_another(self, client_id: str) -> None:
-        """Nobody resets their own password: it is changed by who knows the present one. Raises ForbiddenError."""
+    def require_another(self, client_id: str, remedy: str) -> None:
+        """Nobody resets their own credentials: those are changed by who has the present ones. Raises ForbiddenError."""
         if self.caller is not None and self.caller.context.client_id == client_id:
-            raise ForbiddenError("your own password is changed by POST /auth/change-password")
+            raise ForbiddenError(remedy)
 
     def tenant(self, tenant_id: str) -> TenantRecord:
         """A tenant that is there for whoever asks. Raises UnknownError."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.clock import rfc3339
+from gateway.config.shapes import parse_duration
 from gateway.identity.api_keys import (
     DEFAULT_LIFETIME,
     DEFAULT_OVERLAP,
@@ -29,12 +30,12 @@ _MAX_SCOPES: Final = 64
 
 
 class AddApiKey(Parameters, frozen=True, kw_only=True):
-    """``lifetime``: seconds. No scopes: all that the client may do at the time."""
+    """``expires_in``: seconds, or text such as ``"30d"``. No scopes: all that the client may do at the time."""
 
     client_id: str
     name: str
     scopes: tuple[str, ...] = ()
-    lifetime: int = int(DEFAULT_LIFETIME)
+    expires_in: int | str = int(DEFAULT_LIFETIME)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.name) <= _MAX_NAME:
@@ -42,7 +43,12 @@ class AddApiKey(Parameters, frozen=True, kw_only=True):
         if len(self.scopes) > _MAX_SCOPES:
             raise ValueError(f"an API key has {_MAX_SCOPES} scopes at most")
         check_permissions(self.scopes)
-        _check_lifetime(self.lifetime)
+        _ = self.lifetime
+
+    @property
+    def lifetime(self) -> float:
+        """In seconds. Raises ValueError."""
+        return _seconds("expires_in", self.expires_in, at_least=1, at_most=MAX_LIFETIME)
 
 
 class ListApiKeys(Parameters, frozen=True, kw_only=True):
@@ -63,15 +69,23 @@ class OneApiKey(Parameters, frozen=True, kw_only=True):
 
 
 class RotateApiKey(OneApiKey, frozen=True, kw_only=True):
-    """``lifetime`` of the new key and ``overlap``, for which the old one is good beside it: seconds."""
+    """``expires_in`` of the new key, and ``overlap``, for which the old one is good beside it."""
 
-    lifetime: int = int(DEFAULT_LIFETIME)
-    overlap: int = int(DEFAULT_OVERLAP)
+    expires_in: int | str = int(DEFAULT_LIFETIME)
+    overlap: int | str = int(DEFAULT_OVERLAP)
 
     def __post_init__(self) -> None:
-        _check_lifetime(self.lifetime)
-        if not 0 <= self.overlap <= MAX_OVERLAP:
-            raise ValueError(f"the overlap is {MAX_OVERLAP / 86400:.0f} days at most")
+        _ = self.lifetime, self.beside
+
+    @property
+    def lifetime(self) -> float:
+        """Of the new key, in seconds. Raises ValueError."""
+        return _seconds("expires_in", self.expires_in, at_least=1, at_most=MAX_LIFETIME)
+
+    @property
+    def beside(self) -> float:
+        """For how many seconds both are good. Raises ValueError."""
+        return _seconds("overlap", self.overlap, at_least=0, at_most=MAX_OVERLAP)
 
 
 async def _add(admin: Administration, wanted: AddApiKey, actor: str) -> Answer:
@@ -106,6 +120,10 @@ async def _list(admin: Administration, wanted: ListApiKeys, _actor: str) -> Answ
     return {"api_keys": [_shown(key) for key in page], "next_cursor": cursor}
 
 
+async def _show(admin: Administration, wanted: OneApiKey, _actor: str) -> Answer:
+    return {"key": _shown(_known(admin, wanted.key_id))}
+
+
 async def _rotate(admin: Administration, wanted: RotateApiKey, actor: str) -> Answer:
     old = _known(admin, wanted.key_id)
     client = admin.changeable_client(old.client_id)
@@ -113,7 +131,7 @@ async def _rotate(admin: Administration, wanted: RotateApiKey, actor: str) -> An
         client,
         old.key_id,
         lifetime=wanted.lifetime,
-        overlap=wanted.overlap,
+        overlap=wanted.beside,
         recorded=_recorded(admin, client, "api_keys.rotate", f"{old.key_id}: ", actor),
     )
     answer = _told(made)
@@ -191,14 +209,20 @@ def _shown(key: ApiKeyRecord) -> Answer:
     }
 
 
-def _check_lifetime(seconds: int) -> None:
-    if not 1 <= seconds <= MAX_LIFETIME:
-        raise ValueError(f"an API key is good for a second to {MAX_LIFETIME / 86400:.0f} days")
+def _seconds(what: str, wanted: int | str, *, at_least: int, at_most: float) -> float:
+    """Raises ValueError."""
+    seconds = parse_duration(wanted) if isinstance(wanted, str) else wanted
+    if seconds is None or not at_least <= seconds <= at_most:
+        raise ValueError(
+            f'{what} is seconds, or text such as "30d": here {at_least} s to {at_most / 86400:.0f} days'
+        )
+    return seconds
 
 
 API_KEY_OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "api_keys.add": Operation(AddApiKey, _add),
     "api_keys.list": Operation(ListApiKeys, _list, changes=False),
+    "api_keys.show": Operation(OneApiKey, _show, changes=False),
     "api_keys.rotate": Operation(RotateApiKey, _rotate),
     "api_keys.revoke": Operation(OneApiKey, _revoke),
 }

@@ -20,7 +20,7 @@ from gateway.identity.tombstones import CERTIFICATE, NAME
 from gateway.operations.administration import Administration, Answer, Operation, ParameterError
 from gateway.operations.parameters import OneClient, Parameters
 from persistence.protocols import Collection
-from persistence.records import KINDS, AuditQuery, ClientRecord, Kind, TokenRecord
+from persistence.records import INVITATIONS, KINDS, AuditQuery, ClientRecord, Kind, TokenRecord
 
 ERASED: Final = "erased"
 """Whose tokens and entries it are, while the audit's number of the erasure is not known."""
@@ -79,6 +79,9 @@ async def _erase(admin: Administration, wanted: OneClient, actor: str) -> Answer
     for kind in KINDS:
         keys = [getattr(record, kind.key) for record in records_of(admin, kind, client.client_id)]
         await admin.stores.collection(kind).remove(*keys)
+    invitations = admin.stores.collection(INVITATIONS)
+    made = [each for each in invitations if each.created_by == client.client_id]
+    await invitations.put(*(msgspec.structs.replace(each, created_by=ERASED) for each in made))
     await admin.stores.clients.remove(client.client_id)
     if admin.lockouts is not None:
         await admin.lockouts.unlock(client.client_id)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from gateway.clock import rfc3339
 from gateway.config.shapes import NAME
 from gateway.identity.registration import code_digest
 from gateway.operations.administration import Administration, Answer, Operation, OperationError, UnknownError
-from gateway.operations.parameters import Parameters, check_roles
+from gateway.operations.parameters import MAX_PAGE, Parameters, check_limit, check_roles
 from persistence.account_records import InvitationRecord
 from persistence.records import DEFAULT_TENANT, INVITATIONS
 
@@ -36,7 +36,13 @@ class AddInvitation(Parameters, frozen=True, kw_only=True):
 
 
 class ListInvitations(Parameters, frozen=True, kw_only=True):
-    """All of them."""
+    """A page of them, used ones too, from the one after ``cursor``."""
+
+    limit: int = MAX_PAGE
+    cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
 
 
 class OneInvitation(Parameters, frozen=True, kw_only=True):
@@ -48,10 +54,9 @@ class OneInvitation(Parameters, frozen=True, kw_only=True):
 async def _add(admin: Administration, wanted: AddInvitation, actor: str) -> Answer:
     admin.tenant(wanted.tenant_id)
     for role in wanted.roles:
-        grants = admin.role_book.grants(wanted.tenant_id, role)
-        if grants is None:
+        if admin.role_book.grants(wanted.tenant_id, role) is None:
             raise OperationError(f"there is no role {role[:80]!a}; `ostiary roles list` shows all")
-        admin.require_grants(grants, f"the role {role}")
+    _require_roles(admin, wanted.tenant_id, wanted.roles)
     _check_name(admin, wanted)
     code = secrets.token_urlsafe(18)
     now = admin.now()
@@ -61,7 +66,7 @@ async def _add(admin: Administration, wanted: AddInvitation, actor: str) -> Answ
         tenant_id=wanted.tenant_id,
         roles=wanted.roles,
         created_at=rfc3339(now),
-        created_by=actor,
+        created_by=actor if admin.caller is None else admin.caller.context.client_id or "",
         exp=int(now) + wanted.days * 86400,
         name=wanted.name,
     )
@@ -74,15 +79,41 @@ async def _add(admin: Administration, wanted: AddInvitation, actor: str) -> Answ
     return {"invitation": _shown(record), "code": code}
 
 
-async def _list(admin: Administration, _wanted: ListInvitations, _actor: str) -> Answer:
+def _require_roles(admin: Administration, tenant_id: str, roles: Iterable[str]) -> None:
+    """Whoever asks holds what these grant. Raises ForbiddenError."""
+    for role in roles:
+        admin.require_grants(admin.role_book.grants(tenant_id, role) or (), f"the role {role}")
+
+
+async def _list(admin: Administration, wanted: ListInvitations, _actor: str) -> Answer:
+    after = wanted.cursor or ""
     found = admin.stores.collection(INVITATIONS)
-    return {"invitations": [_shown(each) for each in found if admin.sees(each.tenant_id)]}
+    seen = sorted(
+        (each for each in found if each.invitation_id > after and admin.sees(each.tenant_id)),
+        key=lambda each: each.invitation_id,
+    )
+    page, more = seen[: wanted.limit], len(seen) > wanted.limit
+    return {
+        "invitations": [_shown(each) for each in page],
+        "next_cursor": page[-1].invitation_id if more else None,
+    }
+
+
+async def _show(admin: Administration, wanted: OneInvitation, _actor: str) -> Answer:
+    return {"invitation": _shown(_known(admin, wanted.invitation_id))}
+
+
+def _known(admin: Administration, invitation_id: str) -> InvitationRecord:
+    """One that is there for whoever asks. Raises UnknownError."""
+    record = admin.stores.collection(INVITATIONS).get(invitation_id)
+    if record is None or not admin.sees(record.tenant_id):
+        raise UnknownError("there is no such invitation; `ostiary invitations list` shows all")
+    return record
 
 
 async def _revoke(admin: Administration, wanted: OneInvitation, actor: str) -> Answer:
-    record = admin.stores.collection(INVITATIONS).get(wanted.invitation_id)
-    if record is None or not admin.sees(record.tenant_id):
-        raise UnknownError("there is no such invitation; `ostiary invitations list` shows all")
+    record = _known(admin, wanted.invitation_id)
+    _require_roles(admin, record.tenant_id, record.roles)
     await admin.stores.audit.append(
         admin.entry(actor, "invitations.revoke", tenant_id=record.tenant_id, target=record.invitation_id)
     )
@@ -118,5 +149,6 @@ def _shown(record: InvitationRecord) -> Answer:
 INVITATION_OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "invitations.add": Operation(AddInvitation, _add),
     "invitations.list": Operation(ListInvitations, _list, changes=False),
+    "invitations.show": Operation(OneInvitation, _show, changes=False),
     "invitations.revoke": Operation(OneInvitation, _revoke),
 }

@@ -20,6 +20,7 @@ class RotateMfaKey(Parameters, frozen=True, kw_only=True):
 async def _reset(admin: Administration, wanted: OneClient, actor: str) -> Answer:
     """For a phone that was lost: the next sign-in needs no code, and may enrol anew."""
     client = admin.changeable_client(wanted.client_id)
+    admin.require_another(client.client_id, "your own second factor is turned off by POST /auth/mfa/disable")
     factors = _factors(admin)
     entry = admin.entry(
         actor,

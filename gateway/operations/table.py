@@ -368,7 +368,7 @@ async def _revoke(admin: Administration, tokens: Iterable[TokenRecord]) -> int:
 async def _new_password(admin: Administration, client_id: str, password: str) -> str:
     """The hash of a password that takes the place of a client's. Raises OperationError."""
     client = admin.changeable_client(client_id)
-    admin.require_another(client_id)
+    admin.require_another(client_id, "your own password is changed by POST /auth/change-password")
     return await _hashed(admin, password, client_id, password_hashes(admin.stores, client))
 
 

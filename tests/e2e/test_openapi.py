@@ -115,6 +115,8 @@ def test_what_the_admin_api_answers_is_as_described(
     """No member is missing, and none is there that the document does not name."""
     home.cli("tenants", "add", "acme")
     home.cli("roles", "add", "extra", "--permission", "files:read")
+    home.cli("api-keys", "add", "alice", "--name", "x")
+    home.cli("invitations", "add")
     served = home.served[0]
     signed_in = {"username": "root", "password": ADMIN_PASSWORD}
     login = caller(served).ask(
@@ -122,15 +124,16 @@ def test_what_the_admin_api_answers_is_as_described(
     )
     root = caller(served, token=login.json["access_token"])
     schemas = document["components"]["schemas"]
-    for noun in ("clients", "tenants", "roles", "tokens", "sessions"):
+    for noun in ("clients", "tenants", "roles", "tokens", "sessions", "invitations", "api-keys"):
         operation = document["paths"][f"/admin/api/{noun}"]["get"]
         schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
         page = schemas[schema["$ref"].rpartition("/")[2]]["properties"]
         answer = root.ask("GET", f"/admin/api/{noun}").json
         assert answer.keys() == page.keys(), noun
-        one = schemas[page[noun]["items"]["$ref"].rpartition("/")[2]]
-        assert answer[noun], noun
-        for each in answer[noun]:
+        member = noun.replace("-", "_")
+        one = schemas[page[member]["items"]["$ref"].rpartition("/")[2]]
+        assert answer[member], noun
+        for each in answer[member]:
             assert each.keys() == one["properties"].keys() == set(one["required"]), noun
 
 

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.identity.totp import STEP, code_at
+
 PASSWORD = "Correct-Horse-7-Battery"
 ROLES = """
 [roles]
@@ -26,7 +28,7 @@ MEMBERS = ("boss", "help", "joe")
 
 def prepare(home: Any) -> None:
     """Two tenants with an administrator, a help desk and a member each; ``root`` is the platform's."""
-    home.configure(ROLES)
+    home.configure(ROLES, settings={"accounts": {"register": "invitation"}})
     for tenant in TENANTS:
         home.cli("tenants", "add", tenant)
         for member, role in zip(MEMBERS, ("admin", "helpdesk", "reader"), strict=True):
@@ -180,6 +182,119 @@ def test_the_admin_api_makes_changes_lists_and_erases(home: Any, caller: Any) ->
     assert help_desk.ask("GET", "/admin/api/clients").status == 200
 
 
+def test_an_administrator_of_a_tenant_invites(home: Any, caller: Any) -> None:
+    served = home.serve()
+    boss = caller(served, token=_token(caller, served, "red-boss"))
+    made = _send(boss, "POST", "/admin/api/invitations", {"roles": ["reader"], "name": "jim", "days": 1})
+    assert (made.status, made.json["tenant_id"], made.json["created_by"]) == (201, "red", "red-boss")
+    code = made.json["code"]
+    shown = _send(boss, "GET", f"/admin/api/invitations/{made.json['invitation_id']}")
+    assert shown.json == {key: value for key, value in made.json.items() if key != "code"}
+    jim = {"username": "jim", "password": PASSWORD, "invitation": code}
+    assert _send(caller(served), "POST", "/auth/register", jim).status == 201
+    assert _send(boss, "GET", "/admin/api/clients/jim").json["roles"] == ["reader"]
+    assert code not in json.dumps(_send(boss, "GET", "/audit?event=admin_change").json)
+
+    above = _send(boss, "POST", "/admin/api/invitations", {"roles": ["admin"]})
+    path = f"/admin/api/invitations/{above.json['invitation_id']}"
+    help_desk = caller(served, token=_token(caller, served, "red-help"))
+    for method, target, body in (
+        ("POST", "/admin/api/invitations", {"roles": ["admin"]}),
+        ("DELETE", path, None),
+    ):
+        refused = _send(help_desk, method, target, body)
+        assert (refused.status, refused.json["reason"]) == (403, "permission_denied")
+    for body in ({"tenant_id": "blue"}, {"roles": ["nowhere"]}):
+        assert _send(boss, "POST", "/admin/api/invitations", body).status in {404, 409}
+    assert _send(boss, "GET", "/admin/api/invitations?limit=1").json["next_cursor"] is not None
+    home.cli("clients", "erase", "red-boss")
+    assert {each["created_by"] for each in home.json("invitations", "list")["invitations"]} == {"erased"}
+    root = caller(served, token=_token(caller, served, "root"))
+    assert _send(root, "DELETE", path).status == 204
+    assert _send(root, "GET", path).status == 404
+
+
+def test_an_administrator_of_a_tenant_sees_to_its_clients_api_keys(home: Any, caller: Any) -> None:
+    served = home.serve()
+    boss = caller(served, token=_token(caller, served, "red-boss"))
+    wanted = {"client_id": "red-joe", "name": "ci", "scopes": ["files:read"], "expires_in": "30d"}
+    made = _send(boss, "POST", "/admin/api/api-keys", wanted)
+    assert (made.status, made.json["client_id"], made.json["scopes"]) == (201, "red-joe", ["files:read"])
+
+    def status(key: Any) -> int:
+        answer = _send(caller(served), "GET", "/auth/me", X_API_Key=key.json["api_key"])
+        return int(answer.status)
+
+    assert status(made) == 200
+    path = f"/admin/api/api-keys/{made.json['key_id']}"
+    rotated = _send(boss, "POST", f"{path}/rotate", {"overlap": 0, "expires_in": "1d"})
+    assert (rotated.status, rotated.json["name"], status(made), status(rotated)) == (201, "ci", 401, 200)
+    path = f"/admin/api/api-keys/{rotated.json['key_id']}"
+    [listed] = _send(boss, "GET", "/admin/api/api-keys?client_id=red-joe").json["api_keys"]
+    assert listed == _send(boss, "GET", path).json
+    assert rotated.json["api_key"] not in json.dumps(listed)
+
+    help_desk = caller(served, token=_token(caller, served, "red-help"))
+    mighty = _send(boss, "POST", "/admin/api/api-keys", {"client_id": "red-boss", "name": "x"})
+    theirs = f"/admin/api/api-keys/{mighty.json['key_id']}"
+    for method, target, body in (
+        ("POST", "/admin/api/api-keys", {"client_id": "red-boss", "name": "x"}),
+        ("POST", f"{theirs}/rotate", {}),
+        ("DELETE", theirs, None),
+    ):
+        refused = _send(help_desk, method, target, body)
+        assert (refused.status, refused.json["reason"]) == (403, "permission_denied"), target
+    with_key = {"X_API_Key": mighty.json["api_key"]}
+    own = _send(
+        caller(served), "POST", "/admin/api/api-keys", {"client_id": "red-boss", "name": "y"}, **with_key
+    )
+    assert (own.status, own.json["reason"]) == (403, "permission_denied"), (
+        "a key makes its owner no other key"
+    )
+    for body in (
+        wanted | {"expires_in": "0d"},
+        wanted | {"expires_in": 10**12},
+        wanted | {"name": ""},
+        {"client_id": "red-joe"},
+    ):
+        assert _send(boss, "POST", "/admin/api/api-keys", body).status == 400, body
+    for client_id in ("blue-joe", "nobody"):
+        assert _send(boss, "POST", "/admin/api/api-keys", wanted | {"client_id": client_id}).status == 404
+    assert _send(boss, "DELETE", path).status == 204
+    assert (status(rotated), _send(boss, "GET", path).status) == (401, 404)
+    entries = _send(boss, "GET", "/audit?event=admin_change&client_id=red-boss").json["entries"]
+    assert {"api_keys.add", "api_keys.rotate", "api_keys.revoke"} <= {entry["method"] for entry in entries}
+
+
+def test_an_administrator_of_a_tenant_helps_who_lost_a_phone(home: Any, caller: Any) -> None:
+    served = home.serve()
+
+    def enrol(name: str) -> Any:
+        one = caller(served, token=_token(caller, served, name))
+        secret = base64.b32decode(_send(one, "POST", "/auth/mfa/enrol").json["secret"])
+        body = {"code": code_at(secret, int(time.time()) // STEP)}
+        assert _send(one, "POST", "/auth/mfa/confirm", body).status == 200
+        return one
+
+    joe, boss = enrol("red-joe"), enrol("red-boss")
+    assert _send(boss, "GET", "/admin/api/clients/red-joe").json["mfa"]["recovery_codes_left"] == 10
+    other, help_desk = (
+        caller(served, token=_token(caller, served, name)) for name in ("blue-boss", "red-help")
+    )
+    for whose, who, status in (
+        ("red-joe", joe, 403),
+        ("red-joe", other, 404),
+        ("red-boss", help_desk, 403),
+        ("red-boss", boss, 403),
+    ):
+        refused = _send(who, "DELETE", f"/admin/api/second-factors/{whose}")
+        assert refused.status == status, (whose, refused)
+    assert _send(boss, "GET", "/auth/me").json["mfa"] is not None, "one's own takes password and code"
+    assert _send(boss, "DELETE", "/admin/api/second-factors/red-joe").status == 204
+    assert _send(boss, "GET", "/admin/api/clients/red-joe").json["mfa"] is None
+    _token(caller, served, "red-joe")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -194,6 +309,8 @@ def test_the_admin_api_makes_changes_lists_and_erases(home: Any, caller: Any) ->
         ("PATCH", "/admin/api/tenants/default", {"disabled": True}),
         ("PATCH", "/admin/api/roles/admin", {"permissions": []}),
         ("GET", "/admin/api/exports/root", None),
+        ("POST", "/admin/api/api-keys", {"client_id": "root", "name": "x"}),
+        ("DELETE", "/admin/api/second-factors/root", None),
     ],
 )
 def test_nobody_rises_above_themselves(
@@ -247,11 +364,15 @@ def test_nothing_crosses_from_one_tenant_to_the_other(home: Any, caller: Any) ->
     connections = {name: caller(served, token=token) for name, token in tokens.items()}
     home.cli("roles", "add", "red-role", "--tenant", "red", "--permission", "files:read")
     home.cli("roles", "add", "blue-role", "--tenant", "blue", "--permission", "files:read")
-    before = {
-        "clients": home.json("clients", "list"),
-        "tenants": home.json("tenants", "list"),
-        "roles": home.json("roles", "list"),
-    }
+    keys, invitations = (
+        {tenant: home.json(noun, "add", *words(tenant)) for tenant in TENANTS}
+        for noun, words in (
+            ("api-keys", lambda tenant: (f"{tenant}-joe", "--name", "x")),
+            ("invitations", lambda tenant: ("--tenant", tenant)),
+        )
+    )
+    nouns = ("clients", "tenants", "roles", "api-keys", "invitations")
+    before = {noun: home.json(noun, "list") for noun in nouns}
     ids = {
         tenant: {
             token["token_id"]
@@ -275,7 +396,12 @@ def test_nothing_crosses_from_one_tenant_to_the_other(home: Any, caller: Any) ->
         tenant=st.sampled_from(TENANTS),
         member=st.sampled_from(MEMBERS),
         method=st.sampled_from(["GET", "PATCH", "DELETE"]),
-        noun=st.sampled_from(["clients", "tenants", "roles", "tokens", "sessions", "exports"]),
+        noun=st.sampled_from(
+            [
+                *("clients", "tenants", "roles", "tokens", "sessions", "exports"),
+                *("api-keys", "invitations", "second-factors"),
+            ]
+        ),
         victim=st.sampled_from(MEMBERS),
         header=st.sampled_from([None, "own", "other"]),
         body=bodies,
@@ -295,6 +421,9 @@ def test_nothing_crosses_from_one_tenant_to_the_other(home: Any, caller: Any) ->
         things = {
             "clients": f"{other}-{victim}",
             "exports": f"{other}-{victim}",
+            "second-factors": f"{other}-{victim}",
+            "api-keys": keys[other]["key_id"],
+            "invitations": invitations[other]["invitation"]["invitation_id"],
             "tenants": other,
             "roles": f"{other}/{other}-role",
             "tokens": data.draw(st.sampled_from(sorted(ids[other]))),
@@ -316,11 +445,7 @@ def test_nothing_crosses_from_one_tenant_to_the_other(home: Any, caller: Any) ->
             assert told.status == 403 or told.json == {"active": False}, told
 
     never()
-    after = {
-        "clients": home.json("clients", "list"),
-        "tenants": home.json("tenants", "list"),
-        "roles": home.json("roles", "list"),
-    }
+    after = {noun: home.json(noun, "list") for noun in nouns}
     assert after == before
     assert all(connections[f"{tenant}-boss"].ask("GET", "/auth/me").status == 200 for tenant in TENANTS)
 
