@@ -59,6 +59,7 @@ from gateway.mcp.results import says
 from gateway.mcp.sessions import Session, owner_of
 from gateway.mcp.streams import EventStream, Watch
 from gateway.mcp.tasks import STATUS_NEWS, Tasks, asks_of_tasks, without_task
+from gateway.mcp.transit import Transit
 from gateway.mcp.upstream import (
     CancelledByCaller,
     EraChangedError,
@@ -122,6 +123,7 @@ class Forwarder:
         self._rounds = rounds
         self._tasks = tasks
         self._breakers = breakers
+        self._transit = Transit()
         self._watch = watch
         self._audit = audit
 
@@ -132,7 +134,8 @@ class Forwarder:
         session, message_id = request.session, request.message.id
         if session is not None and message_id in session.in_flight:
             return request.error(INVALID_REQUEST, "A request with this id is under way.")
-        call = UpstreamCall(entry, params, event, self._rounds.opened(request, entry, params))
+        parcel = self._transit.parcel(request.counted)
+        call = UpstreamCall(entry, params, event, self._rounds.opened(request, entry, params), parcel)
         breaker = self._breakers[entry.upstream]
         if breaker.is_open:
             return self._not_now(request, call, breaker.retry_after())
@@ -169,6 +172,7 @@ class Forwarder:
             _finish(pending, AuditStatus.CANCELLED, reason, stream.sent)
             raise
         finally:
+            parcel.delivered()
             _finish(pending, AuditStatus.ERROR, Reason.INTERNAL_ERROR, stream.sent)
             stream.stop_recording()
             if session is not None:
@@ -250,7 +254,9 @@ class Forwarder:
             era, reply = await self._ask(request, call, stream, running)
         self._breakers[name].answered()
         reply = self._tasks.reply(owner_of(request.client), era, call.entry, reply)
-        return await self._answer(request, reply, pending, stream)
+        body, status = self._settled(request, call, reply, pending, stream.sent)
+        del reply  # it may be large, and is in the body now
+        return await stream.finish(body, status)
 
     async def _ask(
         self, request: RequestContext, call: UpstreamCall, stream: EventStream, running: Running | None
@@ -286,7 +292,7 @@ class Forwarder:
                 await self.tell_level(key, name, request.metadata.log_level)
             params = as_legacy_request(call.params) if request.modern else call.params
             told = self._told(request, call)
-            context = upstream.request(key, request.message.method, params, told, request.counted)
+            context = upstream.request(key, request.message.method, params, told, call.parcel)
             exchange = await context.__aenter__()
         kept = False
         try:
@@ -336,7 +342,7 @@ class Forwarder:
         )
         params = for_modern_upstream(request, call)
         for _round in range(MAX_ROUNDS):
-            async with upstream.request(key, method, params, fields, request.counted) as exchange:
+            async with upstream.request(key, method, params, fields, call.parcel) as exchange:
                 if running is not None:
                     running.exchange = exchange
                 received = await exchange.receive()
@@ -407,16 +413,20 @@ class Forwarder:
         answer = self._tasks.answer(owner_of(request.client), Era.LEGACY, entry, reply)
         await self._catalogue.upstream(entry.upstream).respond(key, question, answer)
 
-    async def _answer(
-        self, request: RequestContext, reply: Reply, pending: Pending, stream: EventStream
-    ) -> web.StreamResponse:
-        """The reply for the client, once its outcome is in the journal's hands."""
+    def _settled(
+        self, request: RequestContext, call: UpstreamCall, reply: Reply, pending: Pending, sent: int
+    ) -> tuple[bytes, int]:
+        """The reply for the client and its HTTP status, once its outcome is in the journal's hands.
+
+        Raises UpstreamError where it is too large for now.
+        """
         body = encode_reply(request.message.id, reply)
+        call.parcel.grow_to(len(body))
         status, reason = status_of(reply)
-        if not pending.finish(status, reason, stream.sent + len(body)):
+        if not pending.finish(status, reason, sent + len(body)):
             body = json_rpc_error(_UNAUDITED, request.inbound.request_id, request.message.id)
         code = None if reply.error is None else code_of(reply.error)
-        return await stream.finish(body, 200 if code is None else request.dialect.statuses.get(code, 200))
+        return body, 200 if code is None else request.dialect.statuses.get(code, 200)
 
 
 def _wanted(request: RequestContext, notification: Notification) -> bool:

@@ -10,6 +10,7 @@ from gateway.mcp.exchange import MAX_MESSAGE, invalid, messages_in, unavailable
 from gateway.mcp.messages import Message, Rejected
 from gateway.mcp.sse import EventParser, EventTooLargeError
 from gateway.mcp.unasked import Unasked
+from gateway.mcp.upstream import Load
 from gateway.outbound.client import OutboundError, Response, ResponseError
 
 JSON: Final = "application/json"
@@ -19,15 +20,18 @@ EVENTS: Final = "text/event-stream"
 class Answer:
     """Reads what one response brings, message by message."""
 
-    __slots__ = ("_events", "_messages", "_name", "_unasked", "response")
+    __slots__ = ("_events", "_load", "_messages", "_name", "_unasked", "response")
 
-    def __init__(self, name: str, response: Response, *, after: str | None = None) -> None:
-        """``name``: the upstream's; ``after``: the event id after which the stream goes on.
+    def __init__(
+        self, name: str, response: Response, *, after: str | None = None, load: Load | None = None
+    ) -> None:
+        """``name``: the upstream's; ``after``: the event id after which the stream goes on; ``load`` counts what is read.
 
         Raises UpstreamError where the content is neither JSON nor events.
         """
         self.response = response
         self._name = name
+        self._load = load
         self._messages: deque[Message] = deque()
         self._unasked: Unasked | None = None
         content_type = response.headers.get("content-type") or ""
@@ -79,7 +83,7 @@ class Answer:
     async def _read(self) -> bool:
         """Read on; whether there was anything."""
         if self._events is None:
-            data = await self.response.read(MAX_MESSAGE)
+            data = await self.response.read(MAX_MESSAGE, None if self._load is None else self._load.grow_to)
             if data:
                 self._messages += messages_in(data)
             return bool(data)
@@ -87,4 +91,6 @@ class Answer:
         for event in self._events.feed(data):
             if event.name == b"message":
                 self._messages += messages_in(event.data)
+        if self._load is not None:
+            self._load.grow_to(self._events.size)
         return bool(data)

@@ -14,7 +14,7 @@ from gateway.mcp.http_error import MAX_REFUSAL, ErrorAnswer
 from gateway.mcp.http_sessions import HttpSession, HttpSessions
 from gateway.mcp.messages import Message, Params, Reply
 from gateway.mcp.places import Place
-from gateway.mcp.upstream import CancelledByCaller, EraChangedError, UpstreamError
+from gateway.mcp.upstream import CancelledByCaller, EraChangedError, Load, UpstreamError
 from gateway.model import Reason
 from gateway.outbound.client import OutboundError, ResponseError
 
@@ -30,6 +30,7 @@ class HttpExchange:
         "_cancelled",
         "_deadline",
         "_era_changed",
+        "_load",
         "_loop",
         "_place",
         "_refusal",
@@ -47,6 +48,8 @@ class HttpExchange:
         ticket: Ticket,
         timeout: float,
         era_changed: Callable[[], Awaitable[bool]],
+        *,
+        load: Load | None = None,
     ) -> None:
         """``timeout``: seconds for the whole of it, the wait for a place included.
 
@@ -55,6 +58,7 @@ class HttpExchange:
         self._era_changed = era_changed
         self._sessions = sessions
         self._place = place
+        self._load = load
         self._ticket = ticket
         self._timeout = timeout
         self._loop = sessions.loop
@@ -161,7 +165,7 @@ class HttpExchange:
         self._under_way = True
         response = await self._sessions.send(session, self._ticket)
         if response.status == 200:
-            self._answer = Answer(self._sessions.name, response)
+            self._answer = Answer(self._sessions.name, response, load=self._load)
             return True
         refusal = ErrorAnswer(response.status, await response.read(MAX_REFUSAL), self._ticket.id)
         self._under_way = False
@@ -220,7 +224,7 @@ class HttpExchange:
         await asyncio.sleep(RETRY_SECONDS if answer.retry is None else max(answer.retry, 0.1))
         if self._cancelled:
             raise CancelledByCaller
-        self._answer = await self._sessions.resume(session, answer.last_id)
+        self._answer = await self._sessions.resume(session, answer.last_id, self._load)
         return None
 
     # -- the end ------------------------------------------------------------------------------------------------------

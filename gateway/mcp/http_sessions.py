@@ -53,6 +53,7 @@ from gateway.mcp.sessions import Held, NoRoom, gives_way
 from gateway.mcp.upstream import (
     GATEWAY,
     MODERN_GATEWAY,
+    Load,
     ServerInfo,
     SessionKey,
     Unsolicited,
@@ -278,7 +279,7 @@ class HttpSessions:
         finally:
             response.close()
 
-    async def resume(self, session: HttpSession, last_id: str) -> Answer:
+    async def resume(self, session: HttpSession, last_id: str, load: Load | None = None) -> Answer:
         """The rest of an answer that broke off after ``last_id``. Raises UpstreamError."""
         try:
             response = await self.stream(session, last_id)
@@ -287,7 +288,7 @@ class HttpSessions:
         if response.status != 200:
             response.close()
             raise unavailable(self.name, "broke off its answer")
-        return Answer(self.name, response, after=last_id)
+        return Answer(self.name, response, after=last_id, load=load)
 
     async def tell(self, session: HttpSession, body: bytes) -> None:
         """Send what has no answer. A server that does not take it is not an error.

@@ -41,6 +41,11 @@ class EventParser:
         self._data: list[bytes] = []
         self._size = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes that are kept of an event that is not whole yet."""
+        return self._size + len(self._buffer)
+
     def feed(self, data: bytes) -> list[Event]:
         """The events that these bytes complete. Raises EventTooLargeError."""
         buffer = self._buffer

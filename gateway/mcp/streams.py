@@ -20,6 +20,8 @@ from gateway.tls.connection import Connection
 SEND_SECONDS: Final = 10.0
 """How long a client may leave what was sent to it unread, before it holds up its upstream no more."""
 HEARTBEAT_SECONDS: Final = 15.0
+PIECE: Final = 64 * 1024
+"""Bytes of a message that are sent at a time."""
 WATCH_SECONDS: Final = 0.5
 """How often open streams are checked against revocation and expiry."""
 
@@ -76,7 +78,13 @@ class EventStream:
         if not self.gone:
             self.sent += len(message)
             head = b"" if event_id is None else b"id: %b\n" % event_id.encode()
-            await self._quietly(response.write(b"%bevent: message\ndata: %b\n\n" % (head, message)))
+            if len(message) <= PIECE:
+                await self._quietly(response.write(b"%bevent: message\ndata: %b\n\n" % (head, message)))
+                return
+            await self._quietly(response.write(b"%bevent: message\ndata: " % head))
+            await self._write_in_pieces(response, message, SEND_SECONDS)
+            if not self.gone:
+                await self._quietly(response.write(b"\n\n"))
 
     async def heartbeat(self) -> None:
         """A comment, so that the next hop does not take the stream for dead."""
@@ -87,7 +95,9 @@ class EventStream:
     async def finish(self, message: bytes, status: int = 200) -> web.StreamResponse:
         """The last message: as an event where the stream is open, else as the whole answer, in JSON."""
         if self._response is None:
-            return JsonReply(message, status)
+            if len(message) <= PIECE:
+                return JsonReply(message, status)
+            return await self._answer_in_pieces(message, status)
         await self.send(message)
         return await self.close()
 
@@ -111,15 +121,42 @@ class EventStream:
         if self.recording is not None:
             self.recording.close()
 
-    async def _quietly(self, sending: Awaitable[object]) -> None:
+    async def _answer_in_pieces(self, message: bytes, status: int) -> web.StreamResponse:
+        """A whole answer that is large, until it has left; for as long as the client reads (``[limits] send_timeout``)."""
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(message))}
+        response = self._response = web.StreamResponse(status=status, headers=headers)
+        try:
+            await self._quietly(response.prepare(self._request), None)
+            await self._write_in_pieces(response, message, None)
+            if not self.gone:
+                await self._quietly(response.write_eof(), None)
+        except asyncio.CancelledError:
+            self._abort()  # the rest of it will never come
+            raise
+        return response
+
+    async def _write_in_pieces(
+        self, response: web.StreamResponse, message: bytes, seconds: float | None
+    ) -> None:
+        """So that no more than a piece waits in buffers, and the time is that of a piece."""
+        view = memoryview(message)
+        for begin in range(0, len(message), PIECE):
+            if self.gone:
+                return
+            await self._quietly(response.write(view[begin : begin + PIECE]), seconds)
+
+    async def _quietly(self, sending: Awaitable[object], seconds: float | None = SEND_SECONDS) -> None:
         """Send, unless the client does not read what was sent before: then it is taken for gone."""
         try:
-            async with asyncio.timeout(SEND_SECONDS):
+            async with asyncio.timeout(seconds):
                 await sending
         except (ConnectionError, TimeoutError):
-            self.gone = True
-            if self._request.transport is not None:
-                self._request.transport.abort()
+            self._abort()
+
+    def _abort(self) -> None:
+        self.gone = True
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
 
 async def pour(outbox: Outbox, stream: EventStream) -> None:

@@ -67,6 +67,17 @@ class ServerInfo:
     era: Era = Era.LEGACY
 
 
+class Load(Protocol):
+    """What a request costs, and whom."""
+
+    @property
+    def owner(self) -> tuple[str | None, str | None]:
+        """With whom it is counted (see ``Places``)."""
+
+    def grow_to(self, size: int) -> None:
+        """So many bytes of its answer are here. Raises UpstreamError where that is too much."""
+
+
 class Exchange(Protocol):
     """One request that is under way."""
 
@@ -123,12 +134,12 @@ class Upstream(Protocol):
         method: str,
         params: Params,
         fields: Fields = (),
-        counted: tuple[str | None, str | None] | None = None,
+        load: Load | None = None,
     ) -> AbstractAsyncContextManager[Exchange]:
         """Send a request, in the era of ``key``; leaving the context early abandons it (and cancels it upstream).
 
         ``fields``: what it has in its headers, where the transport has any, beside what each of them has.
-        ``counted``: with whom the caller is counted (see ``Places``), where that is not the owner of ``key``.
+        ``load``: for whom it is, where that is not the owner of ``key``, and how much of its answer may be kept.
         Entering waits for a place within ``max_concurrency`` and sends; raises UpstreamError, EraChangedError among them.
         """
 

@@ -14,6 +14,7 @@ from gateway.mcp.messages import Params
 from gateway.mcp.mirrored import argument_headers
 from gateway.mcp.request import RequestContext
 from gateway.mcp.request_state import State
+from gateway.mcp.transit import Parcel
 from gateway.mcp.upstream import Fields
 
 
@@ -26,6 +27,8 @@ class UpstreamCall(msgspec.Struct, frozen=True, eq=False):
     event: str
     state: State | None
     """What the client handed back, where it calls again."""
+    parcel: Parcel
+    """What counts the answer."""
 
 
 def for_modern_upstream(request: RequestContext, call: UpstreamCall) -> Params:

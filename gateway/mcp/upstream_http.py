@@ -24,11 +24,11 @@ from gateway.mcp.http_sessions import HttpSession, HttpSessions
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification, encode_reply
 from gateway.mcp.pace import Pace
 from gateway.mcp.places import Place, Places
-from gateway.mcp.sessions import Owner
 from gateway.mcp.upstream import (
     GATEWAY,
     MODERN_GATEWAY,
     Fields,
+    Load,
     ServerInfo,
     SessionKey,
     Unsolicited,
@@ -137,13 +137,13 @@ class HttpUpstreamServer:
         method: str,
         params: Params,
         fields: Fields = (),
-        counted: Owner | None = None,
+        load: Load | None = None,
     ) -> HttpExchange:
         """Send a request; entered as an asynchronous context it is under way."""
         ticket = Ticket(self._sessions.next_id(), key, method, params, fields)
-        place = Place(self._places, counted or key.owner)
+        place = Place(self._places, key.owner if load is None else load.owner)
         era_changed = partial(self._changed_since, self._eras)
-        return HttpExchange(self._sessions, place, ticket, self._settings.timeout, era_changed)
+        return HttpExchange(self._sessions, place, ticket, self._settings.timeout, era_changed, load=load)
 
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:
         """Send a notification on the session of ``key``, if it is open."""

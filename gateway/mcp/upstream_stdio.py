@@ -18,7 +18,7 @@ from gateway.mcp.eras import LIST_CHANGES, Era
 from gateway.mcp.exchange import PROBE_SECONDS, Errands, Ticket, invalid, late, unavailable
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
 from gateway.mcp.places import Place, Places
-from gateway.mcp.sessions import Held, NoRoom, Owner, gives_way
+from gateway.mcp.sessions import Held, NoRoom, gives_way
 from gateway.mcp.stdio_host import StdioHost
 from gateway.mcp.stdio_process import LineLog, Rate, start
 from gateway.mcp.stdio_session import StdioExchange, StdioSession
@@ -26,6 +26,7 @@ from gateway.mcp.upstream import (
     GATEWAY,
     MODERN_GATEWAY,
     Fields,
+    Load,
     ServerInfo,
     SessionKey,
     Unsolicited,
@@ -153,11 +154,11 @@ class StdioUpstreamServer:
         method: str,
         params: Params,
         fields: Fields = (),
-        counted: Owner | None = None,
+        load: Load | None = None,
     ) -> StdioExchange:
         """Send a request; entered as an asynchronous context it is under way."""
         ticket = Ticket(next(self._ids), key, method, params, fields)
-        place = Place(self._places, counted or key.owner)
+        place = Place(self._places, key.owner if load is None else load.owner)
         return StdioExchange(self, self.name, place, ticket, self._settings.timeout)
 
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
 HIGH_WATER: Final = 256 * 1024
@@ -125,8 +126,11 @@ class Response:
         """Whether no more will come: reading on does not wait."""
         return self._source is None
 
-    async def read(self, limit: int) -> bytes:
-        """The rest of the body. Raises ResponseError where that is more than ``limit`` bytes, and OutboundError."""
+    async def read(self, limit: int, on_growth: Callable[[int], None] | None = None) -> bytes:
+        """The rest of the body. Raises ResponseError where that is more than ``limit`` bytes, and OutboundError.
+
+        ``on_growth`` is told how much of it there is, as it comes in pieces; what it raises ends the reading.
+        """
         if self._source is None and len(self._chunks) == 1 and self._size <= limit and self._error is None:
             self._size = 0
             return self._chunks.pop()  # it came in one piece: the usual case
@@ -137,6 +141,8 @@ class Response:
             if size > limit:
                 self.close()
                 raise ResponseError(f"The response has more than {limit} bytes.")
+            if on_growth is not None:
+                on_growth(size)
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

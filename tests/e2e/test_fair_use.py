@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -102,3 +103,35 @@ def test_a_tool_that_fails_is_not_a_dead_upstream(home: Home, start_script: Any)
         assert int(_text(caller.call("u_counted", {"method": "tools/list"}))) <= 3
         assert int(_text(caller.call("u_counted", {"method": "ping"}))) <= 2
     assert "does not answer" not in served.log.read_text()
+
+
+def test_who_does_not_read_large_answers_takes_no_memory_of_the_others(
+    home: Home, start_script: Any, wait_until: Callable[..., Any]
+) -> None:
+    server = start_script(str(SERVER))
+    home.configure(_upstream(server.url))
+    served = home.serve()
+    large, mebibyte = {"size": 12 * 1024 * 1024}, 1024 * 1024
+    with _alice(home, served) as alice, Caller(home, served) as anybody:
+        assert len(_text(alice.call("u_large", large))) == large["size"]
+        at_first = _memory(served)
+        with ExitStack() as stack:
+            for _ in range(10):
+                _begin(stack.enter_context(Caller(home, served)), "u_large", **large)
+            full = wait_until(partial(_refusal, anybody, large), seconds=30)
+            assert full["data"]["reason"] == "rate_limited"
+            assert full["message"].endswith("This call was made, its answer is lost.")
+            assert _memory(served) - at_first < 150 * mebibyte
+            assert _text(anybody.call("u_slow", {"seconds": 0})) == "done", "small answers come all the same"
+            assert len(_text(alice.call("u_large", large))) == large["size"]
+        wait_until(lambda: _refusal(anybody, large) is None, seconds=30)
+
+
+def _refusal(caller: Caller, arguments: dict[str, Any]) -> Any:
+    return caller.call("u_large", arguments).get("error")
+
+
+def _memory(served: Served) -> int:
+    """Bytes."""
+    pages = Path(f"/proc/{served.process.pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
