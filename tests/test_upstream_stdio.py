@@ -21,9 +21,10 @@ import uvloop
 
 from gateway.config.values import SandboxSettings, Sessions, StdioUpstream
 from gateway.mcp import stdio_host, stdio_process, stdio_session, upstream_stdio
+from gateway.mcp.eras import Era
 from gateway.mcp.messages import Message, Notification, Reply, Request
 from gateway.mcp.stdio_host import StdioHost
-from gateway.mcp.upstream import GATEWAY, CancelledByCaller, SessionKey, UpstreamError
+from gateway.mcp.upstream import GATEWAY, CancelledByCaller, EraChangedError, SessionKey, UpstreamError
 from gateway.mcp.upstream_stdio import StdioUpstreamServer
 from gateway.model import Reason
 
@@ -192,9 +193,11 @@ async def ask(upstream: StdioUpstreamServer, name: str, key: SessionKey = ALICE,
     return json.loads(bytes(message.result or message.error or b"null"))
 
 
-async def failure(upstream: StdioUpstreamServer, name: str = "echo", **arguments: Any) -> UpstreamError:
+async def failure(
+    upstream: StdioUpstreamServer, name: str = "echo", key: SessionKey = ALICE, **arguments: Any
+) -> UpstreamError:
     with pytest.raises(UpstreamError) as caught:
-        await ask(upstream, name, **arguments)
+        await ask(upstream, name, key, **arguments)
     assert "local" in caught.value.detail
     return caught.value
 
@@ -213,6 +216,40 @@ def started_with(pid: int) -> set[bytes]:
 async def until_dead(pid: int) -> None:
     while alive(pid):  # noqa: ASYNC110 - the loop has no event for it
         await asyncio.sleep(0.01)
+
+
+OF_AN_ERA = """
+import json, os, sys
+
+for line in sys.stdin:
+    message = json.loads(line)
+    modern = open("era").read() == "modern"
+    result = None
+    if message.get("method") == ("server/discover" if modern else "initialize"):
+        result = {"supportedVersions": ["2026-07-28"], "protocolVersion": "2025-11-25", "capabilities": {}}
+    elif message.get("method") == "tools/call":
+        if message["params"]["name"] == "die":
+            os._exit(0)
+        result = "modern" if modern else "legacy"
+    said = {"error": {"code": -32601, "message": "?"}} if result is None else {"result": result}
+    if "id" in message:
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], **said}), flush=True)
+"""
+
+
+async def test_a_command_that_changed_its_era_is_asked_in_the_other(tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(OF_AN_ERA)
+    async with child_of(tmp_path, command=(sys.executable, "-u", "server.py")) as upstream:
+        (tmp_path / "era").write_text("legacy")
+        key = SessionKey(ALICE.owner, era=await upstream.era_for(ALICE))
+        assert await ask(upstream, "echo", key) == "legacy"
+        for era in (Era.MODERN, Era.LEGACY, Era.MODERN):
+            (tmp_path / "era").write_text(era.value)
+            assert (await failure(upstream, "die", key)).reason is Reason.UPSTREAM_UNAVAILABLE
+            with pytest.raises(EraChangedError):
+                await ask(upstream, "echo", key)
+            key = SessionKey(ALICE.owner, era=await upstream.era_for(ALICE))
+            assert await ask(upstream, "echo", key) == era.value
 
 
 class TestCalls:

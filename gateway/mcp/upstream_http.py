@@ -227,7 +227,8 @@ class HttpUpstreamServer:
         found = frozenset({Era.MODERN} if modern else ()) | frozenset({Era.LEGACY} if legacy else ())
         if found != self._eras:
             log.warning("upstream %s speaks another revision of MCP than before", self.name)
-            self._eras, self._speaks_modern_alone = found, False
+            self._speaks_modern_alone = Era.LEGACY in self._eras and not legacy
+            self._eras = found
             self._sessions.forget_all()
 
     # -- the GET stream -----------------------------------------------------------------------------------------------

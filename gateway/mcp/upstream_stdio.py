@@ -15,7 +15,7 @@ from typing import Final
 
 from gateway.config.values import Sessions, StdioUpstream
 from gateway.mcp.eras import LIST_CHANGES, Era
-from gateway.mcp.exchange import PROBE_SECONDS, Errands, Ticket, invalid, late, unavailable
+from gateway.mcp.exchange import PROBE_SECONDS, Errands, Ticket, late, unavailable
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
 from gateway.mcp.places import Place, Places
 from gateway.mcp.sessions import Held, NoRoom, gives_way
@@ -25,6 +25,7 @@ from gateway.mcp.stdio_session import StdioExchange, StdioSession
 from gateway.mcp.upstream import (
     GATEWAY,
     MODERN_GATEWAY,
+    EraChangedError,
     Fields,
     Load,
     ServerInfo,
@@ -310,9 +311,12 @@ class StdioUpstreamServer:
         return session
 
     async def _greeted(self, session: StdioSession) -> bool:
-        """Shake hands; False: the child ended at what it did not know, so it is of the legacy era."""
+        """Shake hands; False: the child ended at what it did not know, so it is of the legacy era.
+
+        Raises UpstreamError, and EraChangedError where the command is no longer what it was.
+        """
         if session.key.era is Era.LEGACY:
-            await session.initialize(next(self._ids))
+            await self._greeted_as_legacy(session)
             return True
         try:
             await session.discover(next(self._ids), min(PROBE_SECONDS, self._settings.timeout / 4))
@@ -326,9 +330,29 @@ class StdioUpstreamServer:
             self._eras |= {Era.MODERN}
             return True
         if self._eras:
-            raise invalid(self.name, "no longer speaks the modern revision of MCP")
+            raise self._speaks_now(Era.LEGACY)
         self._eras, session.key = frozenset({Era.LEGACY}), GATEWAY
         return True
+
+    async def _greeted_as_legacy(self, session: StdioSession) -> None:
+        try:
+            await session.initialize(next(self._ids))
+        except UpstreamError as error:
+            if error.reason is not Reason.UPSTREAM_INVALID or Era.LEGACY not in self._eras:
+                raise
+            if Era.MODERN not in self._eras:
+                await session.discover(next(self._ids), min(PROBE_SECONDS, self._settings.timeout / 4))
+                if not session.modern:
+                    raise
+            raise self._speaks_now(Era.MODERN) from None
+
+    def _speaks_now(self, era: Era) -> EraChangedError:
+        """From now on it is taken to speak that era alone."""
+        log.warning("upstream %s speaks another revision of MCP than before", self.name)
+        self._eras, self._speaks_modern_alone = frozenset({era}), era is Era.MODERN
+        for slot in self._slots.values():
+            slot.deaths, slot.closed_until = 0, 0.0  # they were those of another program
+        return EraChangedError(self.name)
 
     def _ended(self, session: StdioSession, fate: str) -> None:
         session.ended(fate)
