@@ -88,6 +88,17 @@ class Catalogue:
         offer = self._sources[upstream].offer
         return offer is not None and has_something_for(context, offer)
 
+    def lists_for(self, context: ClientContext, only: str | None) -> frozenset[Kind]:
+        """The lists that there are for the caller: tools always, others where an upstream that is known has them.
+
+        One of which the caller may have nothing does not count; one that is down does, for its entries come back.
+        """
+        known = [source.offer for source in self._asked_for(only) if source.offer is not None]
+        offered = {
+            name for offer in known if has_something_for(context, offer) for name in offer.info.capabilities
+        }
+        return frozenset(kind for kind in Kind if LISTINGS[kind].capability in {"tools", *offered})
+
     def held_back(self) -> tuple[str, ...]:
         """The upstreams of which a name is held back (see ``names``)."""
         return self._names.concerned()

@@ -133,8 +133,9 @@ class Subscriptions:
         """Take up what the client may hear of; which that is."""
         agreed: dict[str, Any] = {}
         await self._catalogue.refresh(request.only)
+        there = self._catalogue.lists_for(request.client, request.only)
         for name, kinds in _FILTERS.items():
-            if wanted.get(name) is True:
+            if wanted.get(name) is True and there.issuperset(kinds):
                 agreed[name] = True
                 for kind in kinds:
                     listener.listed[kind] = hash(self._lists.visible(kind, request.only, request.client))

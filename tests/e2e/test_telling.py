@@ -14,7 +14,7 @@ import pytest
 
 from gateway.mcp.streams import WATCH_SECONDS
 from tests.conftest import Caller, Home, Started
-from tests.modern import META, VERSION
+from tests.modern import META, VERSION, Modern
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {"sampling": {}}}
 CONFIG = """
@@ -25,8 +25,19 @@ url = "{url}"
 prefix = ""
 
 [[tools]]
-match = "*"
+match = "echo"
 permissions = ["far:use"]
+"""
+TALKATIVE = """
+[[upstreams]]
+name = "talk"
+transport = "http"
+url = "{url}"
+prefix = "talk_"
+
+[[prompts]]
+match = "talk_*"
+permissions = ["talk:use"]
 """
 
 
@@ -177,3 +188,23 @@ def test_a_list_is_told_of_that_changed_because_an_upstream_went_down_or_came_ba
         describe("Says it again.")
         assert read()["method"] == CHANGED
         assert alice.tools() == ["echo"]
+
+
+@pytest.mark.usefixtures("far")
+def test_a_subscription_to_lists_that_there_are_not_for_the_client_is_not_acknowledged(
+    home: Home, start_script: Callable[..., Started], caller: Callable[..., Caller]
+) -> None:
+    home.configure(TALKATIVE.format(url=start_script("tests/servers/guarded.py", "--talkative").url))
+    alice = Modern(caller(home.serve(), home.folder / "clients" / "alice"))
+
+    def told() -> set[str]:
+        with of_subscription(
+            home, *(f"{each}ListChanged" for each in ("tools", "prompts", "resources"))
+        ) as read:
+            told: dict[str, bool] = read()["params"]["notifications"]
+        assert set(told.values()) == {True}
+        return {name.removesuffix("ListChanged") for name in told}
+
+    assert told() == {"tools"} == set(alice.result("server/discover")["capabilities"])
+    grant(home, "--add-permission", "talk:use")
+    assert told() == {"tools", "prompts", "resources"}
