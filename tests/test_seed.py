@@ -78,6 +78,21 @@ def test_a_second_run_changes_nothing_and_says_so(home: Any, file: Path, *, serv
     assert _outcomes(home, file) == (1, {"unchanged", "changed"})
 
 
+def test_a_clients_certificate_is_brought_to_what_the_file_says(home: Any, file: Path) -> None:
+    for said, certificate, required, outcome in (
+        ("", "zoe", False, "added"),
+        ('certificate = "zoe-2"\nrequire_certificate = true', "zoe-2", True, "changed"),
+        ('certificate = "zoe-2"\nrequire_certificate = true', "zoe-2", True, "unchanged"),
+        ("", "zoe-2", True, "unchanged"),
+        ('certificate = "none"\nrequire_certificate = false', None, False, "changed"),
+        ('certificate = "none"', None, False, "unchanged"),
+    ):
+        file.write_text(f'[[clients]]\nname = "zoe"\n{said}\n')
+        assert _outcomes(home, file)[1] == {outcome}, said
+        zoe = home.json("clients", "show", "zoe")["client"]
+        assert (zoe["certificate"], zoe["require_certificate"]) == (certificate, required)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -79,6 +79,9 @@ class ClientPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     permissions: tuple[str, ...] | UnsetType = UNSET
     disabled: bool | UnsetType = UNSET
     password: str | UnsetType = UNSET
+    certificate: str | UnsetType | None = UNSET
+    """What its certificates yield; null: no certificate is accepted."""
+    require_certificate: bool | UnsetType = UNSET
     given_name: str | UnsetType | None = UNSET
     family_name: str | UnsetType | None = UNSET
     email: str | UnsetType | None = UNSET

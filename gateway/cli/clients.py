@@ -140,6 +140,31 @@ def set_password(name: str, config_file: Path, *, password_stdin: bool) -> None:
     click.echo(f"The password of {name} is set.")
 
 
+@clients.command(name="set-certificate")
+@click.argument("name")
+@click.option("--certificate", metavar="ID", help="What its certificates yield; none: no certificate.")
+@click.option(
+    "--require-certificate/--no-require-certificate",
+    default=None,
+    help="Whether its tokens are issued and good only with its certificate.",
+)
+@config_option
+@json_option
+def set_certificate(
+    name: str, *, certificate: str | None, require_certificate: bool | None, config_file: Path, as_json: bool
+) -> None:
+    """Say which certificates are those of NAME, and whether it needs one.
+
+    This holds at once, on open connections, too. Certificates that yield what was its ID before name nobody any more.
+    """
+    wanted: dict[str, object] = {} if certificate is None else {"certificate": certificate}
+    if require_certificate is not None:
+        wanted["require_certificate"] = require_certificate
+    if not wanted:
+        raise click.UsageError("say what is to change: --certificate, --require-certificate or both.")
+    _print_client(perform(config_file, "clients.change", client_id=name, **wanted), as_json=as_json)
+
+
 @clients.command()
 @click.argument("name")
 @config_option

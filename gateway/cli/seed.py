@@ -55,7 +55,9 @@ class SeedClient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     roles: list[str] = []
     permissions: list[str] = []
     certificate: str | None = None
-    require_certificate: bool = False
+    """None: as it is; its name for a new one."""
+    require_certificate: bool | None = None
+    """None: as it is; off for a new one."""
     password_file: str | None = None
     password_env: str | None = None
     password_stdin: bool = False
@@ -126,7 +128,7 @@ def _role_id(wanted: SeedRole) -> str:
 def seed(file: Path, config_file: Path, *, as_json: bool) -> None:
     """Make the tenants, roles, clients and so on of the file FILE.
 
-    What is there already is brought to what FILE says, but for passwords, certificates, keys and invitations, which stay.
+    What is there already is brought to what FILE says, but for passwords, keys and invitations, which stay.
     A second run changes nothing. No secret is in FILE: for passwords it names files, variables or standard input; new keys
     and codes are written into the files that it names.
     """
@@ -268,9 +270,16 @@ def _client(config_file: Path, wanted: SeedClient, folder: Path) -> str:
             "another name"
         )
     roles, permissions = (list(dict.fromkeys(words)) for words in (wanted.roles, wanted.permissions))
-    if (list(present["roles"]), list(present["permissions"])) == (roles, permissions):
+    said: dict[str, object] = {}
+    if wanted.certificate is not None:
+        said["certificate"] = None if wanted.certificate == "none" else wanted.certificate
+    if wanted.require_certificate is not None:
+        said["require_certificate"] = wanted.require_certificate
+    same_grants = (list(present["roles"]), list(present["permissions"])) == (roles, permissions)
+    if same_grants and all(present[name] == value for name, value in said.items()):
         return "unchanged"
-    perform(config_file, "clients.change", client_id=wanted.name, roles=roles, permissions=permissions)
+    said |= {"roles": roles, "permissions": permissions}
+    perform(config_file, "clients.change", client_id=wanted.name, **said)
     return "changed"
 
 
@@ -337,7 +346,7 @@ def _new_client(wanted: SeedClient, password: str | None) -> dict[str, object]:
         "roles": wanted.roles,
         "permissions": wanted.permissions,
         "certificate": wanted.certificate,
-        "require_certificate": wanted.require_certificate,
+        "require_certificate": bool(wanted.require_certificate),
         "password": password,
     }
 

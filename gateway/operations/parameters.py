@@ -69,8 +69,8 @@ class AddClient(Parameters, frozen=True, kw_only=True):
         check_permissions(self.permissions)
         if self.certificate == NO_CERTIFICATE and self.require_certificate:
             raise ValueError("a client without a certificate cannot require one; leave out one of the two")
-        if self.certificate and not _CERTIFICATE_ID.fullmatch(self.certificate):
-            raise ValueError("no certificate can yield that id; write 1 to 128 printable ASCII characters")
+        if self.certificate:
+            _check_certificate_id(self.certificate)
 
 
 class OneClient(Parameters, frozen=True, kw_only=True):
@@ -139,17 +139,24 @@ class ChangeProfile(Parameters, frozen=True, kw_only=True):
 
 
 class ChangeClient(ChangeProfile, frozen=True, kw_only=True):
-    """What is None stays; ``roles`` and ``permissions`` take the place of those the client has."""
+    """What is None stays; ``roles`` and ``permissions`` take the place of those the client has.
+
+    ``certificate`` None, or NO_CERTIFICATE: from now on no certificate is accepted.
+    """
 
     roles: tuple[str, ...] | None = None
     permissions: tuple[str, ...] | None = None
     disabled: bool | None = None
     password: str | None = None
+    certificate: str | UnsetType | None = UNSET
+    require_certificate: bool | None = None
 
     def __post_init__(self) -> None:
         self.change.check()
         check_roles(self.roles or ())
         check_permissions(self.permissions or ())
+        if isinstance(self.certificate, str):
+            _check_certificate_id(self.certificate)
 
 
 class ListClients(Parameters, frozen=True, kw_only=True):
@@ -318,6 +325,12 @@ def check_permissions(permissions: Iterable[str]) -> None:
     for permission in permissions:
         if not PERMISSION.fullmatch(permission):
             raise ValueError(f"not a permission: {permission[:80]!a}; {PERMISSION_REMEDY}")
+
+
+def _check_certificate_id(certificate: str) -> None:
+    """Raises ValueError where it can be nobody's."""
+    if not _CERTIFICATE_ID.fullmatch(certificate):
+        raise ValueError("no certificate can yield that id; write 1 to 128 printable ASCII characters")
 
 
 def check_limit(limit: int) -> None:

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from gateway.config.shapes import did_you_mean
 from gateway.identity.accounts import password_hashes, remember_password
@@ -174,9 +175,12 @@ async def _change_client(admin: Administration, wanted: ChangeClient, actor: str
     permissions = client.permissions if wanted.permissions is None else _unique(wanted.permissions)
     _check_roles(admin, client.tenant_id, [role for role in roles if role not in client.roles])
     admin.require_grants(set(permissions) - set(client.permissions), "the permissions of a client")
+    certified = _certified(admin, client, wanted)
     moment, disabled_at, operations = admin.timestamp(), client.disabled_at, []
     if (roles, permissions) != (client.roles, client.permissions):
         operations.append("clients.roles")
+    if certified != client:
+        operations.append("clients.set_certificate")
     if password_hash is not None:
         operations.append("clients.set_password")
     if wanted.disabled is not None and wanted.disabled != (disabled_at is not None):
@@ -189,7 +193,7 @@ async def _change_client(admin: Administration, wanted: ChangeClient, actor: str
     if not operations:
         return {"client": _client(admin, client)}
     changed = msgspec.structs.replace(
-        client,
+        certified,
         roles=roles,
         permissions=permissions,
         password_hash=password_hash or client.password_hash,
@@ -206,6 +210,26 @@ async def _change_client(admin: Administration, wanted: ChangeClient, actor: str
         changed = await Profiles(admin.stores, now=admin.now).change(changed, wanted.change)
     revoked = {} if password_hash is None else {"revoked": await _revoke_for_password(admin, client)}
     return {"client": _client(admin, changed), **revoked}
+
+
+def _certified(admin: Administration, client: ClientRecord, wanted: ChangeClient) -> ClientRecord:
+    """The client with the certificate that is wanted. Raises OperationError."""
+    certificate = client.certificate if wanted.certificate is UNSET else wanted.certificate
+    if certificate == NO_CERTIFICATE:
+        certificate = None
+    required = (
+        client.require_certificate if wanted.require_certificate is None else wanted.require_certificate
+    )
+    if (certificate, required) == (client.certificate, client.require_certificate):
+        return client
+    admin.require_another(
+        client.client_id, "your own certificate is changed by another administrator, or on the command line"
+    )
+    if certificate is None and required:
+        raise OperationError("a client without a certificate cannot require one; change the other, too")
+    if certificate != client.certificate:
+        _check_certificate(admin, certificate)
+    return msgspec.structs.replace(client, certificate=certificate, require_certificate=required)
 
 
 async def _list_tokens(admin: Administration, wanted: ListTokens, _actor: str) -> Answer:
@@ -342,7 +366,10 @@ def _entry(
     if operation == "clients.roles":
         said = granted or "none"
     if operation == "clients.add":
-        said = "; ".join(part for part in (granted, _certificate(client)) if part)
+        unusual = client.certificate != client.client_id or client.require_certificate
+        said = "; ".join(part for part in (granted, _certificate(client) if unusual else "") if part)
+    if operation == "clients.set_certificate":
+        said = _certificate(client)
     target = client.client_id if not said else f"{client.client_id}: {said}"[:MAX_TARGET]
     return admin.entry(
         actor, operation, client_id=client.client_id, tenant_id=client.tenant_id, target=target
@@ -350,10 +377,8 @@ def _entry(
 
 
 def _certificate(client: ClientRecord) -> str:
-    """The certificate that a new client has, where that is not the one of its name."""
     needed = ", required" if client.require_certificate else ""
-    unusual = client.certificate != client.client_id or needed
-    return f"certificate {client.certificate or NO_CERTIFICATE}{needed}" if unusual else ""
+    return f"certificate {client.certificate or NO_CERTIFICATE}{needed}"
 
 
 async def _revoke(admin: Administration, tokens: Iterable[TokenRecord]) -> int:

@@ -266,6 +266,29 @@ def test_an_administrator_of_a_tenant_sees_to_its_clients_api_keys(home: Any, ca
     assert {"api_keys.add", "api_keys.rotate", "api_keys.revoke"} <= {entry["method"] for entry in entries}
 
 
+def test_an_administrator_of_a_tenant_changes_certificates(home: Any, caller: Any) -> None:
+    served = home.serve()
+    boss = caller(served, token=_token(caller, served, "red-boss"))
+    path = "/admin/api/clients/red-joe"
+    changed = _send(boss, "PATCH", path, {"certificate": "joe-2", "require_certificate": True}).json
+    assert (changed["certificate"], changed["require_certificate"]) == ("joe-2", True)
+    assert _send(boss, "PATCH", path, {"disabled": False}).json == changed
+    for target, body, status in (
+        (path, {"certificate": None}, 409),
+        (path, {"certificate": "blue-joe"}, 409),
+        (path, {"certificate": 'a"b'}, 400),
+        (path, {"require_certificate": None}, 400),
+        ("/admin/api/clients/red-boss", {"certificate": "boss-2"}, 403),
+        ("/admin/api/clients/blue-joe", {"certificate": "joe-3"}, 404),
+    ):
+        refused = _send(boss, "PATCH", target, body)
+        assert refused.status == status, (body, refused)
+        assert "blue" not in refused.json["detail"].replace("of blue-joe are", ""), "whose it is, is not told"
+    assert _send(boss, "GET", path).json == changed
+    cleared = _send(boss, "PATCH", path, {"certificate": None, "require_certificate": False}).json
+    assert (cleared["certificate"], cleared["require_certificate"]) == (None, False)
+
+
 def test_an_administrator_of_a_tenant_helps_who_lost_a_phone(home: Any, caller: Any) -> None:
     served = home.serve()
 

@@ -349,3 +349,40 @@ def test_a_resumed_tls_session_is_not_let_in(door: Any, caller: Any) -> None:
     assert ask(session)[0] == b""
     assert ask(None)[0].startswith(b"HTTP/1.1 200 ")
     assert _audit(caller, served, door, event="tls_refused")[0]["reason"] == "session_resumed"
+
+
+def test_another_certificate_holds_at_once(home: Any, caller: Any) -> None:
+    served = home.serve()
+    home.certificate("alice-2")
+    old = caller(served, _certificate(home, "alice"))
+    bound = caller(served, _certificate(home, "alice"), old.ask("GET", "/auth/token").json["access_token"])
+    assert (old.ask("GET", "/auth/me").status, bound.ask("GET", "/auth/me").status) == (200, 200)
+    changed = home.json("clients", "set-certificate", "alice", "--certificate", "alice-2")["client"]
+    assert (changed["certificate"], changed["require_certificate"]) == ("alice-2", False)
+    assert (old.ask("GET", "/auth/me").status, bound.ask("GET", "/auth/me").status) == (401, 401)
+    new = caller(served, _certificate(home, "alice-2"))
+    assert new.ask("GET", "/auth/me").json["client_id"] == "alice"
+
+    login = {"username": "alice", "password": PASSWORD}
+    answer = caller(served).form("/auth/token", grant_type="password", **login)
+    loose = caller(served, token=answer.json["access_token"])
+    for words, status in (("--require-certificate", 401), ("--no-require-certificate", 200)):
+        home.cli("clients", "set-certificate", "alice", words)
+        assert loose.ask("GET", "/auth/me").status == status, words
+    home.cli("clients", "set-certificate", "alice", "--certificate", "none")
+    assert new.ask("GET", "/auth/me").status == 401
+
+    for words, told in (
+        (("--certificate", "bob"), "certificates of bob belong to bob"),
+        (("--require-certificate",), "cannot require one"),
+        (("--certificate", "a b"), "no certificate can yield that id"),
+        ((), "say what is to change"),
+    ):
+        refused = home.cli("clients", "set-certificate", "alice", *words, check=False)
+        assert refused.returncode != 0
+        assert told in refused.stderr
+    entries = home.json("audit", "query", "--event", "admin_change", "--limit", "4")["entries"]
+    assert [(each["method"], each["target"]) for each in reversed(entries)] == [
+        ("clients.set_certificate", f"alice: certificate {said}")
+        for said in ("alice-2", "alice-2, required", "alice-2", "none")
+    ]
