@@ -307,6 +307,7 @@ def _run(folder: Path, *, keep: bool) -> None:
     examples = ROOT / "examples"
     archive = ("genealogy/mcp_server.py", f"{examples}/genealogy/mcp_server.py", "--port", "0")
     persons = ("genealogy/service.py", f"{examples}/genealogy/service.py", "--port", "0")
+    (folder / "notes").mkdir()
     with _started(folder, *archive) as genealogy, _started(folder, *persons) as service:
         _prepare(demo, genealogy, service.partition("/api")[0])
         os.environ["OSTIARY_SERVER_PORT"] = "8443" if keep else "0"

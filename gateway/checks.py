@@ -17,7 +17,8 @@ from certs.pem import mode_problem
 from gateway.config.reader import CommandSettings, read_command_settings, read_config
 from gateway.config.values import Config, ConfigError, StdioUpstream
 from gateway.identity.sealing import file_problem
-from gateway.mcp.sandbox import SIGNALS_ABI, probe
+from gateway.mcp.confinement import probe
+from gateway.mcp.sandbox import SIGNALS_ABI
 from gateway.tls.files import tls_files
 from persistence import missing_store
 
@@ -199,10 +200,15 @@ def _not_held(server: StdioUpstream, *, landlock: int, hides: bool) -> Iterator[
         yield "this kernel has no Landlock (Linux 5.13 has), so a server with read or write is not started"
     if confined and 0 < landlock < SIGNALS_ABI:
         yield "this kernel's Landlock does not keep it from sending signals to others (Linux 6.12 does)"
-    if not hides and not confined:
+    if not hides and landlock:
         yield (
-            "this system has no mount namespaces for it, so it sees whatever its user may, the gateway's secrets"
-            " among it; give it read and write, or another user"
+            "this system has no mount namespaces for it; Landlock keeps the gateway's own files from it, and also keeps it"
+            " from making anything new in the folders above them"
+        )
+    if not hides and not landlock and not confined:
+        yield (
+            "this system has neither mount namespaces nor Landlock for it, so it sees whatever its user may, the"
+            " gateway's secrets among it; give it another user"
         )
     if as_root:
         limit = "to processes, nor to" if sandbox.processes is not None else "to"

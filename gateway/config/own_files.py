@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from gateway.config.values import Config, StdioUpstream
+
+_PACKAGES: Final = ("gateway", "certs", "persistence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +20,7 @@ class OwnFiles:
     hidden: tuple[Path, ...]
     """The store, the servers' logs, and every file with a secret."""
     read_only: tuple[Path, ...]
-    """What says who may do what: the configuration, certificates, CRLs; folders of their own as a whole."""
+    """What says who may do what: the configuration, certificates, CRLs; folders of their own as a whole; and the program."""
 
 
 def own_files(config: Config) -> OwnFiles:
@@ -29,13 +33,31 @@ def own_files(config: Config) -> OwnFiles:
         hidden.append(tls.client_ca.with_name("ca.key"))
     rule_cas = [rule.ca for rule in tls.client_id]
     named = (tls.certificate, tls.client_ca, tls.crl, config.audit.checkpoint_file, *rule_cas)
-    kept = [path for path in named if path is not None]
+    kept = [each for path in named if path is not None for each in (path, path.resolve())]
     folder = config.file.parent
-    read_only = {path if folder.is_relative_to(path.parent) else path.parent for path in kept}
+    read_only = {path if _holds(path.parent, folder) else path.parent for path in kept}
     return OwnFiles(
-        tuple(path for path in dict.fromkeys(hidden) if not folder.is_relative_to(path)),
-        (config.file, *sorted(read_only)),
+        tuple(path for path in dict.fromkeys(hidden) if not _holds(path, folder)),
+        (config.file, *sorted(read_only), *_program(folder)),
     )
+
+
+def _holds(path: Path, folder: Path) -> bool:
+    return folder.resolve().is_relative_to(path.resolve())
+
+
+def _program(folder: Path) -> Iterator[Path]:
+    """What is run when the gateway starts: its packages, and the environment and the interpreter that they are in.
+
+    ``folder`` is the configuration's, which is no part of them even if it lies there.
+    """
+    root = Path(__file__).parents[2]
+    yield from (root / package for package in _PACKAGES)
+    for prefix in dict.fromkeys((Path(sys.prefix), Path(sys.base_prefix))):
+        if _holds(prefix, folder):
+            yield from filter(Path.exists, (prefix / part for part in ("bin", "lib", "lib64")))
+        else:
+            yield prefix
 
 
 def opened_up(config: Config) -> Iterator[tuple[str, str]]:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from gateway.config.values import StdioUpstream
+from gateway.mcp.confinement import confined
 from gateway.mcp.exchange import MAX_MESSAGE
-from gateway.mcp.sandbox import CANNOT_CONFINE, CANNOT_EXECUTE, NOT_FOUND, confined
+from gateway.mcp.sandbox import CANNOT_CONFINE, CANNOT_EXECUTE, NOT_FOUND
 from gateway.mcp.stdio_host import GroupKeeper, ServerLog, StdioHost
 
 MAX_LOGGED: Final = 2000

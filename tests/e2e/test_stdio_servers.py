@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.mcp.sandbox import probe
+from gateway.mcp.confinement import probe
+from tests.commands import ROOT
+from tests.conftest import Served
+from tests.test_sandbox import BECOME, WITHOUT_MOUNTS
 from tests.test_upstream_stdio import alive
 
 SERVER = Path(__file__).parent.parent / "servers" / "named.py"
@@ -28,6 +34,7 @@ access = "public"
 
 @pytest.fixture
 def served(home: Any) -> Any:
+    (home.folder / "work").mkdir()
     home.configure(CONFIG.format(python=sys.executable, server=SERVER))
     return home.serve()
 
@@ -86,8 +93,11 @@ def test_a_server_does_not_see_the_gateways_own_files(
         pytest.skip("this system has no mount namespaces for it")
     anybody = caller(served)
     wait_until(lambda: "read" in anybody.tools(), seconds=60)
-    assert _say(anybody, "write", path="own-file") == "7"  # where it runs, it may work
-    assert _say(anybody, "read", path="own-file") == "'written'"
+    assert (
+        _say(anybody, "write", path="work/own-file") == "7"
+    )  # in a folder that is not the gateway's, it may work
+    assert (home.folder / "work" / "own-file").read_text() == "written"
+    assert _say(anybody, "write", path="own-file") == "OSError"
     secrets = ["secret.key", "certs/server.key", "certs/ca.key", "persistence/tokens.json"]
     secrets += ["persistence/control.key", "persistence/audit.json"]
     for path in secrets:
@@ -104,10 +114,66 @@ def test_a_server_does_not_see_the_gateways_own_files(
     assert "BEGIN CERTIFICATE" in _say(anybody, "read", path="certs/ca.pem")
 
 
+@contextmanager
+def _served_without_mounts(home: Any) -> Iterator[Any]:
+    """A gateway that can hide nothing by mounts. For root, a capability less; for others, no further namespace."""
+    log = home.folder / "serve.log"
+    gateway = (sys.executable, "-m", "gateway", "serve", "--config", str(home.config))
+    with log.open("w") as stderr:
+        words = [sys.executable, "-c", WITHOUT_MOUNTS + BECOME, *gateway]
+        variables = {**os.environ, "OSTIARY_SERVER_PORT": "0"}
+        process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT, env=variables
+        )
+    with process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1].replace("127.0.0.1", "localhost")
+        yield Served(process, process.stdout, url, log)  # type: ignore[arg-type]
+        process.terminate()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("how", ["hides", "landlock"])
+def test_a_running_server_sees_no_key_that_is_replaced_and_changes_nothing_of_the_program(
+    home: Any, caller: Any, wait_until: Any, how: str
+) -> None:
+    if not probe()[how]:
+        pytest.skip("this system does not have that")
+    home.configure(CONFIG.format(python=sys.executable, server=SERVER))
+    serving = nullcontext(home.serve()) if how == "hides" else _served_without_mounts(home)
+    with serving as served:
+        _replaced_keys_stay_hidden(home, caller(served), wait_until)
+
+
+def _replaced_keys_stay_hidden(home: Any, anybody: Any, wait_until: Any) -> None:
+    wait_until(lambda: "read" in anybody.tools(), seconds=60)
+    before = {path: (home.folder / path).read_text() for path in ("certs/server.key", "secret.key")}
+    assert "certs/server.pem" in home.cli("certs", "issue-server").stdout
+    home.cli("keys", "rotate")
+    for path in ("secret.key", "ostiary.toml"):
+        (home.folder / "new").write_text((home.folder / path).read_text())
+        (home.folder / "new").replace(home.folder / path)
+    for path, old in before.items():
+        assert (home.folder / path).read_text() != old
+        assert _say(anybody, "read", path=path) in {"FileNotFoundError", "PermissionError"}, path
+    changed = home.config.read_text()
+    for path in ("ostiary.toml", "secret.key", "new.pem"):
+        _say(anybody, "write", path=path)
+    assert home.config.read_text() == changed
+    assert not (home.folder / "new.pem").exists()
+    for folder in (ROOT / "gateway", ROOT / "certs", ROOT / "persistence", Path(sys.prefix)):
+        assert _say(anybody, "write", path=str(folder / "planted.py")) in {"OSError", "PermissionError"}
+        assert not (folder / "planted.py").exists()
+
+
 def test_what_is_not_held_here_is_told_by_check(home: Any) -> None:
     home.configure(CONFIG.format(python=sys.executable, server=SERVER))
     held = [line for line in home.json("check")["warnings"] if " sandbox: " in line]
-    expected = [] if probe()["hides"] else ["this system has no mount namespaces"]
+    can = probe()
+    least = (
+        "no mount namespaces for it; Landlock" if can["landlock"] else "neither mount namespaces nor Landlock"
+    )
+    expected = [] if can["hides"] else [least]
     expected += ["root is not held"] if os.geteuid() == 0 else []
     assert len(held) == len(expected)
     assert all(words in line for words, line in zip(expected, held, strict=True))
@@ -123,6 +189,7 @@ def test_what_is_not_held_here_is_told_by_check(home: Any) -> None:
         ("read", "link", "secret.key"),
         ("write", "ostiary.toml", "ostiary.toml"),
         ("write", "certs/crl.pem", "certs"),
+        ("write", sys.prefix, sys.prefix),
         ("read", "upstream.token", "upstream.token"),
     ],
 )
@@ -138,5 +205,6 @@ def test_the_gateways_own_files_are_opened_to_no_server(home: Any, key: str, pat
     home.configure(f'{far}[[upstreams]]\nname = "local"\ntransport = "stdio"\n{command}')
     done = home.cli("check", check=False)
     assert done.returncode == 1
-    place = f"[[upstreams]] local sandbox {key}: {home.folder}/{path} opens {home.folder.resolve()}/{opened},"
+    own = home.folder.resolve() / opened
+    place = f"[[upstreams]] local sandbox {key}: {home.folder / path} opens {own},"
     assert f"{place} which is the gateway's own; name what the server needs of it" in done.stdout
