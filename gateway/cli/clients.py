@@ -153,7 +153,7 @@ def set_password(name: str, config_file: Path, *, password_stdin: bool) -> None:
 def set_certificate(
     name: str, *, certificate: str | None, require_certificate: bool | None, config_file: Path, as_json: bool
 ) -> None:
-    """Say which certificates are those of NAME, and whether it needs one.
+    """Change the certificate of NAME, or whether it needs it.
 
     This holds at once, on open connections, too. Certificates that yield what was its ID before name nobody any more.
     """
