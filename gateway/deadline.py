@@ -19,6 +19,8 @@ class Deadline:
         self._loop = loop
         self._when = when
         self._expired = False
+        self._timer: asyncio.TimerHandle | None = None
+        """While inside, and not over."""
 
     def __enter__(self) -> None:
         task = asyncio.current_task(self._loop)
@@ -31,12 +33,21 @@ class Deadline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if not self._expired:
             return
         if self._task.uncancel() <= self._others and isinstance(error, asyncio.CancelledError):
             raise TimeoutError from error  # nobody else has cancelled the task
 
+    def reschedule(self, when: float) -> None:
+        """It must end by another instant, unless it has ended, or is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(when, self._expire)
+
     def _expire(self) -> None:
         self._expired = True
+        self._timer = None
         self._task.cancel()

@@ -73,3 +73,20 @@ async def test_the_inner_of_two_does_not_end_the_outer():
         with pytest.raises(TimeoutError), within(0.01):
             await asyncio.Event().wait()
         await asyncio.sleep(0)
+
+
+async def test_one_that_is_put_off_ends_later_and_one_that_has_ended_not_at_all():
+    deadline = within(0.01)
+    loop = asyncio.get_running_loop()
+    with deadline:
+        deadline.reschedule(loop.time() + 60)
+        await asyncio.sleep(0.05)
+    deadline.reschedule(loop.time())
+    await asyncio.sleep(0.01)
+    with pytest.raises(TimeoutError), deadline:
+        await _cut_short(deadline)
+
+
+async def _cut_short(deadline: Deadline) -> None:
+    deadline.reschedule(0)
+    await asyncio.Event().wait()

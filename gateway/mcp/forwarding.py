@@ -23,7 +23,7 @@ from gateway.mcp.eras import (
     as_legacy_request,
     at_least,
 )
-from gateway.mcp.held_calls import HeldCall
+from gateway.mcp.held_calls import HOLD_SECONDS, HeldCall
 from gateway.mcp.input_rounds import (
     MAX_ROUNDS,
     MISSES,
@@ -316,7 +316,7 @@ class Forwarder:
                     )
                     kept = True
                     return rounds.hold(request, call.entry, call.params, asking)
-                await self._pass_on(request, call, key, received, stream)
+                await self._pass_on(request, call, received, stream, key=key, exchange=exchange)
                 received = await exchange.receive()
         finally:
             if not kept:
@@ -347,7 +347,7 @@ class Forwarder:
                     running.exchange = exchange
                 received = await exchange.receive()
                 while not isinstance(received, Reply):
-                    await self._pass_on(request, call, key, received, stream)
+                    await self._pass_on(request, call, received, stream, key=key, exchange=exchange)
                     received = await exchange.receive()
             reply = checked(received)
             if request.modern:
@@ -384,9 +384,11 @@ class Forwarder:
         self,
         request: RequestContext,
         call: UpstreamCall,
-        key: SessionKey,
         received: Message,
         stream: EventStream,
+        *,
+        key: SessionKey,
+        exchange: Exchange,
     ) -> None:
         """What comes before the reply goes to the client as it comes; ``key``: of the session from which it came."""
         name = call.entry.upstream
@@ -394,12 +396,15 @@ class Forwarder:
             raise TypeError("a reply is not passed on, but finished with")
         params = self._tasks.params(owner_of(request.client), Era.LEGACY, call.entry, received.params)
         if isinstance(received, Request):
-            on_answer = partial(self._told_answer, request, call.entry, key, received.id)
+            on_answer = partial(
+                self._told_answer, request, call.entry, received.id, key=key, exchange=exchange
+            )
             reachable = request.accepts_stream and not stream.gone and not asks_of_tasks(received)
             ours = request.session.ask(on_answer) if request.session is not None and reachable else None
             if ours is None:
                 await on_answer(NOBODY_THERE)
             else:
+                exchange.asked(HOLD_SECONDS)
                 await stream.send(encode_request(ours, received.method, without_task(params)))
         elif received.method in LISTS_OF:
             self._catalogue.invalidate(name)
@@ -407,9 +412,17 @@ class Forwarder:
             await stream.send(encode_notification(received.method, params))
 
     async def _told_answer(
-        self, request: RequestContext, entry: Entry, key: SessionKey, question: RequestId, reply: Reply
+        self,
+        request: RequestContext,
+        entry: Entry,
+        question: RequestId,
+        reply: Reply,
+        *,
+        key: SessionKey,
+        exchange: Exchange,
     ) -> None:
         """Tell the upstream what the client answers it."""
+        exchange.answered()
         answer = self._tasks.answer(owner_of(request.client), Era.LEGACY, entry, reply)
         await self._catalogue.upstream(entry.upstream).respond(key, question, answer)
 

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
 
-from gateway.deadline import Deadline
-from gateway.mcp.exchange import Ticket, invalid, late, unavailable
+from gateway.mcp.exchange import Ticket, invalid, unavailable
 from gateway.mcp.http_answer import Answer
 from gateway.mcp.http_error import MAX_REFUSAL, ErrorAnswer
 from gateway.mcp.http_sessions import HttpSession, HttpSessions
 from gateway.mcp.messages import Message, Params, Reply
 from gateway.mcp.places import Place
+from gateway.mcp.time_limit import TimeLimit
 from gateway.mcp.upstream import CancelledByCaller, EraChangedError, Load, UpstreamError
 from gateway.model import Reason
 from gateway.outbound.client import OutboundError, ResponseError
@@ -28,7 +28,6 @@ class HttpExchange:
     __slots__ = (
         "_answer",
         "_cancelled",
-        "_deadline",
         "_era_changed",
         "_load",
         "_loop",
@@ -37,7 +36,7 @@ class HttpExchange:
         "_session",
         "_sessions",
         "_ticket",
-        "_timeout",
+        "_time",
         "_under_way",
     )
 
@@ -60,9 +59,8 @@ class HttpExchange:
         self._place = place
         self._load = load
         self._ticket = ticket
-        self._timeout = timeout
+        self._time = TimeLimit(sessions.loop, sessions.name, timeout)
         self._loop = sessions.loop
-        self._deadline = 0.0
         self._session: HttpSession | None = None
         self._answer: Answer | None = None
         self._refusal: Reply | None = None
@@ -72,14 +70,14 @@ class HttpExchange:
         self._cancelled = False
 
     async def __aenter__(self) -> Self:
-        self._deadline = self._loop.time() + self._timeout
+        self._time.begin()
         try:
-            with Deadline(self._loop, self._deadline):
+            with self._time.within():
                 await self._place.take()
                 await self._send()
         except TimeoutError:
             self._leave("timed out")
-            raise late(self._sessions.name, self._timeout) from None
+            raise self._time.passed() from None
         except BaseException:
             self._leave("abandoned")
             raise
@@ -103,12 +101,12 @@ class HttpExchange:
             if self._answer.at_hand:  # nothing to wait for, so no deadline to set
                 message = self._sorted(await self._answer.next())
             if message is None:
-                with Deadline(self._loop, self._deadline):
+                with self._time.within():
                     while message is None:
                         message = self._sorted(await self._read_on())
         except TimeoutError:
             self._leave("timed out")
-            raise late(self._sessions.name, self._timeout) from None
+            raise self._time.passed() from None
         except UpstreamError:
             if self._was_cancelled():
                 raise CancelledByCaller from None
@@ -122,13 +120,21 @@ class HttpExchange:
     async def resume(self, params: Params) -> None:
         """Go on. Raises UpstreamError."""
         self._ticket.rename(params)
-        self._deadline = self._loop.time() + self._timeout
+        self._time.begin()
         try:
-            with Deadline(self._loop, self._deadline):
+            with self._time.within():
                 await self._place.take()
         except TimeoutError:
             self._leave("timed out")
-            raise late(self._sessions.name, self._timeout) from None
+            raise self._time.passed() from None
+
+    def asked(self, seconds: float) -> None:
+        """The client has been asked something."""
+        self._time.asked(seconds)
+
+    def answered(self) -> None:
+        """The client has answered."""
+        self._time.answered()
 
     async def cancel(self, reason: str) -> None:
         """Tell the upstream to stop; ``receive`` raises from now on."""

@@ -24,7 +24,6 @@ from gateway.mcp.exchange import (
     discover_request,
     discovered,
     initialize_request,
-    late,
     messages_in,
     server_info,
     ticket_of,
@@ -48,6 +47,7 @@ from gateway.mcp.messages import (
 )
 from gateway.mcp.places import Place
 from gateway.mcp.stdio_process import ChildProcess, LineLog
+from gateway.mcp.time_limit import TimeLimit
 from gateway.mcp.unasked import Unasked
 from gateway.mcp.upstream import CancelledByCaller, ServerInfo, SessionKey, Unsolicited, UpstreamError
 from gateway.model import ANONYMOUS
@@ -303,9 +303,8 @@ class StdioExchange:
         self._name = name
         self._place = place
         self._ticket = ticket
-        self._timeout = timeout
         self._loop = asyncio.get_running_loop()
-        self._deadline = 0.0
+        self._time = TimeLimit(self._loop, name, timeout)
         self._session: StdioSession | None = None
         self._under_way = False
         self._messages: deque[Message] = deque()
@@ -314,9 +313,9 @@ class StdioExchange:
         self._failure: Exception | None = None
 
     async def __aenter__(self) -> Self:
-        self._deadline = self._loop.time() + self._timeout
+        self._time.begin()
         try:
-            async with asyncio.timeout_at(self._deadline):
+            with self._time.within():
                 await self._place.take()
                 session = self._session = await self._source.session(self._ticket.key)
                 session.begin(self, self._ticket)
@@ -325,7 +324,7 @@ class StdioExchange:
                 await session.process.drained()
         except TimeoutError:
             self._leave("timed out")
-            raise late(self._name, self._timeout) from None
+            raise self._time.passed() from None
         except BaseException:
             self._leave("abandoned")
             raise
@@ -343,11 +342,11 @@ class StdioExchange:
                 raise self._failure
             self._waiter = self._loop.create_future()
             try:
-                async with asyncio.timeout_at(self._deadline):
+                with self._time.within():
                     await self._waiter
             except TimeoutError:
                 self._leave("timed out")
-                raise late(self._name, self._timeout) from None
+                raise self._time.passed() from None
             finally:
                 self._waiter = None
         self._waiting = 0
@@ -360,13 +359,21 @@ class StdioExchange:
     async def resume(self, params: Params) -> None:
         """Go on. Raises UpstreamError."""
         self._ticket.rename(params)
-        self._deadline = self._loop.time() + self._timeout
+        self._time.begin()
         try:
-            async with asyncio.timeout_at(self._deadline):
+            with self._time.within():
                 await self._place.take()
         except TimeoutError:
             self._leave("timed out")
-            raise late(self._name, self._timeout) from None
+            raise self._time.passed() from None
+
+    def asked(self, seconds: float) -> None:
+        """The client has been asked something."""
+        self._time.asked(seconds)
+
+    def answered(self) -> None:
+        """The client has answered."""
+        self._time.answered()
 
     async def cancel(self, reason: str) -> None:
         """Tell the upstream to stop; ``receive`` raises from now on."""

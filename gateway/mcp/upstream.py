@@ -84,7 +84,7 @@ class Exchange(Protocol):
     async def receive(self) -> Message:
         """The next Notification or Request that belongs to it, or its Reply, after which there is nothing more.
 
-        Raises UpstreamError: unavailable, invalid, or over the upstream's time limit (it is then cancelled there).
+        Raises UpstreamError: unavailable, invalid, or over a time limit (it is then cancelled there).
         """
 
     def hold(self) -> None:
@@ -95,6 +95,12 @@ class Exchange(Protocol):
 
         Raises UpstreamError.
         """
+
+    def asked(self, seconds: float) -> None:
+        """The client has been asked something for it: so long it may take to answer; no time of the upstream's counts."""
+
+    def answered(self) -> None:
+        """It has answered: once that is so of all that it was asked, the time limit begins anew."""
 
     async def cancel(self, reason: str) -> None:
         """Tell the upstream to stop (notifications/cancelled); a later ``receive`` raises CancelledByCaller."""
