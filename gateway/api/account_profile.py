@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from aiohttp import web
 from msgspec import UNSET
@@ -15,7 +13,8 @@ from gateway.edge.handler import GatewayRequest, Route
 from gateway.identity.accounts import Accounts
 from gateway.identity.profiles import ProfileChange
 from gateway.identity.profiles import Text as Change
-from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
+from gateway.identity.second_factors import EnabledFactor
+from gateway.model import ClientContext, Deny, Inbound, Proof, Reason, Refused
 from persistence.records import ClientRecord
 
 
@@ -39,6 +38,31 @@ class EmailCode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return "EmailCode(…)"
 
 
+class Me(msgspec.Struct, frozen=True, kw_only=True):
+    """Whoever is calling: the account, what it may do in this way, and how it was proven."""
+
+    client_id: str
+    username: str
+    user_id: str
+    tenant_id: str
+    email: str | None
+    email_verified: bool
+    given_name: str | None
+    family_name: str | None
+    mfa: EnabledFactor | None
+    """The second factor, where one is on."""
+    roles: tuple[str, ...]
+    permissions: list[str]
+    scope: str
+    """What the token was narrowed to; empty: nothing."""
+    auth_time: int | None
+    token_id: str | None
+    certificate: str | None
+    """The thumbprint (RFC 8705 section 3.1) of the connection's certificate."""
+    proof: Proof | None
+    created_at: str
+
+
 class ProfileEndpoint:
     """The handlers."""
 
@@ -53,15 +77,13 @@ class ProfileEndpoint:
             "/auth/verify-email": {"POST": Route(self.verify_email)},
         }
 
-    @described(Description("Who the caller is.", {200: dict[str, Any]}))
+    @described(Description("Who the caller is.", {200: Me}))
     async def me(self, _request: GatewayRequest, _inbound: Inbound, context: ClientContext) -> web.Response:
         """``GET /auth/me``"""
         signed_in(context)
         return self._me(context)
 
-    @described(
-        Description("Changes one's names and e-mail address.", {200: dict[str, Any]}, body=ProfilePatch)
-    )
+    @described(Description("Changes one's names and e-mail address.", {200: Me}, body=ProfilePatch))
     async def change(self, request: GatewayRequest, inbound: Inbound, context: ClientContext) -> web.Response:
         """``PATCH /auth/me``"""
         client_id = owner(context)
@@ -80,7 +102,7 @@ class ProfileEndpoint:
             await self._accounts.change_profile(client_id, wanted, recorded)
         return self._me(context)
 
-    @described(Description("Proves the e-mail address by its code.", {200: dict[str, Any]}, body=EmailCode))
+    @described(Description("Proves the e-mail address by its code.", {200: Me}, body=EmailCode))
     async def verify_email(
         self, request: GatewayRequest, inbound: Inbound, context: ClientContext
     ) -> web.Response:
@@ -99,21 +121,21 @@ class ProfileEndpoint:
     def _me(self, context: ClientContext) -> web.Response:
         client = self._accounts.client(signed_in(context))
         return json_answer(
-            {
-                "client_id": client.client_id,
-                "username": client.username,
-                "user_id": client.user_id,
-                "tenant_id": client.tenant_id,
-                "email": client.email,
+            Me(
+                client_id=client.client_id,
+                username=client.username,
+                user_id=client.user_id,
+                tenant_id=client.tenant_id,
+                email=client.email,
                 **self._accounts.profile(client),
-                "mfa": self._accounts.second_factor(client.client_id),
-                "roles": list(context.roles),
-                "permissions": sorted(context.permissions.grants),
-                "scope": context.scope,
-                "auth_time": None if context.auth_time is None else int(context.auth_time),
-                "token_id": context.token_id,
-                "certificate": context.certificate_thumbprint,
-                "proof": context.proofs.get("client_id"),
-                "created_at": client.created_at,
-            }
+                mfa=self._accounts.second_factor(client.client_id),
+                roles=context.roles,
+                permissions=sorted(context.permissions.grants),
+                scope=context.scope,
+                auth_time=None if context.auth_time is None else int(context.auth_time),
+                token_id=context.token_id,
+                certificate=context.certificate_thumbprint,
+                proof=context.proofs.get("client_id"),
+                created_at=client.created_at,
+            )
         )

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from gateway import __version__
 from gateway.api.oauth import OAuthError
+from gateway.config.shapes import NAME
 from gateway.description import Description, Refusals, described, description_of
 from gateway.edge.handler import GatewayRequest, Route, Routes
 from gateway.model import ClientContext, Inbound
@@ -142,7 +143,7 @@ def _operation(path: str, route: Route, description: Description, schemas: _Sche
     operation: dict[str, Any] = {
         "summary": description.summary,
         "tags": [path.split("/")[1]],
-        "parameters": [*_path_parameters(path, description), *_parameters(description)],
+        "parameters": [*_path_parameters(path, description), *_parameters(description), *_tenant(route)],
         "responses": dict(_responses(route, description, schemas)),
         "security": _security(route, description),
     }
@@ -179,6 +180,18 @@ def _parameters(description: Description) -> Iterator[dict[str, Any]]:
                 "required": name in schema.get("required", ()),
                 "schema": {key: value for key, value in inner.items() if key != "default"},
             }
+
+
+def _tenant(route: Route) -> Iterator[dict[str, Any]]:
+    if route.identify:
+        what = "acts on that tenant" if route.chooses_tenant else "must be the caller's own"
+        yield {
+            "name": "X-Tenant-ID",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+            "description": f"A tenant; {what}.",
+        }
 
 
 def _responses(
