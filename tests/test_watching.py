@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 
 from gateway.config.values import HttpUpstream
-from gateway.mcp import watching
+from gateway.mcp import upstream_http, watching
 from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.messages import Notification, Request
-from gateway.mcp.upstream import SessionKey
+from gateway.mcp.upstream import MODERN_GATEWAY, SessionKey
 from gateway.mcp.upstream_http import HttpUpstreamServer
 from tests.modern import META, VERSION
 
@@ -32,6 +32,8 @@ class Server:
         self.open: dict[int, tuple[list[str], web.StreamResponse]] = {}
         self.most_open = 0
         self.error: Callable[[list[str]], int | None] = lambda _uris: None
+        self.status = 200
+        """Of an error."""
         self.grants = asyncio.Event()
         self.grants.set()
 
@@ -40,13 +42,15 @@ class Server:
         if message["method"] == "server/discover":
             result = {"supportedVersions": [VERSION], "capabilities": {}, "resultType": "complete"}
             return web.json_response({"jsonrpc": "2.0", "id": message["id"], "result": result})
-        uris = message["params"]["notifications"]["resourceSubscriptions"]
+        uris = message["params"]["notifications"].get("resourceSubscriptions", ["lists"])
         number = len(self.asked)
         self.asked.append(uris)
         code = self.error(uris)
         if code is not None:
             error = {"code": code, "message": "no"}
-            return web.json_response({"jsonrpc": "2.0", "id": message["id"], "error": error})
+            return web.json_response(
+                {"jsonrpc": "2.0", "id": message["id"], "error": error}, status=self.status
+            )
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(http)
         await self.grants.wait()
@@ -116,7 +120,7 @@ async def upstream(
 async def watch(upstream: HttpUpstreamServer, *uris: str) -> None:
     for uri in uris:
         upstream.watch(uri)
-    await upstream.watched(uris)
+    return await upstream.watched(uris)
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -179,7 +183,7 @@ async def test_one_that_is_refused_costs_the_others_nothing(
     await watch(upstream, "d://first")
     server.error = lambda uris: -32602 if "d://bad" in uris else None
     uris = [f"d://{number:02}" for number in range(20)]
-    await watch(upstream, *uris[:10], "d://bad", *uris[10:])
+    assert await watch(upstream, *uris[:10], "d://bad", *uris[10:]) == {"d://bad"}
     await until(lambda: [len(open_[0]) for open_ in server.open.values()] == [21])
     for uri in ("d://first", uris[0], uris[19]):
         await server.touch(uri)
@@ -190,6 +194,53 @@ async def test_a_server_without_subscriptions_is_asked_once(
     server: Server, upstream: HttpUpstreamServer
 ) -> None:
     server.error = lambda _uris: -32601
-    await watch(upstream, "d://a", "d://b", "d://c")
+    assert len(await watch(upstream, "d://a", "d://b", "d://c")) == 3
     await asyncio.sleep(0.2)
     assert len(server.asked) == 1
+
+
+async def test_what_was_refused_is_asked_for_again(
+    server: Server, upstream: HttpUpstreamServer, heard: Heard
+) -> None:
+    server.error = lambda _uris: -32603
+    assert await watch(upstream, "d://a", "d://b") == {"d://a", "d://b"}
+    server.error = lambda _uris: None
+    await until(lambda: [len(open_[0]) for open_ in server.open.values()] == [2])
+    await server.touch("d://b")
+    assert await heard.get() == "d://b"
+
+
+async def test_what_goes_on_being_refused_is_asked_for_ever_more_rarely(
+    server: Server, upstream: HttpUpstreamServer
+) -> None:
+    server.error = lambda _uris: -32602
+    await watch(upstream, "d://bad")
+    await asyncio.sleep(1)
+    assert 3 <= len(server.asked) <= 8
+
+
+async def test_a_server_that_is_not_ready_has_refused_nothing(
+    server: Server, upstream: HttpUpstreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "PATIENCE", 0.2)
+    server.error, server.status = lambda _uris: -32603, 503
+    assert await watch(upstream, "d://a") == frozenset()
+    server.error = lambda _uris: None
+    await until(lambda: len(server.open) == 1)
+
+
+async def test_news_of_lists_are_asked_for_again(
+    server: Server, upstream: HttpUpstreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream_http, "FIRST_PAUSE", 0.02)
+    server.error = lambda _uris: -32603
+    upstream.listen(MODERN_GATEWAY)
+    await until(lambda: len(server.asked) >= 2)
+    server.error = lambda _uris: -32601
+    asked = len(server.asked)
+    await until(lambda: len(server.asked) > asked)
+    await asyncio.sleep(0.1)
+    assert len(server.asked) == asked + 1, "there it has no such method"
+    server.error = lambda _uris: None
+    upstream.listen(MODERN_GATEWAY)
+    await until(lambda: len(server.open) == 1)

@@ -38,6 +38,7 @@ from gateway.mcp.input_rounds import (
 )
 from gateway.mcp.listing import LISTS_OF
 from gateway.mcp.messages import (
+    INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
@@ -332,7 +333,10 @@ class Forwarder:
         subscribes = request.message.method == "resources/subscribe"
         if subscribes and request.session is not None and not request.session.outbox.closed:
             upstream.watch(call.entry.original)
-            await upstream.watched([call.entry.original])
+            if await upstream.watched([call.entry.original]):
+                return error_reply(
+                    INTERNAL_ERROR, f"Upstream {upstream.name} does not tell of that resource."
+                )
         if request.message.method in {"resources/subscribe", "resources/unsubscribe"}:
             return Reply(None, result=msgspec.Raw(b"{}"))
         key, method, fields = (

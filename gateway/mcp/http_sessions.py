@@ -268,7 +268,12 @@ class HttpSessions:
         try:
             if response.status != 200:
                 error = ErrorAnswer(response.status, await response.read(MAX_REFUSAL)).error
-                raise self.refusal(response.status) if error is None else Refusal(error_code(error))
+                failure = self.refusal(response.status)
+                if error is None or (
+                    response.status != 404 and failure.reason is Reason.UPSTREAM_UNAVAILABLE
+                ):
+                    raise failure
+                raise Refusal(error_code(error))
             answer = Answer(self.name, response)
             while (message := await answer.next()) is not None:
                 if isinstance(message, Reply) and message.error is not None:

@@ -142,12 +142,20 @@ class Subscriptions:
         uris = wanted.get("resourceSubscriptions")
         if isinstance(uris, list):
             taken = [uri for uri in uris[:MAX_RESOURCES] if await self._subscribe(request, listener, uri)]
-            agreed["resourceSubscriptions"] = taken
+            refused: set[str] = set()
             for name in {name for name, _uri in listener.subscribed}:
-                await self._catalogue.upstream(name).watched(
-                    uri for upstream, uri in listener.subscribed if upstream == name
-                )
+                refused |= await self._refused(listener, name)
+            agreed["resourceSubscriptions"] = [uri for uri in taken if uri not in refused]
         return agreed
+
+    async def _refused(self, listener: Listener, name: str) -> frozenset[str]:
+        """What that upstream will not tell of, of what the client wants to hear of: it is left again."""
+        wanted = [uri for upstream, uri in listener.subscribed if upstream == name]
+        refused = await self._catalogue.upstream(name).watched(wanted)
+        for uri in refused:
+            self._interests.leave(listener, (name, uri))
+            self._unwatch((name, uri))
+        return refused
 
     async def _subscribe(self, request: RequestContext, listener: Listener, uri: object) -> bool:
         """Subscribe to one resource, if the client may read it; whether that was done."""

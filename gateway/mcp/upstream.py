@@ -167,8 +167,8 @@ class Upstream(Protocol):
     def unwatch(self, uri: str) -> None:
         """Tell of them no more."""
 
-    async def watched(self, uris: Iterable[str]) -> None:
-        """Wait until the server has agreed to tell of them, or refused, but not for long."""
+    async def watched(self, uris: Iterable[str]) -> frozenset[str]:
+        """Wait until the server has agreed to tell of them, or refused, but not for long; those that it refused."""
 
     async def end(self, key: SessionKey) -> None:
         """Close the session of ``key``, if it is open; another will be opened when needed."""

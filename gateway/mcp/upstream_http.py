@@ -21,7 +21,7 @@ from gateway.mcp.http_answer import Answer
 from gateway.mcp.http_error import MAX_REFUSAL, ErrorAnswer
 from gateway.mcp.http_exchange import HttpExchange
 from gateway.mcp.http_sessions import HttpSession, HttpSessions
-from gateway.mcp.messages import Params, Reply, RequestId, encode_notification, encode_reply
+from gateway.mcp.messages import METHOD_NOT_FOUND, Params, Reply, RequestId, encode_notification, encode_reply
 from gateway.mcp.pace import Pace
 from gateway.mcp.places import Place, Places
 from gateway.mcp.upstream import (
@@ -163,7 +163,8 @@ class HttpUpstreamServer:
         In the modern era there is one for the gateway alone: it tells when a list changes.
         """
         if key.era is Era.MODERN:
-            if key == MODERN_GATEWAY and key not in self._listeners:
+            listener = self._listeners.get(key)
+            if key == MODERN_GATEWAY and (listener is None or listener.done()):
                 self._listeners[key] = self._sessions.errands.run(self._hear(LIST_CHANGES))
             return
         key = self._sessions.whose(key)
@@ -189,9 +190,9 @@ class HttpUpstreamServer:
         """Tell of them no more."""
         self._watching.discard(uri)
 
-    async def watched(self, uris: Iterable[str]) -> None:
-        """Wait until the server has agreed to tell of them, or refused, but not for long."""
-        await self._watching.agreed(uris)
+    async def watched(self, uris: Iterable[str]) -> frozenset[str]:
+        """Wait until the server has agreed to tell of them, or refused, but not for long; those that it refused."""
+        return await self._watching.refused(uris)
 
     async def end(self, key: SessionKey) -> None:
         """Close the session of ``key``; one that is shared stays."""
@@ -277,8 +278,9 @@ class HttpUpstreamServer:
                         if message.method != ACKNOWLEDGED:
                             pause = FIRST_PAUSE
                             self._sessions.unsolicited(GATEWAY, message)
-            except Refusal:
-                return
+            except Refusal as refusal:
+                if refusal.code == METHOD_NOT_FOUND:
+                    return  # until ``listen`` is called again
             except (OutboundError, UpstreamError) as error:
                 log.debug("upstream %s: its subscription ended: %s", self.name, type(error).__name__)
             await asyncio.sleep(pause)

@@ -206,8 +206,9 @@ class StdioUpstreamServer:
             session.unlisten({"resourceSubscriptions": [uri]})
         self._watched.discard(uri)
 
-    async def watched(self, uris: Iterable[str]) -> None:
+    async def watched(self, _uris: Iterable[str]) -> frozenset[str]:
         """A child takes what it is sent in order: what is asked of it next comes after."""
+        return frozenset()
 
     async def end(self, key: SessionKey) -> None:
         """End the process of ``key``; one that is shared stays."""

@@ -6,7 +6,8 @@ one. What happens meanwhile is told by either, or by both. Changes that come clo
 
 What a subscription that broke off would have told nobody knows: so once it is opened again, each of its resources is
 said to have changed. A server may refuse a subscription because of one URI, whoever asked for that: then those that are
-new are tried in ever smaller parts, so that the others have theirs.
+new are tried in ever smaller parts, so that the others have theirs. What it refused it is asked for again after pauses
+that grow, for as long as anybody wants it: it may have been starting up.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ PATIENCE: Final = 2.0
 """How long a client waits for the server to agree."""
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
+LONGEST_REFUSAL: Final = 300.0
+"""From one time that it is asked for what it refused to the next; it is as long at once where it has no such method."""
 STEADY_SECONDS: Final = 60.0
 """A subscription that lasted this long did not break off "again"."""
 UPDATED: Final = "notifications/resources/updated"
@@ -84,14 +87,14 @@ class Watching:
         if not batch.uris:
             self._batches.remove(batch)
 
-    async def agreed(self, uris: Iterable[str]) -> None:
-        """Wait until the server has agreed to tell of them, or refused, but not for long."""
+    async def refused(self, uris: Iterable[str]) -> frozenset[str]:
+        """Wait until the server has agreed to tell of them, or refused, but not for long; those that it refused."""
+        batches = {uri: self._of[uri] for uri in uris if uri in self._of}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                for uri in uris:
-                    batch = self._of.get(uri)
-                    if batch is not None:
-                        await batch.agreed(uri)
+                for uri, batch in batches.items():
+                    await batch.answered(uri)
+        return frozenset(uri for uri, batch in batches.items() if batch.refuses(uri))
 
 
 class _Batch:
@@ -104,6 +107,9 @@ class _Batch:
         self._tell = tell
         self._errands = errands
         self._refused: set[str] = set()
+        self._ask_again_at = 0.0
+        """When those are asked for again."""
+        self._refusal_pause = FIRST_PAUSE
         self._step = MAX_URIS
         """How many new ones are tried at once."""
         self._missed: frozenset[str] = frozenset()
@@ -129,10 +135,13 @@ class _Batch:
         if not self.uris and self._task is not None:
             self._task.cancel()
 
-    async def agreed(self, uri: str) -> None:
+    async def answered(self, uri: str) -> None:
         asked = self._asked.get(uri)
         if asked is not None:
             await asked.wait()
+
+    def refuses(self, uri: str) -> bool:
+        return uri in self._refused
 
     async def _keep(self) -> None:
         """Keep a subscription open, and let it tell of what is wanted; until the task is cancelled."""
@@ -154,7 +163,7 @@ class _Batch:
                 wanted = self._wanted(heard)
                 if wanted == heard:
                     self._settle(heard)
-                    await self._changed.wait()
+                    await self._until_changed()
                     continue
                 opening = _Subscription(self._name, wanted, self._listen, self._tell, self._errands)
                 opening.then(self._changed.set)
@@ -175,6 +184,16 @@ class _Batch:
                 if one is not None:
                     one.end()
 
+    async def _until_changed(self) -> None:
+        """Wait until there is something to do."""
+        if not self._refused:
+            self._refusal_pause = FIRST_PAUSE
+        try:
+            async with asyncio.timeout_at(self._ask_again_at if self._refused else None):
+                await self._changed.wait()
+        except TimeoutError:
+            self._refused.clear()
+
     def _wanted(self, heard: frozenset[str]) -> frozenset[str]:
         """What the next subscription is to tell of."""
         new = sorted(self.uris - heard - self._refused)[: self._step]
@@ -192,6 +211,9 @@ class _Batch:
             self._step = len(new) // 2
             return
         log.info("upstream %s tells nothing of %d resources that clients subscribed to", self._name, len(new))
+        pause = LONGEST_REFUSAL if refusal.code == METHOD_NOT_FOUND else self._refusal_pause
+        self._ask_again_at = asyncio.get_running_loop().time() + pause
+        self._refusal_pause = min(2 * self._refusal_pause, LONGEST_REFUSAL)
         self._refused |= new
         self._settle(new)
 

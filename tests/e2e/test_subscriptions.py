@@ -111,6 +111,26 @@ def test_however_many_resources_they_are_for_they_cost_no_connections(
         assert of_first()["params"]["uri"] == touched["uri"]
 
 
+def test_what_a_server_does_not_tell_of_is_not_acknowledged(
+    home: Any, start_script: Callable[..., Any], caller: Any
+) -> None:
+    home.configure(CONFIG.format(url=start_script("tests/servers/choosy.py").url))
+    served = home.serve()
+    told, untold = "choosy://told", "choosy://untold"
+    with asked(home, served, {"resourceSubscriptions": [told, untold]}) as connection:
+        assert agreed(connection)[0] == [told]
+    anonymous = caller(served)
+    opening = {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "t", "version": "1"},
+    }
+    session = anonymous.rpc("initialize", opening).headers["mcp-session-id"]
+    assert anonymous.rpc("resources/subscribe", {"uri": told}, session=session).json["result"] == {}
+    answer = anonymous.rpc("resources/subscribe", {"uri": untold}, session=session)
+    assert answer.json["error"]["message"] == "Upstream new does not tell of that resource."
+
+
 def test_the_gateway_may_open_as_many_files_as_the_system_lets_it(home: Any) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
