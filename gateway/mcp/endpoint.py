@@ -205,6 +205,8 @@ class McpEndpoint:
         if session is None:
             raise Refused(Deny(Reason.BAD_REQUEST, "Mcp-Session-Id is missing."))
         self._sessions.end(session)
+        running = tuple(session.in_flight.values())
+        await asyncio.gather(*(request.cancel("The session has ended.") for request in running))
         return web.Response(status=204)
 
     def _only(self, inbound: Inbound, context: ClientContext) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, Protocol
@@ -177,7 +177,7 @@ class Outbox:
         return message
 
 
-OnAnswer = Callable[[Reply], Awaitable[None]]
+OnAnswer = Callable[[Reply], Coroutine[Any, Any, None]]
 """Takes the client's answer to what it was asked."""
 
 
@@ -220,8 +220,8 @@ class Session:
         self.outbox.put(encode_notification(method, params))
 
     def ask(self, on_answer: OnAnswer) -> str | None:
-        """The id for a request to the client; None: it has left MAX_ASKED of them unanswered."""
-        if len(self.asked) >= MAX_ASKED:
+        """The id for a request to the client; None: it has left MAX_ASKED of them unanswered, or the session has ended."""
+        if len(self.asked) >= MAX_ASKED or self.outbox.closed:
             return None
         ours = secrets.token_hex(8)
         self.asked[ours] = on_answer

@@ -17,6 +17,7 @@ from gateway.mcp.access import Access
 from gateway.mcp.catalogue import Catalogue, Entry
 from gateway.mcp.eras import ACKNOWLEDGED, Era, own_result
 from gateway.mcp.exchange import Errands
+from gateway.mcp.forwarding import NOBODY_THERE
 from gateway.mcp.interests import MAX_RESOURCES, Interests, Resource
 from gateway.mcp.listeners import Listener, Listeners
 from gateway.mcp.listing import Kind
@@ -95,7 +96,10 @@ class Subscriptions:
         return await stream.close()
 
     def session_ended(self, session: Session) -> None:
-        """What nobody else wants to hear of is told no more."""
+        """What nobody else wants to hear of is told no more, and whoever asked its client something waits no more."""
+        for on_answer in session.asked.values():
+            self._errands.run(on_answer(NOBODY_THERE))
+        session.asked.clear()
         legacy = [name for name in session.used if Era.LEGACY in self._catalogue.upstream(name).eras]
         for resource in tuple(session.subscribed):
             self.unsubscribed(session, resource)

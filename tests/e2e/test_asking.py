@@ -147,6 +147,23 @@ def test_a_modern_server_asks_a_legacy_client(
     assert _told(done["result"]) == {"answer": told, "declared": {capability: {}}}
 
 
+@pytest.mark.parametrize("server", ["old", "new"])
+def test_the_end_of_a_session_cancels_what_waits_for_its_clients_answer(door: Home, server: str) -> None:
+    with _caller(door) as alice, _caller(door) as second:
+        said = {"protocolVersion": "2025-11-25", "capabilities": {"sampling": {}}}
+        session = alice.rpc("initialize", said).headers["mcp-session-id"]
+        headers = {"Content-Type": "application/json", "Mcp-Session-Id": session}
+        headers["Accept"] = "application/json, text/event-stream"
+        call = {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": {"name": f"{server}_sample"}}
+        alice._connection.request("POST", "/mcp", json.dumps(call), headers)
+        stream = alice._connection.getresponse()
+        assert _next(stream)["method"] == "sampling/createMessage"
+        assert second.ask("DELETE", "/mcp", headers={"Mcp-Session-Id": session}).status == 204
+        assert b"data: {" not in stream.read(), "nobody waits for an answer any more"
+    wanted = ("audit", "query", "--client", "alice", "--event", "tool_call", "--status", "cancelled")
+    assert f"{server}_sample" in {entry["tool_name"] for entry in door.json(*wanted)["entries"]}
+
+
 @pytest.mark.parametrize("tool", ["sample", "roots"])
 def test_a_legacy_client_without_a_session_cannot_be_asked(door: Home, tool: str) -> None:
     with _caller(door) as alice:
