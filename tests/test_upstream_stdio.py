@@ -352,9 +352,19 @@ class TestWhatComesUnasked:
             assert isinstance(done, Reply)
             assert json.loads(bytes(done.result or b"")) == {"by": "alice"}
 
-    async def test_a_question_that_could_be_anybodys_is_refused(self, tmp_path: Path) -> None:
-        async with child_of(tmp_path) as upstream, upstream.request(BOB, "tools/call", {"name": "hang"}):
-            assert (await ask(upstream, "ask"))["code"] == -32603
+    @pytest.mark.parametrize("held", [False, True])
+    async def test_a_question_that_could_be_anybodys_is_refused(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, held: bool
+    ) -> None:
+        other = {"name": "ask" if held else "hang"}
+        async with child_of(tmp_path) as upstream, upstream.request(BOB, "tools/call", other) as exchange:
+            if held:
+                await exchange.receive()
+                exchange.hold()
+            refusal = await ask(upstream, "ask")
+        assert refusal["code"] == -32603
+        for said in (refusal["message"], caplog.messages[-1]):
+            assert 'with sessions = "client" each client has its own process' in said
 
     @pytest.mark.parametrize("first", [ALICE, NOBODY])
     @pytest.mark.parametrize("sessions", list(Sessions))

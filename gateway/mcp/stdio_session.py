@@ -61,6 +61,9 @@ MAX_UNANSWERED: Final = 1_000
 MAX_ASKED: Final = 1_000
 """How many requests of the child's that were passed on, and not answered yet, are remembered."""
 _NOBODY: Final = (ANONYMOUS.tenant_id, ANONYMOUS.client_id)
+_AS_SHARED: Final = (
+    ': nobody can tell which of several calls asks (with sessions = "client" each client has its own process)'
+)
 _OF_NO_REQUEST: Final = frozenset(
     {
         "notifications/tools/list_changed",
@@ -275,8 +278,15 @@ class StdioSession:
             self._remember(request, self.key)
             self._unsolicited(self.key, request)
         else:
-            log.warning("upstream %s: nobody can be asked for %s", self.name, ascii(request.method[:80]))
-            refusal = encode_error(request.id, INTERNAL_ERROR, "There is nobody who could be asked.")
+            log.warning(
+                "upstream %s: nobody can be asked for %s%s",
+                self.name,
+                ascii(request.method[:80]),
+                _AS_SHARED if self._shared else "",
+            )
+            refusal = encode_error(
+                request.id, INTERNAL_ERROR, f"Nobody can be asked{_AS_SHARED if self._shared else ''}."
+            )
             self.process.write(refusal)
 
     def _remember(self, request: Request, key: SessionKey) -> None:
