@@ -202,6 +202,9 @@ class EntryFilter:
         if query.about is not None:
             name = msgspec.json.encode(query.about)
             self._needles.append((b'"client_id":%b' % name, b'"target":%b' % name[:-1]))
+        self._events = frozenset(query.events)
+        if query.events:
+            self._needles.append([needle for event in query.events for needle in _needles("event", event)])
         self._since = None if query.since is None else instant(query.since)
         self._until = None if query.until is None else instant(query.until)
 
@@ -214,6 +217,8 @@ class EntryFilter:
         if entry.client_id is None:
             entry = _under_pseudonym(line, entry)
         if any(getattr(entry, name) != value for name, value in self._wanted):
+            return None
+        if self._events and entry.event not in self._events:
             return None
         if self._about is not None and self._about != entry.client_id and not is_target(entry, self._about):
             return None

@@ -303,6 +303,8 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
     """The client that acted, or was acted upon."""
     status: str | None = None
     event: str | None = None
+    events: tuple[str, ...] = ()
+    """Any of these; empty matches all."""
     tool_name: str | None = None
     tenant_id: str | None = None
     since: str | None = None

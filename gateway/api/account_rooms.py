@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.api.account import AccountEndpoint
+from gateway.api.account_attempts import AttemptsEndpoint
 from gateway.api.account_keys import ApiKeyEndpoint
 from gateway.api.account_mfa import MfaEndpoint
 from gateway.api.account_profile import ProfileEndpoint
@@ -97,7 +98,8 @@ def open_accounts(
     registration = Registration(stores, clients, passwords, register, turn=turn, now=now)
     registering = RegisterEndpoint(registration, door, audit)
     routes: dict[str, dict[str, Route]] = {}
-    for endpoint in (account, profile, keys, mfa, registering):
+    attempts = AttemptsEndpoint(stores.audit, now=now)
+    for endpoint in (account, profile, keys, mfa, registering, attempts):
         routes |= endpoint.routes()
     return AccountRooms(issuing, routes, sessions, api_keys, factors, lockouts)
 

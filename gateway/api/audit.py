@@ -103,4 +103,4 @@ def _parse(query: str) -> AuditQuery:
         raise Refused(Deny(Reason.BAD_REQUEST, f"limit must be a whole number from 1 to {MAX_LIMIT}."))
     if "status" in given and given["status"] not in set(AuditStatus):
         raise Refused(Deny(Reason.BAD_REQUEST, f"status is one of: {', '.join(AuditStatus)}."))
-    return AuditQuery(**given, limit=int(limit))
+    return msgspec.convert({**given, "limit": int(limit)}, AuditQuery)

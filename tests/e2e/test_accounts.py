@@ -59,6 +59,24 @@ def test_login_me_logout(home: Home, served: Served, caller: Any) -> None:
     assert {"login", "logout", "token_issued"} <= set(events)
 
 
+def test_who_tried_to_sign_in_is_told_to_the_owner_alone(served: Served, caller: Any) -> None:
+    bob, _ = sign_in(caller, served, "bob")
+    for name in ("alice", "bob"):
+        assert post(caller(served), "/auth/login", username=name, password="Wrong-Password-1!").status == 401
+    alice, _ = sign_in(caller, served)
+    assert post(alice, "/auth/change-password", current_password=PASSWORD, new_password=OTHER).status == 200
+    attempts = alice.ask("GET", "/auth/attempts").json["attempts"]
+    said = [(each["event"], each["status"], each["reason"]) for each in attempts]
+    assert said[-1] == ("auth_failed", "failed", "invalid_credentials"), "newest first"
+    assert set(said[:-1]) == {("login", "ok", None), ("token_issued", "ok", None)}
+    assert {each["address"] for each in attempts} == {"127.0.0.1"}
+    assert len(bob.ask("GET", "/auth/attempts").json["attempts"]) == 3
+    anonymous = caller(served).ask("GET", "/auth/attempts")
+    assert (anonymous.status, anonymous.json["reason"]) == (401, "authentication_required")
+    assert [alice.ask("GET", "/auth/attempts").status for _ in range(6)] == [200] * 5 + [429]
+    assert bob.ask("GET", "/auth/attempts").status == 200
+
+
 def test_signing_in_is_refused_alike(home: Home, served: Served, caller: Any) -> None:
     home.cli("clients", "disable", "bob")
     nobody = caller(served)

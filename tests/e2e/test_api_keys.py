@@ -265,6 +265,7 @@ def test_a_token_for_a_key_does_not_see_to_the_account_either(
             ("POST", "/auth/change-password"),
             ("POST", "/auth/mfa/enrol"),
             ("POST", "/auth/mfa/recovery-codes"),
+            ("GET", "/auth/attempts"),
         ):
             answer = token.ask(method, path, "{}", JSON)
             assert (answer.status, answer.json["reason"]) == (403, "permission_denied"), path
@@ -285,6 +286,7 @@ def test_a_narrowed_token_does_not_see_to_the_account(
         ("POST", "/auth/change-password"),
         ("POST", "/auth/mfa/enrol"),
         ("POST", "/auth/mfa/recovery-codes"),
+        ("GET", "/auth/attempts"),
     ):
         answer = narrowed.ask(method, path, "{}", JSON)
         assert (answer.status, answer.json["reason"]) == (403, "permission_denied"), path
