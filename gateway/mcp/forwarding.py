@@ -6,7 +6,7 @@ The intent is durable before anything is sent; the outcome is in the journal's h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection
+from collections.abc import Collection
 from functools import partial
 from typing import Final
 
@@ -17,7 +17,8 @@ from gateway.audit import Audit, Pending
 from gateway.edge.client_cert import CLIENT_CERT, client_cert
 from gateway.edge.reply import JsonReply
 from gateway.mcp.breakers import Breakers
-from gateway.mcp.catalogue import Catalogue, Entry, Kind
+from gateway.mcp.call_audit import CallAudit, finish
+from gateway.mcp.catalogue import Catalogue, Entry
 from gateway.mcp.eras import (
     Era,
     as_legacy_request,
@@ -57,6 +58,7 @@ from gateway.mcp.messages import (
 from gateway.mcp.replies import checked, code_of, error_reply, for_legacy, for_modern, status_of
 from gateway.mcp.request import RequestContext
 from gateway.mcp.results import says
+from gateway.mcp.running import Running
 from gateway.mcp.sessions import Session, owner_of
 from gateway.mcp.streams import EventStream, Watch
 from gateway.mcp.tasks import STATUS_NEWS, Tasks, asks_of_tasks, without_task
@@ -69,39 +71,15 @@ from gateway.mcp.upstream import (
     SessionKey,
     UpstreamError,
 )
-from gateway.mcp.upstream_call import UpstreamCall, digest_of, fields_of, for_modern_upstream
+from gateway.mcp.upstream_call import UpstreamCall, fields_of, for_modern_upstream
 from gateway.model import Deny, Reason
 from gateway.problems import json_rpc_error, seconds_to_wait
-from persistence.records import AuditEntry, AuditStatus
+from persistence.records import AuditStatus
 
 _UNAUDITED: Final = Deny(Reason.STORE_UNAVAILABLE, "It was done, but its outcome could not be audited.")
 NOBODY_THERE: Final = Reply(
     None, error=msgspec.Raw(encode({"code": METHOD_NOT_FOUND, "message": "The client cannot be asked."}))
 )
-
-
-class Running:
-    """A request of a session that is under way: what its cancellation gets hold of, from the first moment on."""
-
-    __slots__ = ("_cancelled", "_task", "exchange")
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._cancelled = False
-        self.exchange: Exchange | None = None
-        """Set once the upstream has begun to answer."""
-
-    async def cancel(self, reason: str) -> None:
-        """The client wants no answer any more."""
-        if self.exchange is not None:
-            await self.exchange.cancel(reason)
-        elif self._task is not None and not self._cancelled:
-            self._cancelled = True
-            self._task.cancel()  # leaving the upstream's context tells it
-
-    def took_effect(self) -> bool:
-        """Whether it was this cancellation that ended the task's waiting, and no other."""
-        return self._cancelled and self._task is not None and self._task.uncancel() == 0
 
 
 class Forwarder:
@@ -126,7 +104,7 @@ class Forwarder:
         self._breakers = breakers
         self._transit = Transit()
         self._watch = watch
-        self._audit = audit
+        self._audit = CallAudit(audit)
 
     async def run(
         self, request: RequestContext, entry: Entry, params: Params, event: str
@@ -153,28 +131,28 @@ class Forwarder:
             request.http, request.client, request.inbound.peer, cancelled_by_disconnection=request.modern
         )
         try:
-            pending = await self._begin(request, call)
+            pending = await self._audit.begin(request, call)
             with guard:
                 return await self._exchange(request, call, pending, stream, running)
         except UpstreamError as error:
             status = AuditStatus.TIMEOUT if error.reason is Reason.UPSTREAM_TIMEOUT else AuditStatus.ERROR
             breaker.failed(error.reason)
             body = json_rpc_error(Deny(error.reason, error.detail), request.inbound.request_id, message_id)
-            _finish(pending, status, error.reason, stream.sent + len(body))
+            finish(pending, status, error.reason, stream.sent + len(body))
             return await stream.finish(body)
         except CancelledByCaller:
-            _finish(pending, AuditStatus.CANCELLED, None, stream.sent)
+            finish(pending, AuditStatus.CANCELLED, None, stream.sent)
             return await stream.close()
         except asyncio.CancelledError:
             if running is not None and running.took_effect():
-                _finish(pending, AuditStatus.CANCELLED, None, stream.sent)
+                finish(pending, AuditStatus.CANCELLED, None, stream.sent)
                 return await stream.close()
             reason = None if guard.disconnected else Reason.INTERRUPTED
-            _finish(pending, AuditStatus.CANCELLED, reason, stream.sent)
+            finish(pending, AuditStatus.CANCELLED, reason, stream.sent)
             raise
         finally:
             parcel.delivered()
-            _finish(pending, AuditStatus.ERROR, Reason.INTERNAL_ERROR, stream.sent)
+            finish(pending, AuditStatus.ERROR, Reason.INTERNAL_ERROR, stream.sent)
             stream.stop_recording()
             if session is not None:
                 session.in_flight.pop(message_id, None)
@@ -207,37 +185,10 @@ class Forwarder:
         deny = Deny(
             Reason.UPSTREAM_UNAVAILABLE, f"Upstream {name} does not answer: try later.", retry_after=seconds
         )
-        refused = msgspec.structs.replace(
-            self._intent(request, call),
-            status=AuditStatus.ERROR,
-            reason=deny.reason,
-            duration_ms=self._audit.since(request.inbound),
-        )
-        self._audit.denied(refused)
+        self._audit.not_sent(request, call, deny.reason)
         reply = JsonReply(json_rpc_error(deny, request.inbound.request_id, request.message.id))
         reply.headers["Retry-After"] = str(seconds_to_wait(seconds))
         return reply
-
-    def _begin(self, request: RequestContext, call: UpstreamCall) -> Awaitable[Pending]:
-        return self._audit.begin(self._intent(request, call), request.inbound.started)
-
-    def _intent(self, request: RequestContext, call: UpstreamCall) -> AuditEntry:
-        entry = call.entry
-        is_tool = entry.kind is Kind.TOOL
-        return self._audit.entry(
-            call.event,
-            AuditStatus.OK,
-            request.inbound,
-            request.client,
-            tool_name=entry.name if is_tool else None,
-            target=None if is_tool else entry.name,
-            upstream=entry.upstream,
-            method=request.message.method,
-            era=request.era,
-            rule=entry.rule,
-            arguments_digest=digest_of(call),
-            request_bytes=request.size,
-        )
 
     async def _exchange(
         self,
@@ -453,8 +404,3 @@ def _wanted(request: RequestContext, notification: Notification) -> bool:
     if request.metadata is None or notification.method != "notifications/message":
         return True
     return at_least(notification.params.get("level"), request.metadata.log_level)
-
-
-def _finish(pending: Pending | None, status: AuditStatus, reason: str | None, sent: int) -> None:
-    if pending is not None:
-        pending.finish(status, reason, sent)
