@@ -58,7 +58,7 @@ class Announcements:
             if not self._may_hear(session, upstream):
                 continue
             if isinstance(message, Notification):
-                if message.method not in STATUS_NEWS:
+                if message.method not in STATUS_NEWS and session.wants(message):
                     session.outbox.put(encoded)
             elif session.outbox.reader is not None and not asks_of_tasks(message):
                 ours = session.ask(partial(self._catalogue.upstream(upstream).respond, key, message.id))

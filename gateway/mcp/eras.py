@@ -49,6 +49,7 @@ ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 LIST_CHANGES: Final = {"toolsListChanged": True, "promptsListChanged": True, "resourcesListChanged": True}
 """All lists, as a SubscriptionFilter."""
 
+LOG_MESSAGE: Final = "notifications/message"
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 """Of log messages, from the least (RFC 5424 section 6.2.1)."""
 
@@ -189,7 +190,7 @@ def own_result(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def at_least(level: object, wanted: str | None) -> bool:
-    """Whether a log message of that level is to be sent to a modern client, which asked for ``wanted``."""
+    """Whether a log message of that level is to be sent to a client that asked for ``wanted``."""
     if wanted not in LEVELS or level not in LEVELS:
         return False
     return LEVELS.index(str(level)) >= LEVELS.index(wanted)

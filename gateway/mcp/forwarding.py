@@ -20,6 +20,7 @@ from gateway.mcp.breakers import Breakers
 from gateway.mcp.call_audit import CallAudit, finish
 from gateway.mcp.catalogue import Catalogue, Entry
 from gateway.mcp.eras import (
+    LOG_MESSAGE,
     Era,
     as_legacy_request,
     at_least,
@@ -169,15 +170,12 @@ class Forwarder:
         offers = self._catalogue.offers(name)
         if level is None or not offers or "logging" not in offers[0].info.capabilities:
             return
-        upstream = self._catalogue.upstream(name)
         try:
-            async with upstream.request(key, "logging/setLevel", {"level": level}) as exchange:
-                while not isinstance(await exchange.receive(), Reply):
-                    pass
+            await self._catalogue.upstream(name).set_level(key, level)
         except EraChangedError:
             raise
         except UpstreamError:
-            return  # a level is a wish, and the call that follows says what is wrong
+            return  # the call that follows says what is wrong
 
     def _not_now(self, request: RequestContext, call: UpstreamCall, seconds: float) -> web.Response:
         """The answer to a call of an upstream that does not answer any."""
@@ -398,9 +396,11 @@ class Forwarder:
 
 
 def _wanted(request: RequestContext, notification: Notification) -> bool:
-    """Whether the client is to get it: in the modern era, log messages only as far as it asked for them."""
+    """Whether the client is to get it: log messages only as far as it asked for them."""
     if notification.method in STATUS_NEWS:
         return False
-    if request.metadata is None or notification.method != "notifications/message":
+    if request.metadata is None:
+        return request.session is None or request.session.wants(notification)
+    if notification.method != LOG_MESSAGE:
         return True
     return at_least(notification.params.get("level"), request.metadata.log_level)

@@ -97,6 +97,7 @@ class HttpSession:
         "info",
         "key",
         "last_used",
+        "log_level",
         "modern",
         "pings",
         "pong",
@@ -109,6 +110,7 @@ class HttpSession:
         self.id = session_id
         self.info = info
         self.last_used = now
+        self.log_level: str | None = None
         self.in_flight: dict[int, Ticket] = {}
         self.pings: deque[RequestId] = deque(maxlen=MAX_PINGS)
         """Those of the server's that are still to be answered."""

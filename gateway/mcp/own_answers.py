@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from gateway.mcp.messages import INVALID_PARAMS, LEGACY_VERSIONS, MODERN_VERSION
 from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Sessions
 from gateway.mcp.tasks import task_capabilities
+from gateway.mcp.upstream import UpstreamError
 
 _LISTS: Final = {listing.method: kind for kind, listing in LISTINGS.items()}
 
@@ -93,8 +95,9 @@ class OwnAnswers:
             return request.error(INVALID_PARAMS, f"level must be one of {', '.join(LEVELS)}.")
         if session is not None:
             session.log_level = str(level)
-            for name in session.used:
-                await self._forwarder.tell_level(session.key, name, session.log_level)
+            for name in tuple(session.used):
+                with contextlib.suppress(UpstreamError):  # the next call of it says what is wrong
+                    await self._forwarder.tell_level(session.key, name, session.log_level)
         return request.result({})
 
 

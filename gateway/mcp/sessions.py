@@ -19,8 +19,9 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from gateway.limits import network_of
+from gateway.mcp.eras import LOG_MESSAGE, at_least
 from gateway.mcp.listing import Kind
-from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
+from gateway.mcp.messages import Notification, Params, Reply, RequestId, encode_notification
 from gateway.mcp.recordings import Recordings, Shelf
 from gateway.mcp.upstream import GATEWAY, SessionKey
 from gateway.model import ANONYMOUS, ClientContext, Deny, Reason
@@ -209,6 +210,12 @@ class Session:
     standing: object = None
     """What the client's permissions came from when its lists were last compared with those."""
     outbox: Outbox = field(default_factory=Outbox)
+
+    def wants(self, notification: Notification) -> bool:
+        """Whether it is none of the log messages that its client does not want."""
+        if notification.method != LOG_MESSAGE or self.log_level is None:
+            return True
+        return at_least(notification.params.get("level"), self.log_level)
 
     @property
     def primes_streams(self) -> bool:

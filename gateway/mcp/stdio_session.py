@@ -94,6 +94,7 @@ class StdioSession:
         """What the child says of itself, once it has."""
         self.process: ChildProcess
         self.last_used = 0.0
+        self.log_level: str | None = None
         self.tickets: dict[int, Ticket] = {}
         self._exchanges: dict[int, StdioExchange] = {}
         self._log = log

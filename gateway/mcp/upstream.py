@@ -149,6 +149,9 @@ class Upstream(Protocol):
         Entering waits for a place within ``max_concurrency`` and sends; raises UpstreamError, EraChangedError among them.
         """
 
+    async def set_level(self, key: SessionKey, level: str) -> None:
+        """In the legacy era: have that session send log messages from ``level`` on, if it does not. Raises UpstreamError."""
+
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:
         """Send a notification on the session of ``key``, if it is open. Never raises for a dead upstream."""
 

@@ -21,6 +21,7 @@ from gateway.mcp.http_answer import Answer
 from gateway.mcp.http_error import MAX_REFUSAL, ErrorAnswer
 from gateway.mcp.http_exchange import HttpExchange
 from gateway.mcp.http_sessions import HttpSession, HttpSessions
+from gateway.mcp.log_levels import ask_for_level
 from gateway.mcp.messages import METHOD_NOT_FOUND, Params, Reply, RequestId, encode_notification, encode_reply
 from gateway.mcp.pace import Pace
 from gateway.mcp.places import Place, Places
@@ -144,6 +145,10 @@ class HttpUpstreamServer:
         place = Place(self._places, key.owner if load is None else load.owner)
         era_changed = partial(self._changed_since, self._eras)
         return HttpExchange(self._sessions, place, ticket, self._settings.timeout, era_changed, load=load)
+
+    async def set_level(self, key: SessionKey, level: str) -> None:
+        """Have that session send log messages from ``level`` on. Raises UpstreamError."""
+        await ask_for_level(self, await self._sessions.session(key), key, level)
 
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:
         """Send a notification on the session of ``key``, if it is open."""

@@ -16,6 +16,7 @@ from typing import Final
 from gateway.config.values import Sessions, StdioUpstream
 from gateway.mcp.eras import LIST_CHANGES, Era
 from gateway.mcp.exchange import PROBE_SECONDS, Errands, Ticket, late, unavailable
+from gateway.mcp.log_levels import ask_for_level
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
 from gateway.mcp.places import Place, Places
 from gateway.mcp.sessions import Held, NoRoom, gives_way
@@ -161,6 +162,10 @@ class StdioUpstreamServer:
         ticket = Ticket(next(self._ids), key, method, params, fields)
         place = Place(self._places, key.owner if load is None else load.owner)
         return StdioExchange(self, self.name, place, ticket, self._settings.timeout)
+
+    async def set_level(self, key: SessionKey, level: str) -> None:
+        """Have that process send log messages from ``level`` on. Raises UpstreamError."""
+        await ask_for_level(self, await self.session(key), key, level)
 
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:
         """Send a notification to the process of ``key``, if it runs."""
