@@ -422,6 +422,19 @@ class TestAnotherEra:
             assert await upstream.era_for(key) is Era.MODERN
             assert (await upstream.describe()).era is Era.MODERN
 
+    async def test_a_modern_server_that_sends_requests_is_complained_of_once(
+        self, server: Server, became_modern: Callable[[], None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def call(message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
+            return await stream(http, event(PING) * 900, event(reply(message, {})))
+
+        became_modern()
+        server.handlers["tools/call"] = call
+        async with upstream_at(server.url) as upstream:
+            await upstream.describe()
+            assert await ask(upstream, SessionKey(ALICE.owner, era=Era.MODERN)) == ({}, [])
+        assert caplog.messages == ["upstream files sent a request, which its revision of MCP forbids"]
+
     async def test_a_modern_server_that_became_legacy_is_asked_as_such(
         self, server: Server, became_modern: Callable[[], None]
     ) -> None:

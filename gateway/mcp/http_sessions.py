@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.config.values import HttpUpstream, Sessions
+from gateway.mcp.complaint import Complaint
 from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import LISTEN, Era, as_modern_request
 from gateway.mcp.exchange import (
@@ -160,6 +161,7 @@ class HttpSessions:
         self._client = client
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._ids = itertools.count(1)
+        self._asked = Complaint(self.loop.time)
         self._notices = asyncio.Semaphore(MAX_NOTICES)
         self.unsolicited = unsolicited
         self._idle_seconds = idle_seconds
@@ -331,7 +333,7 @@ class HttpSessions:
         if isinstance(message, Request) and (session.modern or message.method == "ping"):
             answer.unasked()
             if session.modern:
-                log.warning("upstream %s sent a request, which its revision of MCP forbids", self.name)
+                self._asked.warn(f"upstream {self.name} sent a request, which its revision of MCP forbids")
             else:
                 self._was_pinged(session, message.id)
             return None

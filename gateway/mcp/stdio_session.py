@@ -10,11 +10,11 @@ child has answered it. Anonymous callers are never taken for one another.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
+from gateway.mcp.complaint import Complaint
 from gateway.mcp.eras import ACKNOWLEDGED, LISTEN, Era, as_modern_request
 from gateway.mcp.exchange import (
     CAPABILITIES,
@@ -51,8 +51,6 @@ from gateway.mcp.time_limit import TimeLimit
 from gateway.mcp.unasked import Unasked
 from gateway.mcp.upstream import CancelledByCaller, ServerInfo, SessionKey, Unsolicited, UpstreamError
 from gateway.model import ANONYMOUS
-
-log = logging.getLogger("ostiary.mcp")
 
 MAX_WAITING: Final = 4 * 1024 * 1024
 """Bytes that may wait for one request's reader; beyond that everything but its reply is dropped."""
@@ -101,6 +99,8 @@ class StdioSession:
         self._unsolicited = unsolicited
         self._shared = shared or key.owner == _NOBODY
         self._unasked = Unasked(asyncio.get_running_loop().time)
+        self._complaint = Complaint(asyncio.get_running_loop().time)
+        """Of what the child asks, and may not."""
         self._unanswered: dict[int, SessionKey] = {}
         """Whose each request is that the child has not answered, also where it was given up."""
         self._lost_track = False
@@ -269,7 +269,7 @@ class StdioSession:
             return
         ticket = None if self.modern else self._cause()
         if self.modern:
-            log.warning("upstream %s sent a request, which its revision of MCP forbids", self.name)
+            self._complaint.warn(f"upstream {self.name} sent a request, which its revision of MCP forbids")
             refusal = encode_error(request.id, METHOD_NOT_FOUND, "A server sends no requests.")
             self.process.write(refusal)
         elif ticket is not None:
@@ -279,15 +279,10 @@ class StdioSession:
             self._remember(request, self.key)
             self._unsolicited(self.key, request)
         else:
-            log.warning(
-                "upstream %s: nobody can be asked for %s%s",
-                self.name,
-                ascii(request.method[:80]),
-                _AS_SHARED if self._shared else "",
-            )
-            refusal = encode_error(
-                request.id, INTERNAL_ERROR, f"Nobody can be asked{_AS_SHARED if self._shared else ''}."
-            )
+            why = _AS_SHARED if self._shared else ""
+            method = ascii(request.method[:80])
+            self._complaint.warn(f"upstream {self.name}: nobody can be asked for {method}{why}")
+            refusal = encode_error(request.id, INTERNAL_ERROR, f"Nobody can be asked{why}.")
             self.process.write(refusal)
 
     def _remember(self, request: Request, key: SessionKey) -> None:
