@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn, Self
@@ -57,6 +58,7 @@ class Command:
     ) -> None:
         self.words = words
         self.returncode: int | None = None
+        self._turn = threading.Lock()
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(_parent())
         started = {"words": words, "cwd": str(cwd), "env": dict(os.environ if env is None else env)}
@@ -78,24 +80,30 @@ class Command:
 
     def poll(self) -> int | None:
         """The exit code; None: it runs."""
-        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
-            self.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0.0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, once it has ended. Raises subprocess.TimeoutExpired."""
-        if self.returncode is None:
-            self._connection.settimeout(timeout)
-            try:
+        """The exit code, once it has ended; several threads may wait. Raises subprocess.TimeoutExpired."""
+        expired = subprocess.TimeoutExpired(list(self.words), timeout or 0.0)
+        if not self._turn.acquire(timeout=-1 if timeout is None else timeout):
+            raise expired
+        try:
+            if self.returncode is None:
+                self._connection.settimeout(timeout)
                 self.returncode = self._number()
-            except TimeoutError:
-                raise subprocess.TimeoutExpired(list(self.words), timeout or 0.0) from None
-        return self.returncode
+            return self.returncode
+        except (TimeoutError, BlockingIOError):
+            raise expired from None
+        finally:
+            self._turn.release()
 
     def send_signal(self, number: int) -> None:
         """Where it runs."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """SIGKILL."""

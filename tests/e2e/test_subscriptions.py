@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 
 from gateway.mcp.interests import MAX_RESOURCES, MAX_RESOURCES_OF_ONE
 from gateway.mcp.listeners import MAX_LISTENERS_OF_ONE
+from tests.commands import ROOT
 from tests.modern import META, VERSION, Modern
 
 CONFIG = """
@@ -132,11 +136,14 @@ def test_what_a_server_does_not_tell_of_is_not_acknowledged(
 
 
 def test_the_gateway_may_open_as_many_files_as_the_system_lets_it(home: Any) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    try:
-        served = home.serve()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE) == (most, hard)
+    started = ["sh", "-c", f"ulimit -S -n 256; exec {sys.executable} -m gateway serve --config {home.config}"]
+    environment = {**os.environ, "OSTIARY_SERVER_PORT": "0"}
+    with subprocess.Popen(started, stdout=subprocess.PIPE, cwd=ROOT, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(b"ostiary listening on ")
+            assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (most, hard)
+        finally:
+            process.terminate()
