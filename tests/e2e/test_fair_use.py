@@ -116,9 +116,13 @@ def test_who_does_not_read_large_answers_takes_no_memory_of_the_others(
         assert len(_text(alice.call("u_large", large))) == large["size"]
         at_first = _memory(served)
         with ExitStack() as stack:
-            for _ in range(10):
-                _begin(stack.enter_context(Caller(home, served)), "u_large", **large)
-            full = wait_until(partial(_refusal, anybody, large), seconds=30)
+
+            def filled() -> Any:
+                for _ in range(5):
+                    _begin(stack.enter_context(Caller(home, served)), "u_large", **large)
+                return _refusal(anybody, large)
+
+            full = wait_until(filled, seconds=30)
             assert full["data"]["reason"] == "rate_limited"
             assert full["message"].endswith("This call was made, its answer is lost.")
             assert _memory(served) - at_first < 150 * mebibyte
