@@ -62,17 +62,15 @@ def test_an_upstream_that_does_not_answer_fails_at_once_until_it_does(
     home: Home, start_script: Any, wait_until: Callable[..., Any]
 ) -> None:
     server = start_script(str(SERVER))
-    home.configure(_upstream(server.url, timeout="1s"))
+    home.configure(_upstream(server.url, timeout="2s"))
     served = home.serve()
     with Caller(home, served) as caller:
-        for _ in range(4):  # of these each has its answer, so none stands for the others
+        for _ in range(3):  # it is the tool that is slow
             assert caller.call("u_slow", {"seconds": 60})["error"]["data"]["reason"] == "upstream_timeout"
         assert _text(caller.call("u_slow", {"seconds": 0})) == "done"
-        assert int(_text(caller.call("u_counted", {"method": "ping"}))) == 1, (
-            "it was asked whether it is there"
-        )
+        wait_until(lambda: _text(caller.call("u_counted", {"method": "ping"})) == "1")  # it was asked
         server.process.send_signal(signal.SIGSTOP)
-        refused = wait_until(partial(_refused_at_once, caller), seconds=20)
+        refused = wait_until(partial(_refused_at_once, caller), seconds=30)
         error = refused.json["error"]
         assert error["data"]["reason"] == "upstream_unavailable"
         assert error["message"] == "Upstream u does not answer: try later."
