@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.mcp.definitions import MAX_DEPTH, as_all_clients_take_it, check_definition
+from gateway.mcp.definitions import MAX_DEPTH, as_all_clients_take_it, check_definition, tidied
 from gateway.mcp.eras import Era
 from gateway.mcp.listing import Kind
 
@@ -125,6 +125,30 @@ def test_what_is_let_in_the_official_sdk_reads(kind: Kind, era: Era, data: st.Da
 def test_a_resource_whose_uri_is_none_is_left_out(uri: str) -> None:
     with pytest.raises(ValueError, match="its uri is none"):
         check_definition(Kind.RESOURCE, {"name": "n", "uri": uri}, Era.LEGACY)
+
+
+def test_what_many_servers_write_is_mended() -> None:
+    written = {
+        "name": "n",
+        "title": None,
+        "annotations": {"title": None, "readOnlyHint": True},
+        "icons": [{"src": "data:,x", "theme": None}],
+        "inputSchema": {"properties": {"a": {"default": None}}},
+        "_meta": {"x": None},
+    }
+    mended = tidied(written)
+    assert mended == {
+        "name": "n",
+        "annotations": {"readOnlyHint": True},
+        "icons": [{"src": "data:,x"}],
+        "inputSchema": {"type": "object", "properties": {"a": {"default": None}}},
+        "_meta": {"x": None},
+    }
+    check_definition(Kind.TOOL, mended, Era.LEGACY)
+    with pytest.raises(ValueError, match="inputSchema"):
+        check_definition(Kind.TOOL, tidied({"name": "n", "inputSchema": None}), Era.LEGACY)
+    for nothing in (None, 5, [None], "n"):
+        assert tidied(nothing) == nothing
 
 
 def test_what_is_nested_too_deep_is_left_out() -> None:

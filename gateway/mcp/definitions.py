@@ -29,6 +29,9 @@ _MOMENT: Final = re.compile(
 _MAX_PORT: Final = 65535
 _MAX_INTEGER: Final = 2**53 - 1
 
+_OF_THE_SCHEMA: Final = frozenset({"annotations", "arguments", "execution", "icons"})
+"""Members that are objects, or lists of objects, all of whose members the schema names."""
+
 _Text = str | UnsetType
 _Flag = bool | UnsetType
 
@@ -115,6 +118,31 @@ class _Template(_Named, kw_only=True):
 
 
 _FORMS: Final = {Kind.PROMPT: _Prompt, Kind.RESOURCE: _Resource, Kind.TEMPLATE: _Template}
+
+
+def tidied(definition: Any) -> Any:
+    """The same without what many servers write and the schema does not allow: null for a member that is not there, and an
+    ``inputSchema`` that does not say that it is of an object.
+    """
+    if not isinstance(definition, dict):
+        return definition
+    tidy = {
+        name: _without_nulls(value) if name in _OF_THE_SCHEMA else value
+        for name, value in definition.items()
+        if value is not None
+    }
+    schema = tidy.get("inputSchema")
+    if isinstance(schema, dict) and "type" not in schema:
+        tidy["inputSchema"] = {"type": "object", **schema}
+    return tidy
+
+
+def _without_nulls(member: Any) -> Any:
+    if isinstance(member, list):
+        return [_without_nulls(each) if isinstance(each, dict) else each for each in member]
+    if isinstance(member, dict):
+        return {name: value for name, value in member.items() if value is not None}
+    return member
 
 
 def check_definition(kind: Kind, definition: Any, era: Era) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.authz import rule_for
 from gateway.config.values import AccessRule
-from gateway.mcp.definitions import as_all_clients_take_it, check_definition, has_modern_output
+from gateway.mcp.definitions import as_all_clients_take_it, check_definition, has_modern_output, tidied
 from gateway.mcp.eras import Era
 from gateway.mcp.listing import INSTRUCTIONS, LISTINGS, Kind, list_all
 from gateway.mcp.messages import encode
@@ -184,6 +184,7 @@ class Offers:
 
     def _entry(self, kind: Kind, upstream: str, prefix: str, definition: Any, era: Era) -> Entry:
         """What such a definition stands for. Raises ValueError where it is not well-formed."""
+        definition = tidied(definition)
         check_definition(kind, definition, era)
         key = LISTINGS[kind].key
         original: str = definition[key]
