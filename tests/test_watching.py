@@ -190,6 +190,16 @@ async def test_one_that_is_refused_costs_the_others_nothing(
         assert await heard.get() == uri
 
 
+async def test_one_that_is_refused_costs_the_others_nothing_while_another_is_left(
+    server: Server, upstream: HttpUpstreamServer
+) -> None:
+    await watch(upstream, "d://first", "d://left")
+    server.error = lambda uris: -32602 if "d://bad" in uris else None
+    upstream.unwatch("d://left")
+    assert await watch(upstream, "d://bad", "d://good") == {"d://bad"}
+    await until(lambda: [open_[0] for open_ in server.open.values()] == [["d://first", "d://good"]])
+
+
 async def test_a_server_without_subscriptions_is_asked_once(
     server: Server, upstream: HttpUpstreamServer
 ) -> None:

@@ -130,6 +130,7 @@ class _Batch:
     def discard(self, uri: str) -> None:
         self.uris.discard(uri)
         self._refused.discard(uri)
+        self._missed -= {uri}
         self._settle({uri})
         self._changed.set()
         if not self.uris and self._task is not None:
@@ -168,7 +169,7 @@ class _Batch:
                 opening = _Subscription(self._name, wanted, self._listen, self._tell, self._errands)
                 opening.then(self._changed.set)
                 await opening.settled()
-                if opening.refusal is not None and wanted > heard:
+                if opening.refusal is not None and wanted - heard:
                     self._was_refused(opening.refusal, wanted - heard)
                 elif opening.over:
                     await asyncio.sleep(pause)
