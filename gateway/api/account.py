@@ -162,10 +162,7 @@ class AccountEndpoint:
         )
 
         async def recorded(_client: ClientRecord) -> None:
-            token = self._token(context)
-            if token is not None and token.revoked_at is not None:  # checking passwords takes a while
-                detail = "The session has ended: sign in again."
-                raise Refused(Deny(Reason.TOKEN_REVOKED, detail, client_id=client_id))
+            require_still_in(request)  # checking passwords takes a while
             await self._audit.did("password_changed", inbound, context)
 
         refusal = await self._accounts.change_password(proven, wanted.new_password, recorded)
@@ -264,6 +261,12 @@ def owner(context: ClientContext, *, scope: str = "", any_scope: bool = False) -
         detail = "A token that was narrowed is not for the account itself: sign in without a scope."
         raise Refused(Deny(Reason.PERMISSION_DENIED, detail, client_id=client_id))
     return client_id
+
+
+def require_still_in(request: GatewayRequest) -> None:
+    """To be asked after what takes a while, before anything is changed: the session may have been ended. Raises Refused."""
+    if request.readmit is not None:
+        request.readmit()
 
 
 async def json_body(request: GatewayRequest, shape: type[B]) -> B:

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from gateway.api.account import json_answer, json_body, owner
+from gateway.api.account import json_answer, json_body, owner, require_still_in
 from gateway.api.oauth import NO_STORE
 from gateway.audit import Audit
 from gateway.clock import rfc3339
@@ -138,6 +138,7 @@ class ApiKeyEndpoint:
         client = self._accounts.client(client_id)
 
         async def recorded(key: ApiKeyRecord) -> None:
+            require_still_in(request)
             await self._record(inbound, context, "api_keys.add", granted(key))
 
         made = await self._keys.make(client, wanted.name, scopes, lifetime, recorded)
@@ -169,6 +170,7 @@ class ApiKeyEndpoint:
         key_id = old.key_id
 
         async def recorded(key: ApiKeyRecord) -> None:
+            require_still_in(request)
             await self._record(inbound, context, "api_keys.rotate", f"{key_id}: {granted(key)}")
 
         client = self._accounts.client(client_id)

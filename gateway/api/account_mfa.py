@@ -10,7 +10,7 @@ import msgspec
 import segno
 from aiohttp import web
 
-from gateway.api.account import Text, json_answer, json_body, owner
+from gateway.api.account import Text, json_answer, json_body, owner, require_still_in
 from gateway.api.issuing import ENROLMENT_SCOPE, Issuing, TokenAnswer
 from gateway.api.oauth import NO_STORE
 from gateway.audit import Audit
@@ -149,13 +149,16 @@ class MfaEndpoint:
             refusals=(409,),
         )
     )
-    async def enrol(self, _request: GatewayRequest, inbound: Inbound, context: ClientContext) -> web.Response:
+    async def enrol(self, request: GatewayRequest, inbound: Inbound, context: ClientContext) -> web.Response:
         """``POST /auth/mfa/enrol``"""
         client = self._accounts.client(owner(context, scope=ENROLMENT_SCOPE))
+
+        async def recorded() -> None:
+            require_still_in(request)
+            await self._audit.did("mfa_enrolment", inbound, context)
+
         try:
-            secret = await self._factors.enrol(
-                client, lambda: self._audit.did("mfa_enrolment", inbound, context)
-            )
+            secret = await self._factors.enrol(client, recorded)
         except SealingError as error:
             raise Refused(_unavailable(error)) from None
         if isinstance(secret, Deny):
@@ -178,10 +181,13 @@ class MfaEndpoint:
         client = self._accounts.client(owner(context, scope=ENROLMENT_SCOPE))
         wanted = await json_body(request, MfaCode)
         token = None if context.token_id is None else self._issuing.tokens.get(context.token_id)
+
+        async def recorded() -> None:
+            require_still_in(request)  # hashing the recovery codes takes a while
+            await self._audit.did("mfa_enabled", inbound, context)
+
         try:
-            codes = await self._factors.confirm(
-                client, wanted.code, inbound, lambda: self._audit.did("mfa_enabled", inbound, context)
-            )
+            codes = await self._factors.confirm(client, wanted.code, inbound, recorded)
         except SealingError as error:
             raise Refused(_unavailable(error)) from None
         if isinstance(codes, Deny):
@@ -202,10 +208,13 @@ class MfaEndpoint:
     ) -> web.Response:
         """``POST /auth/mfa/recovery-codes``"""
         client, code = await self._by_both(request, inbound, context)
+
+        async def recorded() -> None:
+            require_still_in(request)
+            await self._audit.did("mfa_codes_renewed", inbound, context)
+
         try:
-            codes = await self._factors.renew_codes(
-                client, code, inbound, lambda: self._audit.did("mfa_codes_renewed", inbound, context)
-            )
+            codes = await self._factors.renew_codes(client, code, inbound, recorded)
         except SealingError as error:
             raise Refused(_unavailable(error)) from None
         if isinstance(codes, Deny):
@@ -224,6 +233,7 @@ class MfaEndpoint:
             raise Refused(_unavailable(error)) from None
         if wrong is not None:
             raise Refused(wrong)
+        require_still_in(request)
         await self._audit.did("mfa_disabled", inbound, context)
         await self._factors.remove(client.client_id)
         return web.Response(status=204, headers=NO_STORE)

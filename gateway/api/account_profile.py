@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
-from gateway.api.account import Text, json_answer, json_body, owner, signed_in
+from gateway.api.account import Text, json_answer, json_body, owner, require_still_in, signed_in
 from gateway.audit import Audit
 from gateway.description import Description, described
 from gateway.edge.handler import GatewayRequest, Route
@@ -95,6 +95,7 @@ class ProfileEndpoint:
             raise Refused(Deny(Reason.BAD_REQUEST, f"The profile cannot be changed: {error}.")) from None
 
         async def recorded(client: ClientRecord) -> None:
+            require_still_in(request)  # who administers may have been first
             target = f"{client.client_id}: {wanted.said}"
             await self._audit.did("profile_changed", inbound, context, target)
 
@@ -111,6 +112,7 @@ class ProfileEndpoint:
         wanted = await json_body(request, EmailCode)
 
         async def recorded(_client: ClientRecord) -> None:
+            require_still_in(request)
             await self._audit.did("email_verified", inbound, context)
 
         refusal = await self._accounts.verify_email(client_id, wanted.code, recorded)

@@ -331,6 +331,18 @@ def test_a_reset_wins_over_a_change_under_way(served: Served, root: Caller, call
     assert post(caller(served), "/auth/login", username="alice", password=stolen).status == 401
 
 
+def test_a_reset_ends_what_a_session_is_waiting_to_change(served: Served, root: Caller, caller: Any) -> None:
+    thief, _ = sign_in(caller, served)
+    with ThreadPoolExecutor() as threads:
+        reset = threads.submit(patch, root, "alice", password="Res3t-by-root!!")
+        time.sleep(0.2)  # the new password is being hashed, and other changes wait
+        body, headers = json.dumps({"email": "thief@example.org"}), {"Content-Type": "application/json"}
+        late = thief.ask("PATCH", "/auth/me", body, headers)
+        assert reset.result().status == 200
+    assert (late.status, late.json["reason"]) == (401, "token_revoked")
+    assert root.ask("GET", f"{ADMIN_API}/alice").json["email"] is None
+
+
 def test_of_changes_side_by_side_one_is_done(served: Served, caller: Any) -> None:
     callers = [sign_in(caller, served)[0] for _ in range(4)]
     wanted = [f"Side-by-side-{number}" for number in range(4)]

@@ -197,6 +197,19 @@ def test_new_recovery_codes_take_the_place_of_the_old_ones(home: Home, served: S
     assert [each["status"] for each in entries] == ["ok"]
 
 
+def test_whose_session_is_ended_meanwhile_turns_nothing_on(served: Served, caller: Any) -> None:
+    owner, thief = (caller(served, token=login(caller(served)).json["access_token"]) for _ in range(2))
+    secret = post(thief, "/auth/mfa/enrol").json["secret"]
+    with ThreadPoolExecutor() as threads:
+        confirming = threads.submit(post, thief, "/auth/mfa/confirm", code=code(secret))
+        time.sleep(0.1)  # the recovery codes are being hashed
+        assert owner.ask("DELETE", "/auth/sessions").json == {"ended": 1}
+        confirmed = confirming.result()
+    assert (confirmed.status, confirmed.json["reason"]) == (401, "token_revoked")
+    assert owner.ask("GET", "/auth/me").json["mfa"] is None
+    assert "access_token" in login(caller(served)).json
+
+
 def test_it_is_turned_off_by_both_factors(served: Served, caller: Any) -> None:
     secret, _, alice = enrol(caller, served)
     wrong = post(alice, "/auth/mfa/disable", password="Wrong-Password-1!", code=code(secret))
