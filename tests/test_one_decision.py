@@ -438,3 +438,43 @@ async def test_a_legacy_upstream_tells_nothing_more_of_what_nobody_wants_to_hear
     finally:
         await world.subscriptions.close()
         await world.catalogue.close()
+
+
+class Slow(Offering):
+    """Ends subscriptions only when it may."""
+
+    may: asyncio.Event
+
+    @asynccontextmanager
+    async def request(
+        self, key: SessionKey, method: str, params: Params, fields: Fields = (), counted: Any = None
+    ) -> AsyncIterator[Any]:
+        async with super().request(key, method, params, fields, counted) as answer:
+            if method == "resources/unsubscribe":
+                await self.may.wait()
+            yield answer
+
+
+async def test_one_that_is_left_again_while_it_is_ended_is_ended_once_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    offers = {"tools": [], "prompts": [], "resources": [], "resourceTemplates": ["d://{id}"]}
+    upstream = Slow("a", frozenset({Era.LEGACY}), offers)
+    upstream.may = asyncio.Event()
+    world = World([(upstream, "")], Rules())
+    client = ClientContext(client_id="c", permissions=Permissions(frozenset({"*:*"})))
+    try:
+        for _ in range(2):
+            session = world.sessions.open(client, None, "2025-11-25", {})
+            await world.ask(Era.LEGACY, "/mcp", client, "resources/subscribe", {"uri": "d://1"}, session.id)
+            world.sessions.end(session)
+            await asyncio.sleep(0.01)
+        ending = ("resources/unsubscribe", "d://1")
+        assert upstream.reached == [("resources/subscribe", "d://1")], "one after another"
+        upstream.may.set()
+        await asyncio.sleep(0.01)
+        assert upstream.reached == [("resources/subscribe", "d://1"), ending]
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    finally:
+        await world.subscriptions.close()
+        await world.catalogue.close()

@@ -65,7 +65,7 @@ class Subscriptions:
         self._interests = Interests()
         self._errands = Errands()
         self._ending: dict[str, dict[tuple[Resource, SessionKey], None]] = {}
-        """By upstream: the subscriptions that are to be ended there."""
+        """By upstream, while any are ended there: the subscriptions that are still to be."""
 
     async def listen(self, request: RequestContext) -> web.StreamResponse:
         """The stream of what the client asked to hear of, as far as it may."""
@@ -234,23 +234,24 @@ class Subscriptions:
         Its subscriptions are ended one after another; where it does not keep up they end with its session.
         """
         name = resource[0]
-        ending = self._ending.setdefault(name, {})
-        if self.wanted(resource, key) or len(ending) >= MAX_ENDING:
+        ending = self._ending.get(name)
+        if self.wanted(resource, key) or (ending is not None and len(ending) >= MAX_ENDING):
             return
-        ending[resource, key] = None
-        if len(ending) == 1:
+        if ending is None:
+            ending = self._ending[name] = {}
             self._errands.run(self._end_all(name, ending))
+        ending[resource, key] = None
 
     async def _end_all(self, name: str, ending: dict[tuple[Resource, SessionKey], None]) -> None:
         try:
             while ending:
                 resource, key = next(iter(ending))
+                del ending[resource, key]  # who leaves it from now on is not waited for by this one
                 with contextlib.suppress(UpstreamError):  # it is gone, and its subscriptions with it
                     if not self.wanted(resource, key):
                         await self._tell(key, "resources/unsubscribe", resource)
                     if self.wanted(resource, key):  # since a moment ago: the two may have crossed
                         await self._tell(key, "resources/subscribe", resource)
-                del ending[resource, key]
         finally:
             self._ending.pop(name, None)
 
