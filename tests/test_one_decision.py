@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import msgspec
 import pytest
@@ -38,6 +38,7 @@ from gateway.mcp.listeners import Listeners
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Params, Reply, RequestId
 from gateway.mcp.own_answers import OwnAnswers
+from gateway.mcp.replies import error_reply
 from gateway.mcp.request_state import RequestStates
 from gateway.mcp.sealed import Seal
 from gateway.mcp.sessions import Sessions
@@ -477,4 +478,44 @@ async def test_one_that_is_left_again_while_it_is_ended_is_ended_once_more(
         assert not [record for record in caplog.records if record.levelname == "ERROR"]
     finally:
         await world.subscriptions.close()
+        await world.catalogue.close()
+
+
+class Refusing(Offering):
+    """Tells of no resource, whoever asks."""
+
+    @asynccontextmanager
+    async def request(
+        self, key: SessionKey, method: str, params: Params, fields: Fields = (), counted: Any = None
+    ) -> AsyncIterator[Any]:
+        if method == "resources/subscribe":
+            yield Mock(receive=AsyncMock(return_value=error_reply(-32602, "no")))
+            return
+        async with super().request(key, method, params, fields, counted) as answer:
+            yield answer
+
+    def unwatch(self, uri: str) -> None:
+        self.reached.append(("unwatch", uri))
+
+    async def watched(self, uris: Iterable[str]) -> frozenset[str]:
+        return frozenset(uris)
+
+
+@pytest.mark.parametrize("era", Era)
+async def test_what_an_upstream_does_not_tell_of_is_not_subscribed_to(era: Era) -> None:
+    offers = {"tools": [], "prompts": [], "resources": [], "resourceTemplates": ["d://{id}"]}
+    world = World([(Refusing("a", frozenset({era}), offers), "")], Rules())
+    client = ClientContext(client_id="c", permissions=Permissions(frozenset({"*:*"})))
+    session = world.sessions.open(client, None, "2025-11-25", {})
+    try:
+        for number in range(MAX_RESOURCES + 1):
+            uri = {"uri": f"d://{number}"}
+            answer, _ = await world.ask(Era.LEGACY, "/mcp", client, "resources/subscribe", uri, session.id)
+            assert answer["error"]["code"] in {-32602, -32603}, "it is what the upstream says, however often"
+        assert not session.subscribed
+        if era is Era.MODERN:
+            assert ("unwatch", f"d://{MAX_RESOURCES}") in world.upstreams[0].reached, (
+                "nor is it asked for again"
+            )
+    finally:
         await world.catalogue.close()

@@ -43,8 +43,18 @@ from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Session, Sessions, owner_of
 from gateway.mcp.streams import EventStream, Watch, pour
 from gateway.mcp.subscriptions import Subscriptions
-from gateway.mcp.target import COMPLETE, METHODS, TASKS, UNKNOWN_TASK, Target, target_of
+from gateway.mcp.target import (
+    COMPLETE,
+    METHODS,
+    SUBSCRIBING,
+    TASKS,
+    UNKNOWN_TASK,
+    UNSUBSCRIBE,
+    Target,
+    target_of,
+)
 from gateway.mcp.tasks import Tasks, require_extension
+from gateway.mcp.upstream_call import OnReply
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import Problems
 
@@ -260,14 +270,23 @@ class McpEndpoint:
         if entry.mirrored:
             headers, arguments = request.http.headers, message.params.get("arguments")
             check_arguments(headers, entry.mirrored, arguments, message.id, needed=request.modern)
-        answer = self._subscribe(request, entry)
-        if answer is not None:
-            return answer
-        params = self._tasks.opened(owner_of(request.client), request.era, entry, message.params)
+        if message.method in SUBSCRIBING:
+            return await self._subscribe(request, target, entry)
+        return await self._ask(request, target, entry)
+
+    async def _ask(
+        self,
+        request: RequestContext,
+        target: Target,
+        entry: Entry,
+        on_reply: OnReply = lambda _reply: None,
+    ) -> web.StreamResponse:
+        """The upstream's answer to a client that may have it."""
+        params = self._tasks.opened(owner_of(request.client), request.era, entry, request.message.params)
         if params is None:
             return self._unknown_task(request, target)
         params = target.params_for(params, entry.original)
-        return await self._forwarder.run(request, entry, params, target.event)
+        return await self._forwarder.run(request, entry, params, target.event, on_reply)
 
     async def _ask_of_task(self, request: RequestContext) -> web.StreamResponse:
         """What a task's upstream is to answer, if the task is the caller's, and the caller may have its tool now."""
@@ -292,21 +311,33 @@ class McpEndpoint:
         self._access.refused(request, target, None, Deny(Reason.NOT_FOUND, "unknown"))
         return request.error(INVALID_PARAMS, UNKNOWN_TASK)
 
-    def _subscribe(self, request: RequestContext, entry: Entry) -> web.Response | None:
-        """Remember who wants to hear of what; the answer where the request must not reach the upstream.
+    async def _subscribe(self, request: RequestContext, target: Target, entry: Entry) -> web.StreamResponse:
+        """Remember who wants to hear of what, unless the upstream does not grant it.
 
         Sessions may share an upstream session: the last of them to leave a resource is the one that ends it.
         """
-        session, method = request.session, request.message.method
-        if method not in {"resources/subscribe", "resources/unsubscribe"}:
-            return None
+        session = request.session
         if session is None:
             return request.error(
                 INVALID_REQUEST, "Send initialize first: changes are told in a session alone."
             )
         resource = (entry.upstream, entry.original)
-        if method == "resources/subscribe":
-            refusal = self._subscriptions.subscribed(session, resource)
-            return None if refusal is None else request.error(INVALID_REQUEST, refusal)
-        self._subscriptions.unsubscribed(session, resource)
-        return request.result({}) if self._subscriptions.wanted(resource, session.key) else None
+        if request.message.method == UNSUBSCRIBE:
+            self._subscriptions.unsubscribed(session, resource)
+            if self._subscriptions.wanted(resource, session.key):
+                return request.result({})
+            return await self._ask(request, target, entry)
+        granted = resource in session.subscribed
+        refusal = self._subscriptions.subscribed(session, resource)
+        if refusal is not None:
+            return request.error(INVALID_REQUEST, refusal)
+
+        def replied(reply: Reply) -> None:
+            nonlocal granted
+            granted = granted or reply.error is None
+
+        try:
+            return await self._ask(request, target, entry, replied)
+        finally:
+            if not granted:
+                self._subscriptions.unsubscribed(session, resource)

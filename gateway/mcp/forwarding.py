@@ -62,6 +62,7 @@ from gateway.mcp.results import says
 from gateway.mcp.running import Running
 from gateway.mcp.sessions import Session, owner_of
 from gateway.mcp.streams import EventStream, Watch
+from gateway.mcp.target import SUBSCRIBE, SUBSCRIBING
 from gateway.mcp.tasks import STATUS_NEWS, Tasks, asks_of_tasks, without_task
 from gateway.mcp.transit import Transit
 from gateway.mcp.upstream import (
@@ -72,7 +73,7 @@ from gateway.mcp.upstream import (
     SessionKey,
     UpstreamError,
 )
-from gateway.mcp.upstream_call import UpstreamCall, fields_of, for_modern_upstream
+from gateway.mcp.upstream_call import OnReply, UpstreamCall, fields_of, for_modern_upstream
 from gateway.model import Deny, Reason
 from gateway.problems import json_rpc_error, seconds_to_wait
 from persistence.records import AuditStatus
@@ -108,14 +109,23 @@ class Forwarder:
         self._audit = CallAudit(audit)
 
     async def run(
-        self, request: RequestContext, entry: Entry, params: Params, event: str
+        self,
+        request: RequestContext,
+        entry: Entry,
+        params: Params,
+        event: str,
+        on_reply: OnReply = lambda _reply: None,
     ) -> web.StreamResponse:
-        """The answer to the client. Raises Refused where the intent cannot be audited, Rejected for a bad requestState."""
+        """The answer to the client. ``on_reply`` is given what the upstream answered, as far as it did.
+
+        Raises Refused where the intent cannot be audited or too much is on its way, Rejected for a bad requestState.
+        """
         session, message_id = request.session, request.message.id
         if session is not None and message_id in session.in_flight:
             return request.error(INVALID_REQUEST, "A request with this id is under way.")
         parcel = self._transit.parcel(request.counted)
-        call = UpstreamCall(entry, params, event, self._rounds.opened(request, entry, params), parcel)
+        state = self._rounds.opened(request, entry, params)
+        call = UpstreamCall(entry, params, event, state, parcel, on_reply)
         breaker = self._breakers[entry.upstream]
         if breaker.is_open:
             return self._not_now(request, call, breaker.retry_after())
@@ -203,6 +213,7 @@ class Forwarder:
             self._catalogue.invalidate(name)
             era, reply = await self._ask(request, call, stream, running)
         self._breakers[name].answered()
+        call.on_reply(reply)
         reply = self._tasks.reply(owner_of(request.client), era, call.entry, reply)
         body, status = self._settled(request, call, reply, pending, stream.sent)
         del reply  # it may be large, and is in the body now
@@ -279,14 +290,14 @@ class Forwarder:
     ) -> Reply:
         """The reply for the client, which is asked meanwhile what the upstream needs, if it is a legacy one."""
         upstream = self._catalogue.upstream(call.entry.upstream)
-        subscribes = request.message.method == "resources/subscribe"
+        subscribes = request.message.method == SUBSCRIBE
         if subscribes and request.session is not None and not request.session.outbox.closed:
             upstream.watch(call.entry.original)
             if await upstream.watched([call.entry.original]):
                 return error_reply(
                     INTERNAL_ERROR, f"Upstream {upstream.name} does not tell of that resource."
                 )
-        if request.message.method in {"resources/subscribe", "resources/unsubscribe"}:
+        if request.message.method in SUBSCRIBING:
             return Reply(None, result=msgspec.Raw(b"{}"))
         key, method, fields = (
             request.key_for(Era.MODERN),

@@ -37,12 +37,16 @@ class Target(msgspec.Struct, frozen=True):
         return {**params, "name": original}
 
 
+SUBSCRIBE: Final = "resources/subscribe"
+UNSUBSCRIBE: Final = "resources/unsubscribe"
+SUBSCRIBING: Final = frozenset({SUBSCRIBE, UNSUBSCRIBE})
+"""The methods by which a legacy client says of which resources it wants to hear."""
 METHODS: Final = {
     "tools/call": (Kind.TOOL, "name", "tool_call"),
     "prompts/get": (Kind.PROMPT, "name", "prompt_get"),
     "resources/read": (Kind.RESOURCE, "uri", "resource_read"),
-    "resources/subscribe": (Kind.RESOURCE, "uri", "resource_subscribe"),
-    "resources/unsubscribe": (Kind.RESOURCE, "uri", "resource_unsubscribe"),
+    SUBSCRIBE: (Kind.RESOURCE, "uri", "resource_subscribe"),
+    UNSUBSCRIBE: (Kind.RESOURCE, "uri", "resource_unsubscribe"),
 }
 """The methods that name what they are after: its kind, the parameter, the event in the audit."""
 TASKS: Final = {

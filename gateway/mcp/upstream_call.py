@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -10,12 +11,14 @@ from msgspec import UNSET, UnsetType
 
 from gateway.mcp.catalogue import Entry
 from gateway.mcp.eras import as_modern_request, modern_capabilities
-from gateway.mcp.messages import Params
+from gateway.mcp.messages import Params, Reply
 from gateway.mcp.mirrored import argument_headers
 from gateway.mcp.request import RequestContext
 from gateway.mcp.request_state import State
 from gateway.mcp.transit import Parcel
 from gateway.mcp.upstream import Fields
+
+OnReply = Callable[[Reply], None]
 
 
 class UpstreamCall(msgspec.Struct, frozen=True, eq=False):
@@ -29,6 +32,8 @@ class UpstreamCall(msgspec.Struct, frozen=True, eq=False):
     """What the client handed back, where it calls again."""
     parcel: Parcel
     """What counts the answer."""
+    on_reply: OnReply
+    """Is given what the upstream answered, as far as it did."""
 
 
 def for_modern_upstream(request: RequestContext, call: UpstreamCall) -> Params:
