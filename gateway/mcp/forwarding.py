@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -19,13 +18,8 @@ from gateway.edge.reply import JsonReply
 from gateway.mcp.breakers import Breakers
 from gateway.mcp.call_audit import CallAudit, finish
 from gateway.mcp.catalogue import Catalogue, Entry
-from gateway.mcp.eras import (
-    LOG_MESSAGE,
-    Era,
-    as_legacy_request,
-    at_least,
-)
-from gateway.mcp.held_calls import HOLD_SECONDS, HeldCall
+from gateway.mcp.eras import Era, as_legacy_request
+from gateway.mcp.held_calls import HeldCall
 from gateway.mcp.input_rounds import (
     MAX_ROUNDS,
     MISSES,
@@ -38,23 +32,16 @@ from gateway.mcp.input_rounds import (
     question_of,
     required_by,
 )
-from gateway.mcp.listing import LISTS_OF
+from gateway.mcp.meanwhile import Meanwhile
 from gateway.mcp.messages import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
-    METHOD_NOT_FOUND,
     MISSING_CAPABILITY,
-    Message,
-    Notification,
     Params,
     Reply,
     Request,
-    RequestId,
-    encode,
-    encode_notification,
     encode_reply,
-    encode_request,
 )
 from gateway.mcp.replies import checked, code_of, error_reply, for_legacy, for_modern, status_of
 from gateway.mcp.request import RequestContext
@@ -63,7 +50,7 @@ from gateway.mcp.running import Running
 from gateway.mcp.sessions import Session, owner_of
 from gateway.mcp.streams import EventStream, Watch
 from gateway.mcp.target import SUBSCRIBE, SUBSCRIBING
-from gateway.mcp.tasks import STATUS_NEWS, Tasks, asks_of_tasks, without_task
+from gateway.mcp.tasks import Tasks
 from gateway.mcp.transit import Transit
 from gateway.mcp.upstream import (
     CancelledByCaller,
@@ -79,9 +66,6 @@ from gateway.problems import json_rpc_error, seconds_to_wait
 from persistence.records import AuditStatus
 
 _UNAUDITED: Final = Deny(Reason.STORE_UNAVAILABLE, "It was done, but its outcome could not be audited.")
-NOBODY_THERE: Final = Reply(
-    None, error=msgspec.Raw(encode({"code": METHOD_NOT_FOUND, "message": "The client cannot be asked."}))
-)
 
 
 class Forwarder:
@@ -257,28 +241,31 @@ class Forwarder:
             exchange = await context.__aenter__()
         kept = False
         try:
-            if running is not None:
-                running.exchange = exchange
-            if held is not None:
-                answer = answer_in(call.params)
-                if answer is None:
-                    kept = True
-                    return rounds.hold(request, call.entry, call.params, held)
-                await exchange.resume(call.params)
-                await upstream.respond(key, held.question, answer)
-            received = await exchange.receive()
-            while not isinstance(received, Reply):
-                missing = missing_capability(request, received)
-                if missing is not None:
-                    return error_reply(MISSING_CAPABILITY, MISSES, {"requiredCapabilities": {missing: {}}})
-                if isinstance(received, Request) and rounds.can_hold(request, received):
-                    asking = HeldCall(
-                        request.counted, key, context, exchange, received.id, question_of(received)
-                    )
-                    kept = True
-                    return rounds.hold(request, call.entry, call.params, asking)
-                await self._pass_on(request, call, received, stream, key=key, exchange=exchange)
+            with self._meanwhile(request, call, stream, key, exchange) as meanwhile:
+                if running is not None:
+                    running.exchange = exchange
+                if held is not None:
+                    answer = answer_in(call.params)
+                    if answer is None:
+                        kept = True
+                        return rounds.hold(request, call.entry, call.params, held)
+                    await exchange.resume(call.params)
+                    await upstream.respond(key, held.question, answer)
                 received = await exchange.receive()
+                while not isinstance(received, Reply):
+                    missing = missing_capability(request, received)
+                    if missing is not None:
+                        return error_reply(
+                            MISSING_CAPABILITY, MISSES, {"requiredCapabilities": {missing: {}}}
+                        )
+                    if isinstance(received, Request) and rounds.can_hold(request, received):
+                        asking = HeldCall(
+                            request.counted, key, context, exchange, received.id, question_of(received)
+                        )
+                        kept = True
+                        return rounds.hold(request, call.entry, call.params, asking)
+                    await meanwhile.pass_on(received)
+                    received = await exchange.receive()
         finally:
             if not kept:
                 await context.__aexit__(None, None, None)
@@ -309,10 +296,11 @@ class Forwarder:
             async with upstream.request(key, method, params, fields, call.parcel) as exchange:
                 if running is not None:
                     running.exchange = exchange
-                received = await exchange.receive()
-                while not isinstance(received, Reply):
-                    await self._pass_on(request, call, received, stream, key=key, exchange=exchange)
+                with self._meanwhile(request, call, stream, key, exchange) as meanwhile:
                     received = await exchange.receive()
+                    while not isinstance(received, Reply):
+                        await meanwhile.pass_on(received)
+                        received = await exchange.receive()
             reply = checked(received)
             if request.modern:
                 return self._sealed(request, call, for_modern(request, reply, Era.MODERN))
@@ -332,6 +320,16 @@ class Forwarder:
                 params["requestState"] = required.request_state
         return error_reply(INVALID_REQUEST, "The server asks back without end.")
 
+    def _meanwhile(
+        self,
+        request: RequestContext,
+        call: UpstreamCall,
+        stream: EventStream,
+        key: SessionKey,
+        exchange: Exchange,
+    ) -> Meanwhile:
+        return Meanwhile(self._catalogue, self._tasks, request, call, stream, key=key, exchange=exchange)
+
     def _sealed(self, request: RequestContext, call: UpstreamCall, reply: Reply) -> Reply:
         if reply.result is None or not says(bytes(reply.result), "input_required"):
             return reply
@@ -343,52 +341,6 @@ class Forwarder:
         await self.tell_level(session.key, name, session.log_level)
         if session.outbox.reader is not None:
             self._catalogue.upstream(name).listen(session.key)
-
-    async def _pass_on(
-        self,
-        request: RequestContext,
-        call: UpstreamCall,
-        received: Message,
-        stream: EventStream,
-        *,
-        key: SessionKey,
-        exchange: Exchange,
-    ) -> None:
-        """What comes before the reply goes to the client as it comes; ``key``: of the session from which it came."""
-        name = call.entry.upstream
-        if isinstance(received, Reply):
-            raise TypeError("a reply is not passed on, but finished with")
-        params = self._tasks.params(owner_of(request.client), Era.LEGACY, call.entry, received.params)
-        if isinstance(received, Request):
-            on_answer = partial(
-                self._told_answer, request, call.entry, received.id, key=key, exchange=exchange
-            )
-            reachable = request.accepts_stream and not stream.gone and not asks_of_tasks(received)
-            ours = request.session.ask(on_answer) if request.session is not None and reachable else None
-            if ours is None:
-                await on_answer(NOBODY_THERE)
-            else:
-                exchange.asked(HOLD_SECONDS)
-                await stream.send(encode_request(ours, received.method, without_task(params)))
-        elif received.method in LISTS_OF:
-            self._catalogue.invalidate(name)
-        elif request.accepts_stream and _wanted(request, received):
-            await stream.send(encode_notification(received.method, params))
-
-    async def _told_answer(
-        self,
-        request: RequestContext,
-        entry: Entry,
-        question: RequestId,
-        reply: Reply,
-        *,
-        key: SessionKey,
-        exchange: Exchange,
-    ) -> None:
-        """Tell the upstream what the client answers it."""
-        exchange.answered()
-        answer = self._tasks.answer(owner_of(request.client), Era.LEGACY, entry, reply)
-        await self._catalogue.upstream(entry.upstream).respond(key, question, answer)
 
     def _settled(
         self, request: RequestContext, call: UpstreamCall, reply: Reply, pending: Pending, sent: int
@@ -404,14 +356,3 @@ class Forwarder:
             body = json_rpc_error(_UNAUDITED, request.inbound.request_id, request.message.id)
         code = None if reply.error is None else code_of(reply.error)
         return body, 200 if code is None else request.dialect.statuses.get(code, 200)
-
-
-def _wanted(request: RequestContext, notification: Notification) -> bool:
-    """Whether the client is to get it: log messages only as far as it asked for them."""
-    if notification.method in STATUS_NEWS:
-        return False
-    if request.metadata is None:
-        return request.session is None or request.session.wants(notification)
-    if notification.method != LOG_MESSAGE:
-        return True
-    return at_least(notification.params.get("level"), request.metadata.log_level)

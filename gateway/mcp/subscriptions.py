@@ -17,11 +17,11 @@ from gateway.mcp.access import Access
 from gateway.mcp.catalogue import Catalogue, Entry
 from gateway.mcp.eras import ACKNOWLEDGED, Era, own_result
 from gateway.mcp.exchange import Errands
-from gateway.mcp.forwarding import NOBODY_THERE
 from gateway.mcp.interests import MAX_RESOURCES, Interests, Resource
 from gateway.mcp.listeners import Listener, Listeners
 from gateway.mcp.listing import Kind
 from gateway.mcp.lists import Lists
+from gateway.mcp.meanwhile import NOBODY_THERE
 from gateway.mcp.messages import INVALID_PARAMS, INVALID_REQUEST, Reply, encode_notification, encode_result
 from gateway.mcp.request import RequestContext
 from gateway.mcp.sessions import Session, Sessions

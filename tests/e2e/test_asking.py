@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gateway.mcp.sessions import MAX_ASKED
 from tests.conftest import Caller, Home
 from tests.modern import META, Modern, messages
 from tests.servers.asking import SAMPLING
@@ -162,6 +163,28 @@ def test_the_end_of_a_session_cancels_what_waits_for_its_clients_answer(door: Ho
         assert b"data: {" not in stream.read(), "nobody waits for an answer any more"
     wanted = ("audit", "query", "--client", "alice", "--event", "tool_call", "--status", "cancelled")
     assert f"{server}_sample" in {entry["tool_name"] for entry in door.json(*wanted)["entries"]}
+
+
+@pytest.mark.parametrize("server", ["old", "new"])
+def test_who_gives_up_what_it_was_asked_for_can_be_asked_again(door: Home, server: str) -> None:
+    with _caller(door) as alice, _caller(door) as second:
+        said = {"protocolVersion": "2025-11-25", "capabilities": {"sampling": {}}}
+        session = alice.rpc("initialize", said).headers["mcp-session-id"]
+        headers = {"Content-Type": "application/json", "Mcp-Session-Id": session}
+        headers["Accept"] = "application/json, text/event-stream"
+        for number in range(MAX_ASKED + 1):
+            call = {
+                "jsonrpc": "2.0",
+                "id": number,
+                "method": "tools/call",
+                "params": {"name": f"{server}_sample"},
+            }
+            alice._connection.request("POST", "/mcp", json.dumps(call), headers)
+            stream = alice._connection.getresponse()
+            assert _next(stream)["method"] == "sampling/createMessage", "it is asked, not refused"
+            no_more = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": number}}
+            assert second.ask("POST", "/mcp", json.dumps(no_more), headers).status == 202
+            assert b"data: {" not in stream.read()
 
 
 @pytest.mark.parametrize("tool", ["sample", "roots"])
