@@ -57,6 +57,7 @@ async def _erase(admin: Administration, wanted: OneClient, actor: str) -> Answer
     ):
         return await _finish(admin, tombstone.tenant_id, wanted.client_id, actor, 0)
     client = admin.changeable_client(wanted.client_id)
+    admin.require_not_shut_out(client_id=client.client_id)
     moment = admin.timestamp()
     entry = admin.entry(
         actor,

@@ -293,6 +293,9 @@ def test_nobody_shuts_themselves_out(home: Home, served: Served, root: Caller) -
         body, headers = json.dumps({"disabled": True}), {"Content-Type": "application/json"}
         refused = root.ask("PATCH", f"/admin/api/{path}", body, headers)
         assert (refused.status, "shut you out" in refused.json["detail"]) == (409, True), path
+    erased = root.ask("DELETE", f"{ADMIN_API}/root")
+    assert (erased.status, "shut you out" in erased.json["detail"]) == (409, True)
+    assert root.ask("DELETE", f"{ADMIN_API}/alice").status == 204
     home.cli("clients", "disable", "root")
     assert root.ask("GET", "/auth/me").status == 401
 
