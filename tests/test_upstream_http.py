@@ -7,7 +7,7 @@ import copy
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -678,6 +678,27 @@ class TestAnswers:
         server.handlers["tools/call"] = call
         async with upstream_at(server.url) as upstream:
             assert (await failure(upstream)).reason is Reason.UPSTREAM_INVALID
+
+    @pytest.mark.parametrize("method", ["server/discover", "initialize"])
+    async def test_a_handshake_that_fails_keeps_no_connection(self, server: Server, method: str) -> None:
+        gone = asyncio.Event()
+
+        async def garbage(_message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
+            response = await stream(http, b"data: garbage\n\n")
+            with suppress(ConnectionError):
+                while True:
+                    await response.write(b": still there\n\n")
+                    await asyncio.sleep(0.01)
+            gone.set()
+            return response
+
+        server.keeps_sessions = False
+        server.handlers[method] = garbage
+        async with upstream_at(server.url) as upstream:
+            with suppress(UpstreamError):
+                await upstream.describe()
+            async with asyncio.timeout(5):
+                await gone.wait()
 
     @pytest.mark.parametrize("version", ["1999-12-31", 7, None])
     async def test_a_revision_that_nobody_knows_is_an_error(self, server: Server, version: object) -> None:

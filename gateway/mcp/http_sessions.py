@@ -422,14 +422,8 @@ class HttpSessions:
                 if response.status != 200:
                     await response.read(MAX_REFUSAL)
                     return None
-                answer = Answer(self.name, response)
-                message = await answer.next()
-                while message is not None and not isinstance(message, Reply):
-                    message = await answer.next()
-                answer.response.drain()
-        except TimeoutError:
-            return None
-        except ResponseError:
+                message = await self._reply_in(response)
+        except (TimeoutError, ResponseError):
             return None
         except OutboundError:
             raise unavailable(self.name, "cannot be reached") from None
@@ -464,11 +458,7 @@ class HttpSessions:
             if ErrorAnswer(response.status, await response.read(MAX_REFUSAL)).error is not None:
                 raise invalid(self.name, "refused to open a session")
             raise self.refusal(response.status)
-        answer = Answer(self.name, response)
-        message = await answer.next()
-        while message is not None and not isinstance(message, Reply):
-            message = await answer.next()
-        answer.response.drain()
+        message = await self._reply_in(response)
         if message is None or message.id != request_id:
             raise invalid(self.name, "did not answer initialize")
         session_id = response.headers.get("mcp-session-id")
@@ -478,6 +468,17 @@ class HttpSessions:
         session = HttpSession(key, session_id, info, self.loop.time())
         (await self._send(session, "POST", session.post_headers, INITIALIZED)).drain()
         return session
+
+    async def _reply_in(self, response: Response) -> Reply | None:
+        """The reply in an answer, whatever comes before it; None: there is none. Raises UpstreamError."""
+        try:
+            answer = Answer(self.name, response)
+            message = await answer.next()
+            while message is not None and not isinstance(message, Reply):
+                message = await answer.next()
+            return message
+        finally:
+            response.drain()
 
     def _sweep(self) -> None:
         limit = self.loop.time() - self._idle_seconds
