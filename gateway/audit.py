@@ -27,6 +27,7 @@ from gateway.clock import rfc3339
 from gateway.config.values import OnAuditFailure, Redaction
 from gateway.model import ClientContext, Deny, Inbound, Reason, Refused
 from gateway.problems import ANSWERS
+from persistence.audit_erasure import acted_upon
 from persistence.protocols import AuditStore, Intent
 from persistence.records import DEFAULT_TENANT, AuditEntry, AuditStatus, ClientRecord, StoreError
 
@@ -157,7 +158,7 @@ class Audit:
             user_agent=inbound.user_agent,
             upstream=upstream,
             method=method or inbound.method,
-            target=target if target is None else target[:MAX_TEXT],
+            target=self._target(target),
             token_id=token_id or (context.token_id if context is not None else None),
             certificate_thumbprint=peer.fingerprint if peer is not None else None,
             era=era,
@@ -166,6 +167,14 @@ class Audit:
             request_bytes=request_bytes,
             api_key_id=UNSET if context is None or context.api_key_id is None else context.api_key_id,
         )
+
+    def _target(self, target: str | None) -> str | None:
+        """What was acted upon, as far as it may be written: nobody's name comes back who was erased."""
+        name = acted_upon(target)
+        client = None if name is None else self._client_of(name)
+        if target is None or (client is not None and client.erased_at is not None):
+            return None
+        return target[:MAX_TEXT]
 
     def since(self, inbound: Inbound) -> float:
         """Milliseconds from the request's arrival until now."""

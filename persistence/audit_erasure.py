@@ -43,10 +43,10 @@ def of_client(client_id: str) -> Taken:
 
 def is_target(entry: AuditEntry, client_id: str) -> bool:
     """Whether the client was acted upon."""
-    return _acted_upon(entry.target) == client_id
+    return acted_upon(entry.target) == client_id
 
 
-def _acted_upon(target: str | None) -> str | None:
+def acted_upon(target: str | None) -> str | None:
     """The client that a target names, if it is one that names a client: ``NAME``, ``NAME: what it was given``, or a path.
 
     (No name has a ``:``.) Such paths are in entries of requests that were refused.
@@ -65,7 +65,7 @@ def nameless(entry: AuditEntry, erased: Collection[str]) -> AuditEntry:
         return entry
     if entry.client_id in erased:
         return msgspec.structs.replace(entry, **(dict.fromkeys(OWN) | {"client_id": ERASED}))
-    if _acted_upon(entry.target) in erased:
+    if acted_upon(entry.target) in erased:
         return msgspec.structs.replace(entry, target=None)
     return entry
 

@@ -366,6 +366,12 @@ def test_who_was_erased_is_refused_and_nowhere_named(home: Any, caller: Any, wai
     assert "are somebody else's" in taken.stderr
     home.cli("backup", str(home.folder / "after.tar"))
     assert served.stop() == 0
+    again = home.serve()  # which knows of it by the tombstone alone
+    boss = caller(again, token=_token(caller, again, "red-boss"))
+    for path in ("clients/red-joe", "exports/red-joe", "clients/red%2Djoe"):
+        assert _send(boss, "GET", f"/admin/api/{path}").status == 404
+        assert caller(again).ask("GET", f"/admin/api/{path}").status == 401
+    assert again.stop() == 0
     verified = home.cli("audit", "verify")
     assert verified.returncode == 0
     files = [path for path in (home.folder / "persistence").rglob("*") if path.is_file()]
