@@ -130,11 +130,12 @@ class RevocationEndpoint:
             return _answer(_INACTIVE)
         return _answer(self._description(*verified))
 
-    def _seen(self, caller: ClientContext, record: TokenRecord | None) -> TokenRecord | None:
+    @staticmethod
+    def _seen(caller: ClientContext, record: TokenRecord | None) -> TokenRecord | None:
         """The token, if it is there for whoever administers a tenant."""
-        if record is None or _may_of_others(caller, record, TOKENS_WRITE) or self._is_own(caller, record):
+        if record is None or caller.client_id == record.client_id:
             return record
-        return None
+        return record if _may_of_others(caller, record, TOKENS_WRITE) else None
 
     def _is_own(self, caller: ClientContext, record: TokenRecord) -> bool:
         """Whether the caller may end the token as its own.
@@ -182,7 +183,9 @@ def _answer(introspection: Introspection) -> web.Response:
 
 
 def _may_of_others(caller: ClientContext, token: TokenRecord | VerifiedToken, permission: str) -> bool:
-    """Whether the caller may see to the tokens of others, and to those of that tenant."""
+    """Whether it is another client's, and the caller may see to the tokens of others, and to those of that tenant."""
+    if caller.client_id == token.client_id:
+        return False
     crosses = caller.tenant_id != token.tenant_id
     return caller.permissions.cover((permission, ACROSS_TENANTS) if crosses else (permission,))
 

@@ -257,6 +257,7 @@ async def _show_token(admin: Administration, wanted: OneToken, _actor: str) -> A
 
 async def _revoke_tokens(admin: Administration, wanted: RevokeTokens, actor: str) -> Answer:
     client_id, live = _live_tokens(admin, wanted)
+    admin.require_whole_sign_in(client_id)
     client = admin.stores.clients.get(client_id)
     if live:
         entry = admin.entry(

@@ -283,6 +283,13 @@ def test_nobody_gets_round_the_present_password_by_administering(
         [session] = root.ask("GET", "/auth/sessions").json["sessions"][:1]
         ended = caller(served).ask("DELETE", f"/admin/api/sessions/{session['session_id']}", None, headers)
         assert ended.status == 403
+        tokens = root.ask("GET", "/admin/api/tokens?client_id=root").json["tokens"]
+        [refresh] = [each["token_id"] for each in tokens if each["kind"] == "refresh"][:1]
+        ended = caller(served).ask("DELETE", f"/admin/api/tokens/{refresh}", None, headers)
+        assert ended.status == 403
+        form = {"Content-Type": "application/x-www-form-urlencoded", **headers}
+        ended = caller(served).ask("POST", "/auth/revoke", f"token_id={refresh}", form)
+        assert (ended.status, ended.json["reason"]) == (403, "permission_denied")
         assert patch(caller(served), "bob", headers, given_name="Bob").status == 200
     sign_in(caller, served, "root", ADMIN_PASSWORD)
 
