@@ -105,7 +105,7 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     Reason.MFA_REQUIRED: _unauthenticated("A second factor is required", challenge=""),
     Reason.MFA_CODE_INVALID: _unauthenticated("The code is wrong", challenge=""),
     Reason.MFA_SESSION_INVALID: _unauthenticated("The sign-in has expired", challenge=""),
-    Reason.CONFLICT: _malformed(409, "It is there already"),
+    Reason.CONFLICT: _malformed(409, "Conflict with what is there"),
     Reason.REGISTRATION_CLOSED: Answer(
         403, "Nobody may register here", challenge="", event="access_denied", outcome=AuditStatus.DENIED
     ),

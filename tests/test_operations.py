@@ -561,10 +561,24 @@ async def test_an_export_has_the_clients_entries_alone_and_waits_for_no_change(a
 async def test_a_tenant_with_open_invitations_is_not_removed(admin: Administration) -> None:
     await do(admin, "tenants.add", tenant_id="acme")
     made = await do(admin, "invitations.add", tenant_id="acme")
-    with pytest.raises(OperationError, match="1 open invitations are to acme"):
+    with pytest.raises(OperationError, match="the tenant acme still has 1 open invitation;"):
         await do(admin, "tenants.remove", tenant_id="acme")
     await do(admin, "invitations.revoke", invitation_id=made["invitation"]["invitation_id"])
     assert await do(admin, "tenants.remove", tenant_id="acme") == {"tenant_id": "acme"}
+
+
+async def test_a_role_that_is_of_another_place_is_told_with_that(admin: Administration) -> None:
+    await do(admin, "tenants.add", tenant_id="acme")
+    await do(admin, "roles.add", role="auditor", tenant_id="acme", permissions=["audit:read"])
+    with pytest.raises(
+        OperationError, match=r"no role 'auditor' of every tenant; there is one of the tenant acme$"
+    ):
+        await do(admin, "roles.remove", role="auditor")
+    await do(admin, "clients.add", client_id="bob", tenant_id="acme", roles=["auditor"])
+    with pytest.raises(OperationError, match=r"^1 client with the role auditor \(bob\)"):
+        await do(admin, "roles.remove", role="auditor", tenant_id="acme")
+    with pytest.raises(OperationError, match="the tenant acme still has 1 client and 1 role;"):
+        await do(admin, "tenants.remove", tenant_id="acme")
 
 
 async def test_keys_and_invitations_of_another_tenant_are_not_there(admin: Administration) -> None:

@@ -35,7 +35,7 @@ _TITLES: Final = {
     404: "There is no such thing, or the caller may not know of it.",
     406: "The caller accepts nothing that could be answered.",
     408: "The request did not arrive in time.",
-    409: "It is there already, or has changed meanwhile.",
+    409: "Conflict with what is there, or with what has changed meanwhile.",
     413: "The body is too large.",
     415: "The body is of a kind that is not accepted.",
     429: "Too many requests.",

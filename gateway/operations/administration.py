@@ -61,6 +61,11 @@ class Caller:
     """The tenant it acts on; None: all of them."""
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 client``, ``2 clients``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Administration:
     """What the operations work on."""
@@ -137,7 +142,7 @@ class Administration:
         """As ``known_client``, and not erased. Raises OperationError."""
         record = self.known_client(client_id)
         if record.erased_at is not None:
-            raise OperationError(f"{client_id} was erased; add a client of another name")
+            raise OperationError(f"the client {client_id} was erased; add a client of another name")
         return record
 
     def changeable_client(self, client_id: str) -> ClientRecord:

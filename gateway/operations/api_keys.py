@@ -93,7 +93,9 @@ async def _add(admin: Administration, wanted: AddApiKey, actor: str) -> Answer:
     scope = requested_scope(" ".join(wanted.scopes), admin.role_book.permissions(client))
     if isinstance(scope, Deny):
         remedy = f"`ostiary clients show {client.client_id}` shows what it may do"
-        raise OperationError(f"{client.client_id} does not have all of these scopes itself; {remedy}")
+        raise OperationError(
+            f"the client {client.client_id} does not have all of these scopes itself; {remedy}"
+        )
     made = await admin.api_keys.make(
         client,
         wanted.name,

@@ -35,7 +35,7 @@ def check_change(client: ClientRecord, change: ProfileChange) -> None:
     """Raises OperationError where the client's profile cannot be changed that way."""
     email = client.email if isinstance(change.email, UnsetType) else change.email
     if change.email_verified is True and email is None:
-        raise OperationError(f"{client.client_id} has no e-mail address to be verified; give one")
+        raise OperationError(f"the client {client.client_id} has no e-mail address to be verified; give one")
 
 
 async def _new_code(admin: Administration, wanted: OneClient, actor: str) -> Answer:
@@ -43,7 +43,7 @@ async def _new_code(admin: Administration, wanted: OneClient, actor: str) -> Ans
     client = admin.changeable_client(wanted.client_id)
     if client.email is None:
         raise OperationError(
-            f"{client.client_id} has no e-mail address; `ostiary clients profile` gives it one"
+            f"the client {client.client_id} has no e-mail address; `ostiary clients profile` gives it one"
         )
     entry = admin.entry(
         actor,

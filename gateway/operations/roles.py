@@ -22,6 +22,7 @@ from gateway.operations.administration import (
     Operation,
     OperationError,
     UnknownError,
+    counted,
 )
 from gateway.operations.parameters import MAX_PAGE, Parameters, check_limit, check_permissions, check_roles
 from persistence.records import DEFAULT_TENANT, INVITATIONS, AuditEntry, RoleRecord
@@ -95,7 +96,7 @@ async def _remove(admin: Administration, wanted: OneRole, actor: str) -> Answer:
     if holders:
         few = ", ".join(holders[:5])
         raise OperationError(
-            f"{len(holders)} clients have the role {record.role} ({few}); take it from them first: "
+            f"{counted(len(holders), 'client')} with the role {record.role} ({few}); take it from them first: "
             f"ostiary clients roles {holders[0]} --remove-role {record.role}"
         )
     invited = sum(
@@ -107,7 +108,7 @@ async def _remove(admin: Administration, wanted: OneRole, actor: str) -> Answer:
     )
     if invited:
         raise OperationError(
-            f"{invited} open invitations give the role {record.role}; `ostiary invitations revoke` ends them"
+            f"{counted(invited, 'open invitation')} to the role {record.role}; `ostiary invitations revoke` ends them"
         )
     if any(record.role in rule.roles for rule in admin.identity_rules()):
         raise OperationError(
@@ -191,9 +192,16 @@ def _known(admin: Administration, role: str, tenant_id: str | None) -> RoleRecor
     record = None if made is None else made.get(role_id(tenant_id, role))
     if record is not None and (record.tenant_id is None or admin.sees(record.tenant_id)):
         return record
-    where = "every tenant" if tenant_id is None else f"the tenant {tenant_id[:80]}"
-    near = did_you_mean(role, [str(each["role"]) for each in _all(admin)])
-    raise UnknownError(f"there is no role {role[:80]!a} of {where}; {near}")
+    visible = _all(admin)
+    elsewhere = [_place(each["tenant_id"]) for each in visible if each["role"] == role]
+    remedy = did_you_mean(role, [str(each["role"]) for each in visible])
+    if elsewhere:
+        remedy = f"there is one of {', '.join(elsewhere[:5])}"
+    raise UnknownError(f"there is no role {role[:80]!a} of {_place(tenant_id)}; {remedy}")
+
+
+def _place(tenant_id: str | None) -> str:
+    return "every tenant" if tenant_id is None else f"the tenant {tenant_id[:80]}"
 
 
 def _changeable(admin: Administration, role: str, tenant_id: str | None) -> RoleRecord:

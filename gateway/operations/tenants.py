@@ -16,6 +16,7 @@ from gateway.operations.administration import (
     ForbiddenError,
     Operation,
     OperationError,
+    counted,
 )
 from gateway.operations.parameters import MAX_PAGE, Parameters, check_limit
 from persistence.records import DEFAULT_TENANT, INVITATIONS, AuditEntry, TenantRecord, TenantSettings
@@ -154,7 +155,8 @@ async def _remove(admin: Administration, wanted: OneTenant, actor: str) -> Answe
     roles = [each for each in admin.role_book.made or () if each.tenant_id == record.tenant_id]
     if clients or roles:
         raise OperationError(
-            f"{record.tenant_id} still has {clients} clients and {len(roles)} roles; erase and remove them first"
+            f"the tenant {record.tenant_id} still has {counted(clients, 'client')} and {counted(len(roles), 'role')}; erase "
+            "and remove them first"
         )
     invited = sum(
         each.tenant_id == record.tenant_id and each.used_at is None and each.exp > admin.now()
@@ -162,7 +164,8 @@ async def _remove(admin: Administration, wanted: OneTenant, actor: str) -> Answe
     )
     if invited:
         raise OperationError(
-            f"{invited} open invitations are to {record.tenant_id}; `ostiary invitations revoke` ends them"
+            f"the tenant {record.tenant_id} still has {counted(invited, 'open invitation')}; `ostiary invitations revoke` "
+            "ends them"
         )
     await admin.stores.audit.append(_entry(admin, actor, record, "tenants.remove"))
     await admin.tombstones.bury(
