@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from gateway.config.values import HttpUpstream, Sessions
 from gateway.mcp import http_sessions, upstream_http
+from gateway.mcp.breakers import SUSPICIOUS, Breakers
 from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import Era
 from gateway.mcp.messages import Message, Notification, Reply, Request
@@ -422,6 +423,20 @@ class TestAnotherEra:
             assert await upstream.era_for(key) is Era.MODERN
             assert (await upstream.describe()).era is Era.MODERN
 
+    async def test_one_that_changed_its_era_answers(
+        self, server: Server, became_modern: Callable[[], None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with upstream_at(server.url) as upstream:
+            await upstream.describe()
+            became_modern()
+            server.handlers["ping"] = self.refuse
+            breakers = Breakers([upstream], lambda _name: None)
+            for _ in range(SUSPICIOUS):
+                breakers["files"].failed(Reason.UPSTREAM_UNAVAILABLE)
+            async with asyncio.timeout(10):
+                await breakers._errands.finish()
+        assert caplog.messages == ["upstream files speaks another revision of MCP than before"]
+
     async def test_a_modern_server_that_sends_requests_is_complained_of_once(
         self, server: Server, became_modern: Callable[[], None], caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -649,6 +664,7 @@ class TestAnswers:
             (429, "text/plain", b"secret internals", Reason.UPSTREAM_UNAVAILABLE),
             (500, "text/plain", b"secret internals", Reason.UPSTREAM_UNAVAILABLE),
             (503, "application/json", b'{"jsonrpc":"2.0","id":5,"error":{}}', Reason.UPSTREAM_UNAVAILABLE),
+            (503, "text/html", b"secret internals" * 10_000, Reason.UPSTREAM_UNAVAILABLE),
         ],
     )
     async def test_what_is_no_answer_is_an_error_and_the_next_call_works(
@@ -678,6 +694,14 @@ class TestAnswers:
         server.handlers["tools/call"] = call
         async with upstream_at(server.url) as upstream:
             assert (await failure(upstream)).reason is Reason.UPSTREAM_INVALID
+
+    async def test_a_long_page_instead_of_a_session_says_nothing_of_eras(self, server: Server) -> None:
+        async def page(_message: dict[str, Any], _http: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(status=502, content_type="text/html", body=b"down" * 50_000)
+
+        server.handlers |= {"initialize": page, "server/discover": page}
+        async with upstream_at(server.url) as upstream:
+            assert (await failure(upstream)).reason is Reason.UPSTREAM_UNAVAILABLE
 
     @pytest.mark.parametrize("method", ["server/discover", "initialize"])
     async def test_a_handshake_that_fails_keeps_no_connection(self, server: Server, method: str) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from gateway.mcp.eras import Era, as_modern_request
 from gateway.mcp.exchange import CAPABILITIES, DISCOVER, Errands
 from gateway.mcp.messages import Reply
-from gateway.mcp.upstream import GATEWAY, MODERN_GATEWAY, Upstream, UpstreamError
+from gateway.mcp.upstream import GATEWAY, MODERN_GATEWAY, EraChangedError, Upstream, UpstreamError
 from gateway.model import Reason
 
 log = logging.getLogger("ostiary.mcp")
@@ -109,6 +109,8 @@ class Breaker:
                 async with request as exchange:
                     while not isinstance(await exchange.receive(), Reply):
                         pass
+        except EraChangedError:
+            return True  # that is known of what it answered
         except UpstreamError as error:
             return error.reason not in _FAILURES
         except TimeoutError:

@@ -9,7 +9,6 @@ from typing import Final, Self
 
 from gateway.mcp.exchange import Ticket, invalid, unavailable
 from gateway.mcp.http_answer import Answer
-from gateway.mcp.http_error import MAX_REFUSAL, ErrorAnswer
 from gateway.mcp.http_sessions import HttpSession, HttpSessions
 from gateway.mcp.messages import Message, Params, Reply
 from gateway.mcp.places import Place
@@ -173,7 +172,7 @@ class HttpExchange:
         if response.status == 200:
             self._answer = Answer(self._sessions.name, response, load=self._load)
             return True
-        refusal = ErrorAnswer(response.status, await response.read(MAX_REFUSAL), self._ticket.id)
+        refusal = await self._sessions.refused(response, self._ticket.id)
         self._under_way = False
         if not last and session.id is not None and refusal.forgets_session():
             session.in_flight.pop(self._ticket.id, None)

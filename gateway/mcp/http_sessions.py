@@ -271,7 +271,7 @@ class HttpSessions:
         response = await self.send(session, Ticket(self.next_id(), MODERN_GATEWAY, LISTEN, params))
         try:
             if response.status != 200:
-                error = ErrorAnswer(response.status, await response.read(MAX_REFUSAL)).error
+                error = (await self.refused(response)).error
                 failure = self.refusal(response.status)
                 if error is None or (
                     response.status != 404 and failure.reason is Reason.UPSTREAM_UNAVAILABLE
@@ -358,6 +358,14 @@ class HttpSessions:
                 await self.tell(session, encode_result(session.pings.popleft(), {}))
         finally:
             session.pong = None
+
+    async def refused(self, response: Response, request_id: int | None = None) -> ErrorAnswer:
+        """An answer that is not 200, to that request. A body that is too large, or none, says nothing. Raises OutboundError."""
+        try:
+            body = await response.read(MAX_REFUSAL)
+        except ResponseError:
+            body = b""
+        return ErrorAnswer(response.status, body, request_id)
 
     def refusal(self, status: int) -> UpstreamError:
         """What an answer with that status comes to, where it says no more."""
@@ -455,7 +463,7 @@ class HttpSessions:
         body = initialize_request(request_id, key)
         response = await self._client.send("POST", self._target, _FIRST_HEADERS, body, owner=key.owner)
         if response.status != 200:
-            if ErrorAnswer(response.status, await response.read(MAX_REFUSAL)).error is not None:
+            if (await self.refused(response)).error is not None:
                 raise invalid(self.name, "refused to open a session")
             raise self.refusal(response.status)
         message = await self._reply_in(response)

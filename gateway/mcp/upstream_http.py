@@ -18,7 +18,6 @@ from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import ACKNOWLEDGED, LIST_CHANGES, Era
 from gateway.mcp.exchange import Ticket, late
 from gateway.mcp.http_answer import Answer
-from gateway.mcp.http_error import MAX_REFUSAL, ErrorAnswer
 from gateway.mcp.http_exchange import HttpExchange
 from gateway.mcp.http_sessions import HttpSession, HttpSessions
 from gateway.mcp.log_levels import ask_for_level
@@ -297,7 +296,7 @@ class HttpUpstreamServer:
         if response.status == 200:
             session.stream = response
             return Answer(self.name, response)
-        refusal = ErrorAnswer(response.status, await response.read(MAX_REFUSAL))
+        refusal = await self._sessions.refused(response)
         self._has_no_stream = self._has_no_stream or response.status == 405
         if session.id is not None and refusal.forgets_session():
             self._sessions.forget(session)
