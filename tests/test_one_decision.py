@@ -45,8 +45,8 @@ from gateway.mcp.sessions import Sessions
 from gateway.mcp.streams import Watch
 from gateway.mcp.subscriptions import Subscriptions
 from gateway.mcp.tasks import Tasks
-from gateway.mcp.upstream import Fields, ServerInfo, SessionKey
-from gateway.model import ANONYMOUS, ClientContext, Inbound, Permissions
+from gateway.mcp.upstream import Fields, ServerInfo, SessionKey, UpstreamError
+from gateway.model import ANONYMOUS, ClientContext, Inbound, Permissions, Reason
 from gateway.problems import Problems
 
 VERSION = "2026-07-28"
@@ -518,4 +518,31 @@ async def test_what_an_upstream_does_not_tell_of_is_not_subscribed_to(era: Era) 
                 "nor is it asked for again"
             )
     finally:
+        await world.catalogue.close()
+
+
+class Silent(Offering):
+    """Answers no subscription."""
+
+    @asynccontextmanager
+    async def request(
+        self, key: SessionKey, method: str, params: Params, fields: Fields = (), counted: Any = None
+    ) -> AsyncIterator[Any]:
+        async with super().request(key, method, params, fields, counted) as answer:
+            if method == "resources/subscribe":
+                raise UpstreamError(Reason.UPSTREAM_TIMEOUT, "late")
+            yield answer
+
+
+async def test_a_subscription_waits_once_for_an_upstream_that_does_not_answer() -> None:
+    offers = {"tools": [], "prompts": [], "resources": [], "resourceTemplates": ["d://{id}"]}
+    world = World([(Silent("a", frozenset({Era.LEGACY}), offers), "")], Rules())
+    client = ClientContext(client_id="c", permissions=Permissions(frozenset({"*:*"})))
+    wanted = {"notifications": {"resourceSubscriptions": [f"d://{number}" for number in range(20)]}}
+    try:
+        answer, reached = await world.ask(Era.MODERN, "/mcp", client, "subscriptions/listen", wanted)
+        assert answer["params"]["notifications"] == {"resourceSubscriptions": []}
+        assert reached == [("resources/subscribe", "d://0")]
+    finally:
+        await world.subscriptions.close()
         await world.catalogue.close()

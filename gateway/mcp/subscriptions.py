@@ -145,7 +145,10 @@ class Subscriptions:
                     listener.listed[kind] = hash(self._lists.visible(kind, request.only, request.client))
         uris = wanted.get("resourceSubscriptions")
         if isinstance(uris, list):
-            taken = [uri for uri in uris[:MAX_RESOURCES] if await self._subscribe(request, listener, uri)]
+            silent: set[str] = set()
+            taken = [
+                uri for uri in uris[:MAX_RESOURCES] if await self._subscribe(request, listener, uri, silent)
+            ]
             refused: set[str] = set()
             for name in {name for name, _uri in listener.subscribed}:
                 refused |= await self._refused(listener, name)
@@ -161,13 +164,18 @@ class Subscriptions:
             self._unwatch((name, uri))
         return refused
 
-    async def _subscribe(self, request: RequestContext, listener: Listener, uri: object) -> bool:
-        """Subscribe to one resource, if the client may read it; whether that was done."""
+    async def _subscribe(
+        self, request: RequestContext, listener: Listener, uri: object, silent: set[str]
+    ) -> bool:
+        """Subscribe to one resource, if the client may read it; whether that was done.
+
+        ``silent``: the upstreams that have failed to answer for this client's subscription, and are asked no more for it.
+        """
         if not isinstance(uri, str):
             return False
         await asyncio.sleep(0)  # one request names many: others have their turn in between
         entry = await self._access.admit(request, Target(Kind.RESOURCE, uri, "resource_subscribe"))
-        if not isinstance(entry, Entry):
+        if not isinstance(entry, Entry) or entry.upstream in silent:
             return False
         resource = (entry.upstream, entry.original)
         if self._interests.take(listener, resource) is not None:
@@ -195,6 +203,8 @@ class Subscriptions:
                 self._catalogue.upstream(entry.upstream).listen(listener.key)
                 done = await self._tell(listener.key, "resources/subscribe", resource)
         except UpstreamError as error:
+            if error.reason is not Reason.UPSTREAM_INVALID:
+                silent.add(entry.upstream)
             pending.finish(AuditStatus.ERROR, error.reason)
         else:
             pending.finish(AuditStatus.OK if done else AuditStatus.ERROR, None if done else "upstream_error")
