@@ -456,6 +456,20 @@ class TestLimits:
         async with child_of(tmp_path, "--silent", timeout=0.5, grace=0.1) as upstream:
             assert (await failure(upstream)).reason is Reason.UPSTREAM_TIMEOUT
 
+    async def test_one_that_comes_late_and_breaks_off_is_no_fault(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        late = (
+            "import json, sys, time; first = json.loads(input()); time.sleep(0.6);"
+            'print(json.dumps({"jsonrpc": "2.0", "id": first["id"], "error": {"code": -32601, "message": "?"}}), flush=True);'
+            "sys.stdin.read()"
+        )
+        command = (sys.executable, "-u", "-c", late)
+        async with child_of(tmp_path, command=command, timeout=2, grace=0.1) as upstream:
+            with pytest.raises(UpstreamError):
+                await upstream.describe()
+        assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
     async def test_a_line_that_is_too_long_ends_the_child(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

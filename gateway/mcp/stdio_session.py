@@ -191,8 +191,9 @@ class StdioSession:
         """The child is gone: so is everything that waited for it."""
         error = self.fate = unavailable(self.name, fate)
         for handshake in self._handshakes.values():
-            handshake.set_exception(error)
-            handshake.exception()  # where nobody waits any more
+            if not handshake.done():  # who waited for it may have been cancelled
+                handshake.set_exception(error)
+                handshake.exception()  # where nobody waits any more
         self._handshakes.clear()
         for exchange in self._exchanges.values():
             exchange.fail(error)
