@@ -188,10 +188,15 @@ class AuditArchive:
         """The newest checkpoint, as its file has it."""
         return self._key.sign(self._checkpoint)
 
-    def search(self, wanted: EntryFilter, before: int, enough: int, newest: int) -> Iterator[Match]:
-        """The newest ``enough`` matching entries below ``before``, in segments below ``newest``; reads files."""
+    def search(
+        self, wanted: EntryFilter, before: int, enough: int, newest: int, lowest: int
+    ) -> Iterator[Match]:
+        """The newest ``enough`` matching entries below ``before``, in segments below ``newest``; reads files.
+
+        No segment is read that ends below the entry ``lowest``.
+        """
         for record in reversed(self._index.segments):
-            if enough <= 0:
+            if enough <= 0 or record.last_seq < lowest:
                 return
             if record.segment >= newest or record.first_seq >= before:
                 continue

@@ -180,8 +180,9 @@ class AuditLog:
         end = self._first_seq + len(self._lines)
         if before is not None and before > end:
             raise ValueError("the cursor is not one of this audit")
+        lowest = 0 if query.among is None else end - query.among
         found = await asyncio.to_thread(
-            self._search, self.segment(), wanted, end if before is None else before, limit + 1
+            self._search, self.segment(), wanted, end if before is None else before, limit + 1, lowest
         )
         more = len(found) > limit
         entries = tuple(entry for _, entry in found[:limit])
@@ -481,8 +482,13 @@ class AuditLog:
         self._last_hash = line_hash(line)
         return line
 
-    def _search(self, segment: Segment, wanted: EntryFilter, before: int, enough: int) -> list[Match]:
-        """The newest ``enough`` entries numbered below ``before``; reads files: for use in a thread."""
+    def _search(
+        self, segment: Segment, wanted: EntryFilter, before: int, enough: int, lowest: int = 0
+    ) -> list[Match]:
+        """The newest ``enough`` entries numbered below ``before``, in segments that have one from ``lowest`` on.
+
+        It reads files: for use in a thread.
+        """
         found = list(matches(segment.lines, segment.first_seq, wanted, before, enough))
-        found += self._archive.search(wanted, before, enough - len(found), segment.number)
+        found += self._archive.search(wanted, before, enough - len(found), segment.number, lowest)
         return found

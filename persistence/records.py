@@ -311,6 +311,8 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
     until: str | None = None
     limit: int = 100
     cursor: str | None = None
+    among: int | None = None
+    """Looked for in so many of the newest entries, and in what is in one segment with them; None: in all."""
 
 
 class AuditPage(msgspec.Struct, frozen=True):

@@ -351,6 +351,16 @@ class TestErasure:
         assert any("is not" in str(problem) for problem in (await verify(folder)).problems)
 
 
+async def test_a_query_may_be_of_the_newest_segments_alone(folder):
+    async with store(folder) as stores:
+
+        async def found(among: int, **more) -> int:
+            return len((await stores.audit.query(AuditQuery(among=among, **more))).entries)
+
+        assert [await found(among) for among in (1, 3, 4, 13, 14, 1000)] == [3, 3, 13, 13, 23, 43]
+        assert await found(4, client_id="client0") < await found(1000, client_id="client0")
+
+
 class TestPruning:
     async def test_whole_segments_go_and_the_rest_verifies_from_a_signed_start(self, folder):
         async with store(folder) as stores:
