@@ -10,9 +10,7 @@ child has answered it. Anonymous callers are never taken for one another.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol
 
 from gateway.mcp.complaint import Complaint
 from gateway.mcp.eras import ACKNOWLEDGED, LISTEN, Era, as_modern_request
@@ -34,7 +32,6 @@ from gateway.mcp.messages import (
     METHOD_NOT_FOUND,
     Message,
     Notification,
-    Params,
     Rejected,
     Reply,
     Request,
@@ -45,15 +42,11 @@ from gateway.mcp.messages import (
     encode_request,
     encode_result,
 )
-from gateway.mcp.places import Place
 from gateway.mcp.stdio_process import ChildProcess, LineLog
-from gateway.mcp.time_limit import TimeLimit
 from gateway.mcp.unasked import Unasked
-from gateway.mcp.upstream import CancelledByCaller, ServerInfo, SessionKey, Unsolicited, UpstreamError
+from gateway.mcp.upstream import ServerInfo, SessionKey, Unsolicited, UpstreamError
 from gateway.model import ANONYMOUS
 
-MAX_WAITING: Final = 4 * 1024 * 1024
-"""Bytes that may wait for one request's reader; beyond that everything but its reply is dropped."""
 MAX_UNANSWERED: Final = 1_000
 """How many requests that the child has not answered are remembered."""
 MAX_ASKED: Final = 1_000
@@ -71,6 +64,16 @@ _OF_NO_REQUEST: Final = frozenset(
         ACKNOWLEDGED,
     }
 )
+
+
+class Reader(Protocol):
+    """Takes what belongs to one request. Never waits."""
+
+    def put(self, message: Message, size: int) -> None:
+        """It has come, in so many bytes."""
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more will come."""
 
 
 class StdioSession:
@@ -94,7 +97,7 @@ class StdioSession:
         self.last_used = 0.0
         self.log_level: str | None = None
         self.tickets: dict[int, Ticket] = {}
-        self._exchanges: dict[int, StdioExchange] = {}
+        self._exchanges: dict[int, Reader] = {}
         self._log = log
         self._unsolicited = unsolicited
         self._shared = shared or key.owner == _NOBODY
@@ -165,7 +168,7 @@ class StdioSession:
             self._listening.remove(one)
             self.process.write(encode_notification("notifications/cancelled", {"requestId": one[0]}))
 
-    def begin(self, exchange: StdioExchange, ticket: Ticket) -> None:
+    def begin(self, exchange: Reader, ticket: Ticket) -> None:
         """From now on take what belongs to that request. Raises UpstreamError where the child is gone."""
         if self.fate is not None:
             raise self.fate
@@ -292,134 +295,3 @@ class StdioSession:
         self._asked[request.id] = key
         if len(self._asked) > MAX_ASKED:
             del self._asked[next(iter(self._asked))]
-
-
-class Source(Protocol):
-    """Where an exchange finds its session."""
-
-    async def session(self, key: SessionKey) -> StdioSession:
-        """The session of ``key``, opened where there is none. Raises UpstreamError."""
-
-
-class StdioExchange:
-    """An ``Exchange``, and the context within which it lives."""
-
-    def __init__(self, source: Source, name: str, place: Place, ticket: Ticket, timeout: float) -> None:
-        """``timeout``: seconds for the whole of it, the wait for a place included."""
-        self._source = source
-        self._name = name
-        self._place = place
-        self._ticket = ticket
-        self._loop = asyncio.get_running_loop()
-        self._time = TimeLimit(self._loop, name, timeout)
-        self._session: StdioSession | None = None
-        self._under_way = False
-        self._messages: deque[Message] = deque()
-        self._waiting = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._failure: Exception | None = None
-
-    async def __aenter__(self) -> Self:
-        self._time.begin()
-        try:
-            with self._time.within():
-                await self._place.take()
-                session = self._session = await self._source.session(self._ticket.key)
-                session.begin(self, self._ticket)
-                self._under_way = True
-                session.process.write(self._ticket.encode())
-                await session.process.drained()
-        except TimeoutError:
-            self._leave("timed out")
-            raise self._time.passed() from None
-        except BaseException:
-            self._leave("abandoned")
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._leave("abandoned")
-
-    async def receive(self) -> Message:
-        """What comes next. Raises UpstreamError and CancelledByCaller."""
-        while not self._messages:
-            if self._failure is not None:
-                raise self._failure
-            self._waiter = self._loop.create_future()
-            try:
-                with self._time.within():
-                    await self._waiter
-            except TimeoutError:
-                self._leave("timed out")
-                raise self._time.passed() from None
-            finally:
-                self._waiter = None
-        self._waiting = 0
-        return self._messages.popleft()
-
-    def hold(self) -> None:
-        """Take no place, and let no time count."""
-        self._place.leave()
-
-    async def resume(self, params: Params) -> None:
-        """Go on. Raises UpstreamError."""
-        self._ticket.rename(params)
-        self._time.begin()
-        try:
-            with self._time.within():
-                await self._place.take()
-        except TimeoutError:
-            self._leave("timed out")
-            raise self._time.passed() from None
-
-    def asked(self, seconds: float) -> None:
-        """The client has been asked something."""
-        self._time.asked(seconds)
-
-    def answered(self) -> None:
-        """The client has answered."""
-        self._time.answered()
-
-    async def cancel(self, reason: str) -> None:
-        """Tell the upstream to stop; ``receive`` raises from now on."""
-        if not self._under_way or self._session is None:
-            return
-        self._messages.clear()
-        self.fail(CancelledByCaller())
-        self._session.process.write(self._ticket.encode_cancellation(reason))
-
-    def put(self, message: Message, size: int) -> None:
-        """What belongs to it. Never waits: what nobody reads is dropped in the end, but for the reply."""
-        if self._failure is not None:
-            return
-        if self._waiting > MAX_WAITING and not isinstance(message, Reply):
-            return
-        if isinstance(message, Reply):
-            self._under_way = False
-        self._waiting += size
-        self._messages.append(message)
-        self._wake()
-
-    def fail(self, error: Exception) -> None:
-        """Nothing more will come; what has come can still be received."""
-        self._under_way = False
-        self._failure = self._failure or error
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _leave(self, reason: str) -> None:
-        """Let go of everything, once; a child that may still be at work is told to stop."""
-        self._place.leave()
-        session = self._session
-        if session is None:
-            return
-        session.finish(self._ticket)
-        session.last_used = self._loop.time()
-        if self._under_way:
-            self._under_way = False
-            session.process.write(self._ticket.encode_cancellation(reason))

@@ -20,9 +20,10 @@ from gateway.mcp.log_levels import ask_for_level
 from gateway.mcp.messages import Params, Reply, RequestId, encode_notification
 from gateway.mcp.places import Place, Places
 from gateway.mcp.sessions import Held, NoRoom, gives_way
+from gateway.mcp.stdio_exchange import StdioExchange
 from gateway.mcp.stdio_host import StdioHost
 from gateway.mcp.stdio_process import LineLog, Rate, start
-from gateway.mcp.stdio_session import StdioExchange, StdioSession
+from gateway.mcp.stdio_session import StdioSession
 from gateway.mcp.upstream import (
     GATEWAY,
     MODERN_GATEWAY,
