@@ -64,6 +64,19 @@ async def test_who_waits_no_more_keeps_no_place(given: bool) -> None:
     await asyncio.wait_for(Place(places, CAROL).take(), 1)
 
 
+@pytest.mark.parametrize("left_first", [False, True])
+async def test_a_place_that_is_left_while_whose_turn_it_is_gives_up_is_not_lost(left_first: bool) -> None:
+    places, log = Places(1), list[str]()
+    first = await (await _waiting(places, ALICE, log))
+    bob = await _waiting(places, BOB, log)
+    carol = await _waiting(places, CAROL, log)
+    steps = [bob.cancel, first.leave]
+    for step in reversed(steps) if left_first else steps:
+        step()
+    (await asyncio.wait_for(carol, 1)).leave()
+    await asyncio.wait_for(Place(places, ALICE).take(), 1)
+
+
 async def test_the_gateway_itself_never_waits() -> None:
     places = Places(1)
     await Place(places, ALICE).take()

@@ -44,7 +44,7 @@ class Places:
         queue = self._queues.setdefault(owner, deque())
         queue.append(turn)
         try:
-            await turn
+            await asyncio.shield(turn)  # it may be given the place in the moment in which it is cancelled
         except BaseException:
             if turn.done() and not turn.cancelled():
                 self.leave(owner)  # it was given the place, and does not want it any more
