@@ -328,7 +328,8 @@ def _print_client(answer: dict[str, Any], *, as_json: bool) -> None:
 def _second_factor(mfa: dict[str, Any] | None) -> str:
     if mfa is None:
         return "none"
-    return f"since {short_time(mfa['enabled_at'])}, {mfa['recovery_codes_left']} recovery codes left"
+    left = mfa["recovery_codes_left"]
+    return f"since {short_time(mfa['enabled_at'])}, {left} recovery code{'' if left == 1 else 's'} left"
 
 
 def _email(client: dict[str, Any]) -> str:

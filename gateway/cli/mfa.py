@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from gateway.client.session import Session
 
 
+_TRIES: Final = 3
+
+
 @click.group()
 def mfa() -> None:
     """Second factors."""
@@ -28,15 +31,15 @@ def mfa() -> None:
 def enrol(url: str | None) -> None:
     """Get a second factor of your own.
 
-    At the gateway that was signed in to last, or at --gateway URL. Shows a QR code for an authenticator app, asks for the first code that the app shows (a line of stdin, where there is no
-    terminal), and prints the recovery codes.
+    At the gateway that was signed in to last, or at --gateway URL. Shows a QR code for an authenticator app, asks for the
+    first code that the app shows (a line of stdin, where there is no terminal), and prints the recovery codes.
     """
 
     async def ask(session: Session) -> list[str]:
         answer = await session.enrol()
         click.echo(qr_text(str(answer.get("otpauth_uri"))))
         click.echo(f"Secret, if the app cannot read that: {printable(answer.get('secret'))}")
-        return await session.confirm(_first_code())
+        return await _confirmed(session)
 
     codes = signed_in(url, ask)
     click.echo("The second factor is on. Recovery codes, shown this once; each is good once:")
@@ -53,11 +56,21 @@ def qr_text(text: str) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def _first_code() -> str:
-    if sys.stdin.isatty():
-        code: str = click.prompt("Code", err=True)
-        return code
-    return sys.stdin.readline().strip()
+async def _confirmed(session: Session) -> list[str]:
+    """The recovery codes. A code that is mistyped is asked for again: else the app would need another secret."""
+    from gateway.client.errors import ClientError
+
+    if not sys.stdin.isatty():
+        code = sys.stdin.readline().strip()
+        if not code:
+            raise ClientError("no code came on stdin; the second factor is not on")
+        return await session.confirm(code)
+    for _ in range(_TRIES - 1):
+        try:
+            return await session.confirm(click.prompt("Code", err=True))
+        except ClientError as error:
+            click.echo(str(error), err=True)
+    return await session.confirm(click.prompt("Code", err=True))
 
 
 @mfa.command(name="rotate-key")

@@ -75,25 +75,37 @@ def test_without_a_code_or_with_a_wrong_one_nobody_is_signed_in(
     assert not (tmp_path / ".ostiary" / "token").exists()
 
 
-def test_a_second_factor_is_got_on_the_terminal(home: Any, served: Any, caller: Any, tmp_path: Path) -> None:
-    assert _login(home, served, tmp_path).returncode == 0
-    command = [sys.executable, "-m", "gateway", "mfa", "enrol"]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    environment["PYTHONIOENCODING"] = "utf-8"
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
+def _enrolling(user: Path, stdin: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "gateway", "mfa", "enrol"],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
         cwd=ROOT,
-        env=environment,
-    ) as process:
-        assert process.stdout is not None
-        shown = []
-        while not (shown and shown[-1].startswith("Secret")):
-            shown.append(process.stdout.readline())
-            assert shown[-1], "it ended too early"
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(user),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONIOENCODING": "utf-8",
+        },
+    )
+
+
+def _shown(process: subprocess.Popen[str]) -> list[str]:
+    """The lines of the QR code and that of the secret."""
+    assert process.stdout is not None
+    shown: list[str] = []
+    while not (shown and shown[-1].startswith("Secret")):
+        shown.append(process.stdout.readline())
+        assert shown[-1], "it ended too early"
+    return shown
+
+
+def test_a_second_factor_is_got_on_the_terminal(home: Any, served: Any, caller: Any, tmp_path: Path) -> None:
+    assert _login(home, served, tmp_path).returncode == 0
+    with _enrolling(tmp_path, subprocess.PIPE) as process:
+        shown = _shown(process)
         secret = shown[-1].split()[-1]
         said, wrong = process.communicate(_code(secret, ahead=-1) + "\n", timeout=60)
     assert process.returncode == 0, wrong
@@ -102,3 +114,27 @@ def test_a_second_factor_is_got_on_the_terminal(home: Any, served: Any, caller: 
     codes = [line.strip() for line in said.splitlines()[1:]]
     assert len(codes) == 10
     assert _login(home, served, tmp_path, "--code", codes[0]).returncode == 0
+
+
+def test_a_first_code_that_is_mistyped_is_asked_for_again(home: Any, served: Any, tmp_path: Path) -> None:
+    assert _login(home, served, tmp_path).returncode == 0
+    terminal, end = os.openpty()
+    with (
+        os.fdopen(terminal, "wb", buffering=0) as keys,
+        os.fdopen(end) as stdin,
+        _enrolling(tmp_path, stdin.fileno()) as process,
+    ):
+        secret = _shown(process)[-1].split()[-1]
+        keys.write(b"abc\n")
+        keys.write(f"{_code(secret)}\n".encode())
+        said, asked = process.communicate(timeout=60)
+    assert process.returncode == 0, asked
+    assert "The code is wrong" in asked
+    assert len(said.splitlines()) == 11
+
+
+def test_a_first_code_that_does_not_come_is_said(home: Any, served: Any, tmp_path: Path) -> None:
+    assert _login(home, served, tmp_path).returncode == 0
+    with _enrolling(tmp_path, subprocess.DEVNULL) as process:
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, "no code came" in said) == (1, True), said
