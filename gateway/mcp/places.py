@@ -44,11 +44,11 @@ class Places:
         queue = self._queues.setdefault(owner, deque())
         queue.append(turn)
         try:
-            await asyncio.shield(turn)  # it may be given the place in the moment in which it is cancelled
+            await turn
         except BaseException:
             if turn.done() and not turn.cancelled():
                 self.leave(owner)  # it was given the place, and does not want it any more
-            else:
+            elif turn in queue:
                 queue.remove(turn)
                 if not queue:
                     del self._queues[owner]
@@ -64,13 +64,19 @@ class Places:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        owner = min(self._queues, key=lambda each: self._taken.get(each, 0))
-        if not self.take(owner):
-            return
-        queue = self._queues.pop(owner)
-        queue.popleft().set_result(None)
-        if queue:
-            self._queues[owner] = queue  # behind those that have as few
+        while self._queues:
+            owner = min(self._queues, key=lambda each: self._taken.get(each, 0))
+            queue = self._queues[owner]
+            while queue and queue[0].cancelled():  # and whoever waited for it has not noticed yet
+                queue.popleft()
+            if queue and not self.take(owner):
+                return
+            del self._queues[owner]
+            if queue:
+                queue.popleft().set_result(None)
+                if queue:
+                    self._queues[owner] = queue  # behind those that have as few
+                return
 
 
 class Place:
