@@ -171,14 +171,23 @@ def test_a_new_certificate_is_in_the_audit(home: Any, *, served: bool) -> None:
 
 def test_a_ca_may_be_used_without_a_store(home: Any) -> None:
     home.configure("", settings={"storage": {"path": "nowhere"}})
-    home.cli("certs", "issue", "bob", "--out", str(home.folder / "out"))
+    issued = home.cli("certs", "issue", "bob", "--out", str(home.folder / "out"))
+    assert issued.stdout.splitlines()[-1] == "It yields bob."
     assert not (home.folder / "nowhere").exists()
 
 
 def test_the_hint_about_a_certificate_can_be_run_or_says_why_not(home: Any) -> None:
     hint = home.cli("clients", "add", "bob", "--certificate", "bob$7").stdout.splitlines()[-1]
     words = shlex.split(hint.partition("ostiary ")[2].replace("DIR", str(home.folder / "out")))
-    assert "It names the client bob$7" in home.cli(*words).stdout
+    assert home.cli(*words).stdout.splitlines()[-1] == "It yields bob$7, and so names the client bob."
+
+    def issued(out: str) -> str:
+        done = home.cli("certs", "issue", "zoe", "--out", str(home.folder / out))
+        return str(done.stdout.splitlines()[-1])
+
+    assert issued("before") == "It yields zoe, which no client has; to add one: ostiary clients add zoe"
+    home.cli("clients", "add", "zoe")
+    assert issued("after") == "It names the client zoe."
     for name, why in (("team/bob", "cannot be a file's name"), ("b" * 65, "1 to 64")):
         hint = home.cli("clients", "add", name).stdout.splitlines()[-1]
         assert why in hint

@@ -6,6 +6,7 @@ What is issued leaves an entry in the audit of the store, where there is one: a 
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,15 +56,13 @@ def issue(
     authority, names = _authority(config_file), Names.load(config_file)
     with names_that_can_be_used():
         issued = authority.issue_client(name, sans=sans, days=days or CLIENT_DAYS, out=out, now=now())
-    client_id = names.of(issued.path).certificate_id
-    audit_issued(config_file, issued, name, client_id)
+    yielded = names.of(issued.path).certificate_id
+    recorded = audit_issued(config_file, issued, name, yielded)
     if as_json:
         print_json({"certificate": issued_fields(issued)})
         return
     click.echo(f"{issued.path}, {out / name}.key and {out / 'ca.pem'}, valid until {day(issued.not_after)}.")
-    click.echo(
-        f"It names the client {client_id}." if client_id else "By [[tls.client_id]] it names no client."
-    )
+    click.echo(_whose(yielded, recorded))
 
 
 @certs.command(name="issue-server")
@@ -351,20 +350,36 @@ def names_that_can_be_used() -> Iterator[None]:
         raise click.UsageError(f"{error}.") from None
 
 
-def audit_issued(config_file: Path, issued: IssuedCertificate, name: str, client_id: str | None) -> None:
-    """Enter in the audit, where there is one, that a certificate was issued."""
+def _whose(yielded: str | None, recorded: dict[str, Any] | None) -> str:
+    """Which client the new certificate names."""
+    if yielded is None:
+        return "By [[tls.client_id]] it names no client."
+    if recorded is None:
+        return f"It yields {yielded}."
+    client_id = recorded["client_id"]
+    if client_id is None:
+        return f"It yields {yielded}, which no client has; to add one: ostiary clients add {shlex.quote(yielded)}"
+    if client_id == yielded:
+        return f"It names the client {client_id}."
+    return f"It yields {yielded}, and so names the client {client_id}."
+
+
+def audit_issued(
+    config_file: Path, issued: IssuedCertificate, name: str, yielded: str | None
+) -> dict[str, Any] | None:
+    """Enter in the audit that a certificate was issued; whose it is. None: there is no store."""
     from gateway.operations.administration import OperationError
     from persistence import StoreError
 
     if not _has_store(config_file):
-        return
+        return None
     try:
-        perform(
+        return perform(
             config_file,
             "certs.issue",
             name=name,
             certificate_thumbprint=issued.fingerprint,
-            certificate=client_id,
+            certificate=yielded,
         )
     except (OperationError, StoreError, OSError) as error:
         told = f"{issued.path} was issued, but the audit does not have it: {error}"
