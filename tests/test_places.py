@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.mcp.places import Place, Places
+from gateway.mcp.places import MAX_ASKING, Place, Places
 from gateway.mcp.upstream import GATEWAY
 
 ALICE, BOB, CAROL = ("t", "alice"), ("t", "bob"), ("t", "carol")
@@ -75,6 +75,38 @@ async def test_a_place_that_is_left_while_whose_turn_it_is_gives_up_is_not_lost(
         step()
     (await asyncio.wait_for(carol, 1)).leave()
     await asyncio.wait_for(Place(places, ALICE).take(), 1)
+
+
+async def test_who_waits_for_its_client_lends_its_place() -> None:
+    places, log = Places(1), list[str]()
+    asking = await (await _waiting(places, ALICE, log))
+    bob = await _waiting(places, BOB, log)
+    asking.lend()
+    asking.lend()
+    others = await asyncio.wait_for(bob, 1)
+    asking.reclaim()  # the upstream goes on with it at once
+    carol = await _waiting(places, CAROL, log)
+    others.leave()
+    await asyncio.sleep(0)
+    assert not carol.done(), "there is one place, and it is taken"
+    asking.leave()
+    asking.reclaim()
+    (await asyncio.wait_for(carol, 1)).leave()
+    assert repr(places) == "<Places free=1 taken={}>"
+
+
+async def test_who_is_asked_without_end_keeps_its_places() -> None:
+    places, log = Places(1), list[str]()
+    asking = [await (await _waiting(places, ALICE, log)) for _ in range(1)]
+    for _ in range(MAX_ASKING):
+        asking[-1].lend()
+        asking.append(await asyncio.wait_for(await _waiting(places, ALICE, log), 1))
+    asking[-1].lend()
+    bob = await _waiting(places, BOB, log)
+    assert not bob.done()
+    for place in asking:
+        place.leave()
+    await asyncio.wait_for(bob, 1)
 
 
 async def test_the_gateway_itself_never_waits() -> None:

@@ -130,10 +130,12 @@ class HttpExchange:
     def asked(self, seconds: float) -> None:
         """The client has been asked something."""
         self._time.asked(seconds)
+        self._place.lend()
 
     def answered(self) -> None:
         """The client has answered."""
-        self._time.answered()
+        if self._time.answered():
+            self._place.reclaim()
 
     async def cancel(self, reason: str) -> None:
         """Tell the upstream to stop; ``receive`` raises from now on."""

@@ -1,16 +1,21 @@
 """Who may have requests under way at an upstream: so many in all, and one client at most half of them.
 
 Where none is free the callers wait, each client in its own queue: a place that is left goes to the client that has the
-fewest. The gateway's own requests (lists, subscriptions) take no place, for everybody depends on them.
+fewest. The gateway's own requests (lists, subscriptions) take no place, for everybody depends on them. Nor do those that
+wait for their client's answer to what the upstream asked: they have theirs again with the answer, be one free or not.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Final
 
 from gateway.mcp.sessions import Owner
 from gateway.mcp.upstream import GATEWAY
+
+MAX_ASKING: Final = 16
+"""Requests of one client that may wait for its answer without a place; further ones keep theirs."""
 
 _Queue = deque[asyncio.Future[None]]
 
@@ -23,6 +28,8 @@ class Places:
         self._free = most
         self._share = (most + 1) // 2
         self._taken: dict[Owner, int] = {}
+        self._asking: dict[Owner, int] = {}
+        """How many requests wait for their client's answer without a place."""
         self._queues: dict[Owner, _Queue] = {}
         """Of those that wait; none is empty."""
 
@@ -32,7 +39,7 @@ class Places:
     def take(self, owner: Owner) -> bool:
         """Take a place if there is one for that client now."""
         taken = self._taken.get(owner, 0)
-        if not self._free or taken >= self._share:
+        if self._free <= 0 or taken >= self._share:
             return False
         self._free -= 1
         self._taken[owner] = taken + 1
@@ -63,6 +70,24 @@ class Places:
         if self._queues:
             self._hand_over()
 
+    def lend(self, owner: Owner) -> bool:
+        """Give a place back while that client is asked something; False: it keeps it, for it is asked too much."""
+        asking = self._asking.get(owner, 0)
+        if asking >= MAX_ASKING:
+            return False
+        self._asking[owner] = asking + 1
+        self.leave(owner)
+        return True
+
+    def settle(self, owner: Owner, *, back: bool) -> None:
+        """The client is asked no more; ``back``: its request goes on, and has its place again."""
+        self._asking[owner] -= 1
+        if not self._asking[owner]:
+            del self._asking[owner]
+        if back:
+            self._free -= 1
+            self._taken[owner] = self._taken.get(owner, 0) + 1
+
     def _hand_over(self) -> None:
         while self._queues:
             owner = min(self._queues, key=lambda each: self._taken.get(each, 0))
@@ -82,13 +107,15 @@ class Places:
 class Place:
     """One request's place, or none."""
 
-    __slots__ = ("_owner", "_places", "_taken")
+    __slots__ = ("_lent", "_owner", "_places", "_taken")
 
     def __init__(self, places: Places, owner: Owner) -> None:
         """``owner``: whose request it is."""
         self._places = places
         self._owner = owner
         self._taken = False
+        self._lent = False
+        """Whether it has given it back only until its client has answered."""
 
     async def take(self) -> None:
         """Wait until it has one."""
@@ -98,8 +125,22 @@ class Place:
             await self._places.wait(self._owner)
         self._taken = True
 
+    def lend(self) -> None:
+        """Its client is asked something: others may have its place meanwhile."""
+        if self._taken and self._places.lend(self._owner):
+            self._taken, self._lent = False, True
+
+    def reclaim(self) -> None:
+        """The client has answered."""
+        if self._lent:
+            self._taken, self._lent = True, False
+            self._places.settle(self._owner, back=True)
+
     def leave(self) -> None:
         """Give it back, if it has one."""
+        if self._lent:
+            self._lent = False
+            self._places.settle(self._owner, back=False)
         if self._taken:
             self._taken = False
             self._places.leave(self._owner)

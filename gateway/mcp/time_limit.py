@@ -40,12 +40,13 @@ class TimeLimit:
         self._unanswered += 1
         self._move(seconds)
 
-    def answered(self) -> None:
-        """The client has answered."""
+    def answered(self) -> bool:
+        """The client has answered; whether there is nothing more to answer."""
         if self._unanswered:
             self._unanswered -= 1
             if not self._unanswered:
                 self._move(self._timeout)
+        return not self._unanswered
 
     def passed(self) -> UpstreamError:
         """Whose fault it is that the time is over."""

@@ -97,10 +97,13 @@ class Exchange(Protocol):
         """
 
     def asked(self, seconds: float) -> None:
-        """The client has been asked something for it: so long it may take to answer; no time of the upstream's counts."""
+        """The client has been asked something for it: so long it may take to answer.
+
+        Meanwhile no time of the upstream's counts, and it takes no place within ``max_concurrency``.
+        """
 
     def answered(self) -> None:
-        """It has answered: once that is so of all that it was asked, the time limit begins anew."""
+        """It has answered: once that is so of all that it was asked, the time limit begins anew, and it has its place."""
 
     async def cancel(self, reason: str) -> None:
         """Tell the upstream to stop (notifications/cancelled); a later ``receive`` raises CancelledByCaller."""

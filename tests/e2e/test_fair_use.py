@@ -137,3 +137,39 @@ def _memory(served: Served) -> int:
     """Bytes."""
     pages = Path(f"/proc/{served.process.pid}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_who_leaves_a_question_open_keeps_nobody_waiting(home: Home, start_script: Any) -> None:
+    server = start_script("tests/servers/everything.py", "http", "0", "legacy")
+    home.configure(_upstream(server.url, max_concurrency=1))
+    served = home.serve()
+    with _alice(home, served) as alice, Caller(home, served) as carol, _alice(home, served) as second:
+        said = {"protocolVersion": "2025-11-25", "capabilities": {"elicitation": {}}}
+        session = alice.rpc("initialize", said).headers["mcp-session-id"]
+        headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+        headers["Mcp-Session-Id"] = session
+        call = {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": {"name": "u_favourite"}}
+        alice._connection.request("POST", "/mcp", json.dumps(call), headers)
+        stream = alice._connection.getresponse()
+        question = _next(stream)
+        assert question["method"] == "elicitation/create"
+        began = time.monotonic()
+        assert _text(carol.call("u_echo", {"text": "meanwhile"})) == "meanwhile"
+        assert time.monotonic() - began < 10
+        reply = {
+            "jsonrpc": "2.0",
+            "id": question["id"],
+            "result": {"action": "accept", "content": {"colour": "blue"}},
+        }
+        assert second.ask("POST", "/mcp", json.dumps(reply), headers).status == 202
+        assert "blue" in _text(_next(stream))
+        assert _text(carol.call("u_echo", {"text": "afterwards"})) == "afterwards"
+
+
+def _next(stream: Any) -> Any:
+    """The next message on a stream of events."""
+    while True:
+        line = stream.readline()
+        assert line, "the stream has ended"
+        if line.startswith(b"data: {"):
+            return json.loads(line[6:])
