@@ -19,7 +19,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from pydantic import BaseModel
 
 from gateway.config.values import HttpUpstream, Sessions
-from gateway.mcp import http_sessions, upstream_http
+from gateway.mcp import http_session, http_sessions, upstream_http
 from gateway.mcp.breakers import SUSPICIOUS, Breakers
 from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import Era
@@ -572,7 +572,7 @@ class TestAnswers:
             go_on.set()
             async with server.news:
                 await server.news.wait_for(lambda: last in server.told)
-        assert len(answering) <= 1 + http_sessions.MAX_PINGS
+        assert len(answering) <= 1 + http_session.MAX_PINGS
 
     @pytest.mark.parametrize(
         "unasked",

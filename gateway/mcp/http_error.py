@@ -1,4 +1,4 @@
-"""What an HTTP answer says that is no result: to the request alone, or of the session, or of the era. Sans I/O."""
+"""What an HTTP answer says that is no result: to the request alone, or of the session, or of the era."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.mcp.exchange import messages_in
+from gateway.mcp.exchange import invalid, messages_in, unavailable
 from gateway.mcp.messages import (
     HEADER_MISMATCH,
     INVALID_PARAMS,
@@ -15,6 +15,8 @@ from gateway.mcp.messages import (
     Rejected,
     Reply,
 )
+from gateway.mcp.upstream import UpstreamError
+from gateway.outbound.client import Response, ResponseError
 
 MAX_REFUSAL: Final = 64 * 1024
 """Bytes that are read of an answer that is not 200."""
@@ -76,3 +78,20 @@ def error_code(error: msgspec.Raw) -> int | None:
         return _CODE.decode(error).code
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+
+
+async def refused(response: Response, request_id: int | None = None) -> ErrorAnswer:
+    """An answer that is not 200, to that request. A body that is too large, or none, says nothing. Raises OutboundError."""
+    try:
+        body = await response.read(MAX_REFUSAL)
+    except ResponseError:
+        body = b""
+    return ErrorAnswer(response.status, body, request_id)
+
+
+def refusal(name: str, status: int) -> UpstreamError:
+    """What an answer with that status comes to, where it says no more. ``name``: the upstream's."""
+    what = f"answered with HTTP status {status}"
+    if status in {401, 403, 404, 429} or status >= 500:
+        return unavailable(name, what)
+    return invalid(name, what)

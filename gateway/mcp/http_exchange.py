@@ -9,7 +9,9 @@ from typing import Final, Self
 
 from gateway.mcp.exchange import Ticket, invalid, unavailable
 from gateway.mcp.http_answer import Answer
-from gateway.mcp.http_sessions import HttpSession, HttpSessions
+from gateway.mcp.http_error import refusal, refused
+from gateway.mcp.http_session import HttpSession
+from gateway.mcp.http_sessions import HttpSessions
 from gateway.mcp.messages import Message, Params, Reply
 from gateway.mcp.places import Place
 from gateway.mcp.time_limit import TimeLimit
@@ -174,17 +176,17 @@ class HttpExchange:
         if response.status == 200:
             self._answer = Answer(self._sessions.name, response, load=self._load)
             return True
-        refusal = await self._sessions.refused(response, self._ticket.id)
+        error = await refused(response, self._ticket.id)
         self._under_way = False
-        if not last and session.id is not None and refusal.forgets_session():
+        if not last and session.id is not None and error.forgets_session():
             session.in_flight.pop(self._ticket.id, None)
             self._sessions.forget(session)
             return False
-        if refusal.doubts_era(modern=session.modern) and await self._era_changed():
+        if error.doubts_era(modern=session.modern) and await self._era_changed():
             raise EraChangedError(self._sessions.name)
-        if refusal.reply is None:
-            raise self._sessions.refusal(refusal.status)
-        self._refusal = refusal.reply
+        if error.reply is None:
+            raise refusal(self._sessions.name, error.status)
+        self._refusal = error.reply
         return True
 
     async def _opened(self) -> HttpSession:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import re
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -21,27 +19,21 @@ from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import LISTEN, Era, as_modern_request
 from gateway.mcp.exchange import (
     CAPABILITIES,
-    DISCOVER,
-    INITIALIZED,
     NOTIFY_SECONDS,
-    PROBE_SECONDS,
     PROGRESS,
     Errands,
     Ticket,
-    discover_request,
-    discovered,
-    initialize_request,
     invalid,
     late,
-    server_info,
     ticket_of,
     unavailable,
 )
-from gateway.mcp.http_answer import EVENTS, JSON, Answer
-from gateway.mcp.http_error import MAX_REFUSAL, ErrorAnswer, error_code
+from gateway.mcp.http_answer import Answer
+from gateway.mcp.http_error import error_code, refusal, refused
+from gateway.mcp.http_handshake import Handshake
+from gateway.mcp.http_session import HttpSession
 from gateway.mcp.listing import LISTS_OF
 from gateway.mcp.messages import (
-    MODERN_VERSIONS,
     Message,
     Notification,
     Reply,
@@ -49,13 +41,11 @@ from gateway.mcp.messages import (
     RequestId,
     encode_result,
 )
-from gateway.mcp.mirrored import request_headers
 from gateway.mcp.sessions import Held, NoRoom, gives_way
 from gateway.mcp.upstream import (
     GATEWAY,
     MODERN_GATEWAY,
     Load,
-    ServerInfo,
     SessionKey,
     Unsolicited,
     UpstreamError,
@@ -68,7 +58,6 @@ from gateway.outbound.client import (
     OutboundError,
     Response,
     ResponseError,
-    encode_headers,
 )
 
 log = logging.getLogger("ostiary.mcp")
@@ -83,65 +72,6 @@ CLOSE_SECONDS: Final = 2.0
 """How long ending sessions may take when the gateway stops."""
 MAX_NOTICES: Final = 64
 """How many messages that have no answer may be on their way to one upstream at a time."""
-MAX_PINGS: Final = 8
-"""How many pings of a session may wait for their answers, which are sent one after another."""
-_SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,1024}")
-
-
-class HttpSession:
-    """One session at the server. ``id`` None: the server keeps no sessions."""
-
-    __slots__ = (
-        "fields",
-        "id",
-        "in_flight",
-        "info",
-        "key",
-        "last_used",
-        "log_level",
-        "modern",
-        "pings",
-        "pong",
-        "post_headers",
-        "stream",
-    )
-
-    def __init__(self, key: SessionKey, session_id: str | None, info: ServerInfo, now: float) -> None:
-        self.key = key
-        self.id = session_id
-        self.info = info
-        self.last_used = now
-        self.log_level: str | None = None
-        self.in_flight: dict[int, Ticket] = {}
-        self.pings: deque[RequestId] = deque(maxlen=MAX_PINGS)
-        """Those of the server's that are still to be answered."""
-        self.pong: asyncio.Task[None] | None = None
-        """What answers them, while there are any."""
-        self.stream: Response | None = None
-        """Its GET stream, while there is one."""
-        self.modern = info.era is Era.MODERN
-        """Whether it is none at all, but what all requests of the modern era have in common."""
-        self.fields = [("MCP-Protocol-Version", info.protocol_version)]
-        if session_id is not None:
-            self.fields.append(("Mcp-Session-Id", session_id))
-        self.post_headers = encode_headers([*_POST_FIELDS, *self.fields])
-
-    def headers_for(self, ticket: Ticket) -> EncodedHeaders:
-        """The head of that request."""
-        if not self.modern:
-            more = ticket.fields
-            return encode_headers([*_POST_FIELDS, *self.fields, *more]) if more else self.post_headers
-        standard = request_headers(self.info.protocol_version, ticket.method, ticket.params)
-        return encode_headers([*_POST_FIELDS, *standard, *ticket.fields])
-
-    def get_headers(self, last_id: str | None) -> list[tuple[str, str]]:
-        """The fields of a GET, which takes up a stream again where ``last_id`` is known."""
-        fields = [("Accept", EVENTS), *self.fields]
-        return fields if last_id is None else [*fields, ("Last-Event-ID", last_id)]
-
-
-_POST_FIELDS: Final = (("Content-Type", JSON), ("Accept", f"{JSON}, {EVENTS}"))
-_FIRST_HEADERS: Final = encode_headers(_POST_FIELDS)
 
 
 class HttpSessions:
@@ -161,6 +91,7 @@ class HttpSessions:
         self._client = client
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._ids = itertools.count(1)
+        self.handshake = Handshake(settings.name, self._post, self.next_id)
         self._asked = Complaint(self.loop.time)
         self._notices = asyncio.Semaphore(MAX_NOTICES)
         self.unsolicited = unsolicited
@@ -250,7 +181,10 @@ class HttpSessions:
     def send(self, session: HttpSession, ticket: Ticket) -> Awaitable[Response]:
         """Post a request. Raises OutboundError."""
         headers, body = session.headers_for(ticket), ticket.encode()
-        return self._client.send("POST", self._target, headers, body, owner=ticket.key.owner)
+        return self._post(ticket.key, headers, body)
+
+    def _post(self, key: SessionKey, headers: EncodedHeaders, body: bytes) -> Awaitable[Response]:
+        return self._client.send("POST", self._target, headers, body, owner=key.owner)
 
     def _send(
         self, session: HttpSession, method: str, headers: Headers | EncodedHeaders, body: bytes | None = None
@@ -271,8 +205,8 @@ class HttpSessions:
         response = await self.send(session, Ticket(self.next_id(), MODERN_GATEWAY, LISTEN, params))
         try:
             if response.status != 200:
-                error = (await self.refused(response)).error
-                failure = self.refusal(response.status)
+                error = (await refused(response)).error
+                failure = refusal(self.name, response.status)
                 if error is None or (
                     response.status != 404 and failure.reason is Reason.UPSTREAM_UNAVAILABLE
                 ):
@@ -359,21 +293,6 @@ class HttpSessions:
         finally:
             session.pong = None
 
-    async def refused(self, response: Response, request_id: int | None = None) -> ErrorAnswer:
-        """An answer that is not 200, to that request. A body that is too large, or none, says nothing. Raises OutboundError."""
-        try:
-            body = await response.read(MAX_REFUSAL)
-        except ResponseError:
-            body = b""
-        return ErrorAnswer(response.status, body, request_id)
-
-    def refusal(self, status: int) -> UpstreamError:
-        """What an answer with that status comes to, where it says no more."""
-        what = f"answered with HTTP status {status}"
-        if status in {401, 403, 404, 429} or status >= 500:
-            return unavailable(self.name, what)
-        return invalid(self.name, what)
-
     # -- opening and ending -------------------------------------------------------------------------------------------
 
     def _make_room(self, key: SessionKey) -> None:
@@ -410,36 +329,15 @@ class HttpSessions:
     async def _opened(self, key: SessionKey) -> HttpSession:
         try:
             async with asyncio.timeout(self._timeout):
-                return await (self._greet() if key.era is Era.MODERN else self._initialize(key))
+                return await (
+                    self.handshake.greet() if key.era is Era.MODERN else self.handshake.initialize(key)
+                )
         except ResponseError:
             raise invalid(self.name, "answered with something that is not HTTP") from None
         except OutboundError:
             raise unavailable(self.name, "cannot be reached") from None
         except TimeoutError:
             raise late(self.name, self._timeout) from None
-
-    async def discover(self) -> ServerInfo | None:
-        """What the server says of itself in the modern era; None: it does not speak it. Raises UpstreamError."""
-        ticket = Ticket(self.next_id(), MODERN_GATEWAY, DISCOVER, {})
-        standard = request_headers(MODERN_VERSIONS[0], DISCOVER, {})
-        headers = encode_headers([*_POST_FIELDS, *standard])
-        try:
-            async with asyncio.timeout(PROBE_SECONDS):
-                body = discover_request(ticket.id)
-                response = await self._client.send("POST", self._target, headers, body, owner=GATEWAY.owner)
-                if response.status != 200:
-                    await response.read(MAX_REFUSAL)
-                    return None
-                message = await self._reply_in(response)
-        except (TimeoutError, ResponseError):
-            return None
-        except OutboundError:
-            raise unavailable(self.name, "cannot be reached") from None
-        except UpstreamError as error:
-            if error.reason is Reason.UPSTREAM_INVALID:
-                return None
-            raise
-        return None if message is None else discovered(message)
 
     async def initializes(self) -> bool:
         """Whether the server opens sessions, of which this one is ended at once. Raises UpstreamError."""
@@ -451,42 +349,6 @@ class HttpSessions:
             raise
         self.errands.run(self.end(session))
         return True
-
-    async def _greet(self) -> HttpSession:
-        info = await self.discover()
-        if info is None:
-            raise invalid(self.name, "no longer speaks the modern revision of MCP")
-        return HttpSession(MODERN_GATEWAY, None, info, self.loop.time())
-
-    async def _initialize(self, key: SessionKey) -> HttpSession:
-        request_id = self.next_id()
-        body = initialize_request(request_id, key)
-        response = await self._client.send("POST", self._target, _FIRST_HEADERS, body, owner=key.owner)
-        if response.status != 200:
-            if (await self.refused(response)).error is not None:
-                raise invalid(self.name, "refused to open a session")
-            raise self.refusal(response.status)
-        message = await self._reply_in(response)
-        if message is None or message.id != request_id:
-            raise invalid(self.name, "did not answer initialize")
-        session_id = response.headers.get("mcp-session-id")
-        if session_id is not None and not _SESSION_ID.fullmatch(session_id):
-            raise invalid(self.name, "gave a session id that is none")
-        info = server_info(self.name, message)
-        session = HttpSession(key, session_id, info, self.loop.time())
-        (await self._send(session, "POST", session.post_headers, INITIALIZED)).drain()
-        return session
-
-    async def _reply_in(self, response: Response) -> Reply | None:
-        """The reply in an answer, whatever comes before it; None: there is none. Raises UpstreamError."""
-        try:
-            answer = Answer(self.name, response)
-            message = await answer.next()
-            while message is not None and not isinstance(message, Reply):
-                message = await answer.next()
-            return message
-        finally:
-            response.drain()
 
     def _sweep(self) -> None:
         limit = self.loop.time() - self._idle_seconds

@@ -18,8 +18,10 @@ from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import ACKNOWLEDGED, LIST_CHANGES, Era
 from gateway.mcp.exchange import Ticket, late
 from gateway.mcp.http_answer import Answer
+from gateway.mcp.http_error import refused
 from gateway.mcp.http_exchange import HttpExchange
-from gateway.mcp.http_sessions import HttpSession, HttpSessions
+from gateway.mcp.http_session import HttpSession
+from gateway.mcp.http_sessions import HttpSessions
 from gateway.mcp.log_levels import ask_for_level
 from gateway.mcp.messages import METHOD_NOT_FOUND, Params, Reply, RequestId, encode_notification, encode_reply
 from gateway.mcp.pace import Pace
@@ -98,7 +100,7 @@ class HttpUpstreamServer:
         known = self._sessions.known(GATEWAY)
         if known is not None and Era.MODERN not in self._eras:
             return known.info
-        info = await self._sessions.discover()
+        info = await self._sessions.handshake.discover()
         if info is not None:
             self._eras |= {Era.MODERN}
             return info
@@ -227,7 +229,7 @@ class HttpUpstreamServer:
 
     async def _probe(self) -> None:
         """Find out which of the eras that it spoke it still speaks, and whether it is modern now. Raises UpstreamError."""
-        modern = await self._sessions.discover() is not None
+        modern = await self._sessions.handshake.discover() is not None
         legacy = Era.LEGACY in self._eras and (not modern or await self._sessions.initializes())
         found = frozenset({Era.MODERN} if modern else ()) | frozenset({Era.LEGACY} if legacy else ())
         if found != self._eras:
@@ -296,8 +298,8 @@ class HttpUpstreamServer:
         if response.status == 200:
             session.stream = response
             return Answer(self.name, response)
-        refusal = await self._sessions.refused(response)
+        error = await refused(response)
         self._has_no_stream = self._has_no_stream or response.status == 405
-        if session.id is not None and refusal.forgets_session():
+        if session.id is not None and error.forgets_session():
             self._sessions.forget(session)
         return None
