@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -101,6 +102,8 @@ class Administration:
     """Raises Refused where that caller would not be let in any more."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while something is changed."""
+    hashing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a password is hashed: however many are set, most threads are for those who sign in."""
 
     @property
     def tenants(self) -> Tenants:
@@ -163,6 +166,18 @@ class Administration:
             raise ForbiddenError(
                 "an API key, or a token that was narrowed, is not for the account itself: sign in without a scope"
             )
+
+    def require_still_in(self) -> None:
+        """Who waited may have lost it all meanwhile. Raises Refused."""
+        if self.caller is not None:
+            self.readmit(self.caller.inbound, self.caller.context)
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[None]:
+        """One change at a time. Raises Refused where the caller would not be let in any more."""
+        async with self.turn:
+            self.require_still_in()
+            yield
 
     def require_not_shut_out(self, *, client_id: str | None = None, tenant_id: str | None = None) -> None:
         """Nobody shuts themselves out: the way back would be the command line alone. Raises OperationError."""
@@ -256,6 +271,8 @@ class Operation(Generic[P]):
     parameters: type[P]
     run: Callable[[Administration, P, str], Awaitable[Answer]]
     changes: bool = True
+    own_turn: bool = False
+    """It waits for its turn itself, after what takes a while: others' changes need not wait for that."""
 
     def read(self, parameters: object) -> P:
         """The parameters, from plain types. Raises ParameterError."""
@@ -268,11 +285,7 @@ class Operation(Generic[P]):
     async def perform(self, admin: Administration, parameters: object, actor: str) -> Answer:
         """Check the parameters and run it; one change at a time. Raises OperationError, StoreError, Refused."""
         checked = self.read(parameters)
-        if not self.changes:
+        if self.own_turn or not self.changes:
             return await self.run(admin, checked, actor)
-        async with admin.turn:
-            if (
-                admin.caller is not None
-            ):  # who waited for the turn may have lost it all by one of those before
-                admin.readmit(admin.caller.inbound, admin.caller.context)
+        async with admin.changing():
             return await self.run(admin, checked, actor)

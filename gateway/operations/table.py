@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
@@ -70,20 +71,36 @@ from persistence.records import (
 
 
 async def _add_client(admin: Administration, wanted: AddClient, actor: str) -> Answer:
-    name = wanted.client_id
+    _check_new(admin, wanted)
+    password, name = wanted.password, wanted.client_id
+    password_hash = None if password is None else await _hashed(admin, password, name)
+    async with admin.changing():
+        certificate = _check_new(admin, wanted)  # again: hashing takes a while
+        record = _new_client(admin, wanted, certificate, password_hash)
+        return await _change(admin, record, "clients.add", actor)
+
+
+def _check_new(admin: Administration, wanted: AddClient) -> str | None:
+    """What its certificates are to yield. Raises OperationError where there cannot be such a client."""
     admin.tenant(wanted.tenant_id)
-    _check_name(admin, name)
+    _check_name(admin, wanted.client_id)
     _check_roles(admin, wanted.tenant_id, wanted.roles)
     admin.require_grants(wanted.permissions, "the permissions of a client")
-    certificate = None if wanted.certificate == NO_CERTIFICATE else wanted.certificate or name
+    certificate = None if wanted.certificate == NO_CERTIFICATE else wanted.certificate or wanted.client_id
     _check_certificate(admin, certificate)
-    moment = admin.timestamp()
-    record = ClientRecord(
+    return certificate
+
+
+def _new_client(
+    admin: Administration, wanted: AddClient, certificate: str | None, password_hash: str | None
+) -> ClientRecord:
+    name, moment = wanted.client_id, admin.timestamp()
+    return ClientRecord(
         client_id=name,
         tenant_id=wanted.tenant_id,
         username=name,
         user_id=str(uuid.uuid4()),
-        password_hash=None if wanted.password is None else await _hashed(admin, wanted.password, name),
+        password_hash=password_hash,
         roles=_unique(wanted.roles),
         permissions=_unique(wanted.permissions),
         certificate=certificate,
@@ -91,7 +108,6 @@ async def _add_client(admin: Administration, wanted: AddClient, actor: str) -> A
         created_at=moment,
         updated_at=moment,
     )
-    return await _change(admin, record, "clients.add", actor)
 
 
 async def _list_clients(admin: Administration, wanted: ListClients, _actor: str) -> Answer:
@@ -131,13 +147,14 @@ async def _enable_client(admin: Administration, wanted: OneClient, actor: str) -
 
 
 async def _set_password(admin: Administration, wanted: SetPassword, actor: str) -> Answer:
-    password_hash = await _new_password(admin, wanted.client_id, wanted.password)
-    # Read again: hashing takes a while.
-    client = admin.changeable_client(wanted.client_id)
-    changed = msgspec.structs.replace(client, password_hash=password_hash, updated_at=admin.timestamp())
-    await remember_password(admin.stores, client)
-    answer = await _change(admin, changed, "clients.set_password", actor)
-    return {**answer, "revoked": await _revoke_for_password(admin, client)}
+    hashed = await _new_password(admin, wanted.client_id, wanted.password)
+    async with admin.changing():
+        client = admin.changeable_client(wanted.client_id)  # again: hashing takes a while
+        password_hash = await hashed.still_for(admin, client)
+        changed = msgspec.structs.replace(client, password_hash=password_hash, updated_at=admin.timestamp())
+        await remember_password(admin.stores, client)
+        answer = await _change(admin, changed, "clients.set_password", actor)
+        return {**answer, "revoked": await _revoke_for_password(admin, client)}
 
 
 async def _revoke_for_password(admin: Administration, client: ClientRecord) -> int:
@@ -169,8 +186,16 @@ async def _change_roles(admin: Administration, wanted: ChangeRoles, actor: str) 
 async def _change_client(admin: Administration, wanted: ChangeClient, actor: str) -> Answer:
     """Several things about a client in one write; each is an entry of its own."""
     password = wanted.password
-    password_hash = None if password is None else await _new_password(admin, wanted.client_id, password)
-    client = admin.changeable_client(wanted.client_id)  # again: hashing takes a while
+    hashed = None if password is None else await _new_password(admin, wanted.client_id, password)
+    async with admin.changing():
+        client = admin.changeable_client(wanted.client_id)  # again: hashing takes a while
+        password_hash = None if hashed is None else await hashed.still_for(admin, client)
+        return await _changed_client(admin, wanted, actor, client, password_hash)
+
+
+async def _changed_client(
+    admin: Administration, wanted: ChangeClient, actor: str, client: ClientRecord, password_hash: str | None
+) -> Answer:
     roles = client.roles if wanted.roles is None else _unique(wanted.roles)
     permissions = client.permissions if wanted.permissions is None else _unique(wanted.permissions)
     _check_roles(admin, client.tenant_id, [role for role in roles if role not in client.roles])
@@ -302,14 +327,14 @@ def _token(admin: Administration, token_id: str) -> TokenRecord:
 
 
 OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
-    "clients.add": Operation(AddClient, _add_client),
+    "clients.add": Operation(AddClient, _add_client, own_turn=True),
     "clients.list": Operation(ListClients, _list_clients, changes=False),
     "clients.show": Operation(OneClient, _show_client, changes=False),
     "clients.disable": Operation(OneClient, _disable_client),
     "clients.enable": Operation(OneClient, _enable_client),
-    "clients.set_password": Operation(SetPassword, _set_password),
+    "clients.set_password": Operation(SetPassword, _set_password, own_turn=True),
     "clients.roles": Operation(ChangeRoles, _change_roles),
-    "clients.change": Operation(ChangeClient, _change_client),
+    "clients.change": Operation(ChangeClient, _change_client, own_turn=True),
     "tokens.list": Operation(ListTokens, _list_tokens, changes=False),
     "tokens.show": Operation(OneToken, _show_token, changes=False),
     "tokens.revoke": Operation(RevokeTokens, _revoke_tokens),
@@ -391,14 +416,42 @@ async def _revoke(admin: Administration, tokens: Iterable[TokenRecord]) -> int:
     return len(unique)
 
 
-async def _new_password(admin: Administration, client_id: str, password: str) -> str:
-    """The hash of a password that takes the place of a client's. Raises OperationError."""
+@dataclass(frozen=True, slots=True)
+class _Hashed:
+    """A password that takes the place of a client's, hashed before the change had its turn."""
+
+    password: str
+    instead_of: str | None
+    """The client's hash, when that was looked at."""
+    password_hash: str
+
+    def __repr__(self) -> str:
+        return "_Hashed(…)"
+
+    async def still_for(self, admin: Administration, client: ClientRecord) -> str:
+        """The hash; where the client got another password meanwhile, it must not be that one either. Raises OperationError."""
+        if client.password_hash == self.instead_of:
+            return self.password_hash
+        earlier = password_hashes(admin.stores, client)
+        return await _hash(admin, self.password, client.client_id, earlier)
+
+
+async def _new_password(admin: Administration, client_id: str, password: str) -> _Hashed:
+    """The hash of a password that takes the place of a client's. Raises OperationError, Refused."""
     client = admin.changeable_client(client_id)
     admin.require_another(client_id, "your own password is changed by POST /auth/change-password")
-    return await _hashed(admin, password, client_id, password_hashes(admin.stores, client))
+    hashed = await _hashed(admin, password, client_id, password_hashes(admin.stores, client))
+    return _Hashed(password, client.password_hash, hashed)
 
 
 async def _hashed(admin: Administration, password: str, name: str, earlier: Sequence[str] = ()) -> str:
+    """Raises OperationError, Refused."""
+    async with admin.hashing:
+        admin.require_still_in()
+        return await _hash(admin, password, name, earlier)
+
+
+async def _hash(admin: Administration, password: str, name: str, earlier: Sequence[str]) -> str:
     try:
         return await admin.hasher.hash_new(password, name, earlier)
     except ValueError as error:
