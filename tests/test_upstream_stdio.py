@@ -26,6 +26,7 @@ from gateway.mcp.messages import Message, Notification, Reply, Request
 from gateway.mcp.stdio_host import StdioHost
 from gateway.mcp.upstream import GATEWAY, CancelledByCaller, EraChangedError, SessionKey, UpstreamError
 from gateway.mcp.upstream_stdio import StdioUpstreamServer
+from gateway.mcp.watching import PATIENCE
 from gateway.model import Reason
 
 ALICE = SessionKey(("t", "alice"))
@@ -250,6 +251,35 @@ async def test_a_command_that_changed_its_era_is_asked_in_the_other(tmp_path: Pa
                 await ask(upstream, "echo", key)
             key = SessionKey(ALICE.owner, era=await upstream.era_for(ALICE))
             assert await ask(upstream, "echo", key) == era.value
+
+
+CHOOSY = """
+import json, sys
+
+for line in sys.stdin:
+    message = json.loads(line)
+    method, params = message.get("method"), message.get("params", {})
+    said = {"result": {"supportedVersions": ["2026-07-28"], "capabilities": {}}}
+    if method == "subscriptions/listen":
+        meta = {"io.modelcontextprotocol/subscriptionId": message["id"]}
+        said = {"method": "notifications/subscriptions/acknowledged", "params": {"_meta": meta}}
+        if "d://bad" in params["notifications"]["resourceSubscriptions"]:
+            said = {"error": {"code": -32602, "message": "no"}}
+    if "id" in message:
+        said = said if "method" in said else {"id": message["id"], **said}
+        print(json.dumps({"jsonrpc": "2.0", **said}), flush=True)
+"""
+
+
+async def test_what_a_modern_one_does_not_tell_of_is_known(tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(CHOOSY)
+    async with child_of(tmp_path, command=(sys.executable, "-u", "server.py")) as upstream:
+        await upstream.describe()
+        for uri in ("d://bad", "d://good"):
+            upstream.watch(uri)
+        began = asyncio.get_running_loop().time()
+        assert await upstream.watched(["d://bad", "d://good", "d://never"]) == {"d://bad"}
+        assert asyncio.get_running_loop().time() - began < PATIENCE, "it has said so"
 
 
 class TestCalls:

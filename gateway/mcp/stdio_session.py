@@ -10,10 +10,11 @@ child has answered it. Anonymous callers are never taken for one another.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 from gateway.mcp.complaint import Complaint
-from gateway.mcp.eras import ACKNOWLEDGED, LISTEN, Era, as_modern_request
+from gateway.mcp.eras import ACKNOWLEDGED, LISTEN, SUBSCRIPTION_ID, Era, as_modern_request
 from gateway.mcp.exchange import (
     CAPABILITIES,
     INITIALIZED,
@@ -114,7 +115,7 @@ class StdioSession:
         """What stands before all other requests, by id."""
         self.fate: UpstreamError | None = None
         """Why the child is gone, once it is."""
-        self._listening: list[tuple[int, dict[str, Any]]] = []
+        self._listening: dict[int, _Subscription] = {}
         self.listened = False
 
     @property
@@ -158,15 +159,26 @@ class StdioSession:
 
     def listen(self, request_id: int, wanted: dict[str, Any]) -> None:
         """In the modern era: have the child tell of changes; of which, ``wanted`` says (SubscriptionFilter)."""
-        self._listening.append((request_id, wanted))
+        self._listening[request_id] = _Subscription(wanted)
         params = as_modern_request({"notifications": wanted}, CAPABILITIES)
         self.process.write(encode_request(request_id, LISTEN, params))
 
     def unlisten(self, wanted: dict[str, Any]) -> None:
         """Have it tell of these no more."""
-        for one in [one for one in self._listening if one[1] == wanted]:
-            self._listening.remove(one)
-            self.process.write(encode_notification("notifications/cancelled", {"requestId": one[0]}))
+        for request_id, one in tuple(self._listening.items()):
+            if one.wanted == wanted:
+                del self._listening[request_id]
+                one.settle(granted=True)
+                self.process.write(encode_notification("notifications/cancelled", {"requestId": request_id}))
+
+    def granted(self, uris: Iterable[str]) -> dict[str, asyncio.Future[bool]]:
+        """Of each of these resources that the child was asked to tell of: whether it has agreed to."""
+        asked = frozenset(uris)
+        return {
+            uri: one.granted
+            for one in self._listening.values()
+            for uri in asked.intersection(one.wanted.get("resourceSubscriptions", ()))
+        }
 
     def begin(self, exchange: Reader, ticket: Ticket) -> None:
         """From now on take what belongs to that request. Raises UpstreamError where the child is gone."""
@@ -198,6 +210,8 @@ class StdioSession:
                 handshake.set_exception(error)
                 handshake.exception()  # where nobody waits any more
         self._handshakes.clear()
+        for subscription in self._listening.values():
+            subscription.settle(granted=True)  # it is opened again with the next child
         for exchange in self._exchanges.values():
             exchange.fail(error)
 
@@ -230,11 +244,20 @@ class StdioSession:
 
     def _was_told(self, message: Notification, size: int) -> None:
         self._unasked.add(size)
+        if message.method == ACKNOWLEDGED:
+            self._was_granted(message)
         ticket = None if message.method in _OF_NO_REQUEST else self._cause()
         if ticket is not None:
             self._exchanges[ticket.id].put(message, size)
         else:
             self._unsolicited(self.key, message)
+
+    def _was_granted(self, acknowledgement: Notification) -> None:
+        meta = acknowledgement.params.get("_meta")
+        request_id = meta.get(SUBSCRIPTION_ID) if isinstance(meta, dict) else None
+        subscription = self._listening.get(request_id) if isinstance(request_id, int) else None
+        if subscription is not None:
+            subscription.settle(granted=True)
 
     def _cause(self) -> Ticket | None:
         """The request to which a message that names none belongs; None: nobody can tell."""
@@ -258,6 +281,9 @@ class StdioSession:
             if not handshake.done():
                 handshake.set_result(reply)
             return
+        subscription = self._listening.get(reply.id) if isinstance(reply.id, int) else None
+        if subscription is not None:
+            subscription.settle(granted=reply.error is None)
         if not isinstance(reply.id, int) or self._unanswered.pop(reply.id, None) is None:
             self._unasked.add(size)
         else:
@@ -295,3 +321,16 @@ class StdioSession:
         self._asked[request.id] = key
         if len(self._asked) > MAX_ASKED:
             del self._asked[next(iter(self._asked))]
+
+
+class _Subscription:
+    """What the child is to tell of, and whether it has agreed to."""
+
+    def __init__(self, wanted: dict[str, Any]) -> None:
+        self.wanted = wanted
+        self.granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def settle(self, *, granted: bool) -> None:
+        """It has, or has not; what it said first counts."""
+        if not self.granted.done():
+            self.granted.set_result(granted)

@@ -35,6 +35,7 @@ from gateway.mcp.upstream import (
     Unsolicited,
     UpstreamError,
 )
+from gateway.mcp.watching import PATIENCE
 from gateway.model import Reason
 
 log = logging.getLogger("ostiary.mcp")
@@ -212,9 +213,13 @@ class StdioUpstreamServer:
             session.unlisten({"resourceSubscriptions": [uri]})
         self._watched.discard(uri)
 
-    async def watched(self, _uris: Iterable[str]) -> frozenset[str]:
-        """A child takes what it is sent in order: what is asked of it next comes after."""
-        return frozenset()
+    async def watched(self, uris: Iterable[str]) -> frozenset[str]:
+        """Wait until the server has agreed to tell of them, or refused, but not for long; those that it refused."""
+        session = self._running(MODERN_GATEWAY)
+        granted = {} if session is None else session.granted(uris)
+        if granted:
+            await asyncio.wait(granted.values(), timeout=PATIENCE)
+        return frozenset(uri for uri, answer in granted.items() if answer.done() and not answer.result())
 
     async def end(self, key: SessionKey) -> None:
         """End the process of ``key``; one that is shared stays."""
