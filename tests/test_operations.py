@@ -558,6 +558,21 @@ async def test_an_export_has_the_clients_entries_alone_and_waits_for_no_change(a
     assert held["next_cursor"] is None
 
 
+async def test_no_change_waits_for_the_audit_to_be_looked_through(admin: Administration) -> None:
+    for name in ("bob", "carl"):
+        await do(admin, "clients.add", client_id=name)
+    entry = AuditEntry(timestamp=rfc3339(NOW), event="tool_call", status=AuditStatus.OK, client_id="bob")
+    await asyncio.gather(*(admin.stores.audit.append(entry) for _ in range(20_000)))
+    done = []
+
+    async def change(operation: str, name: str) -> None:
+        await do(admin, operation, client_id=name)
+        done.append(operation)
+
+    await asyncio.gather(change("clients.erase", "bob"), change("clients.disable", "carl"))
+    assert done == ["clients.disable", "clients.erase"]
+
+
 async def test_a_tenant_with_open_invitations_is_not_removed(admin: Administration) -> None:
     await do(admin, "tenants.add", tenant_id="acme")
     made = await do(admin, "invitations.add", tenant_id="acme")

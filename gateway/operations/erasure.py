@@ -49,14 +49,22 @@ class ExportClient(Parameters, frozen=True, kw_only=True):
 
 
 async def _erase(admin: Administration, wanted: OneClient, actor: str) -> Answer:
-    tombstone = admin.tombstones.of_name(wanted.client_id)
+    """The client goes in a turn; looking through the audit, which may take minutes, keeps nobody's change waiting."""
+    async with admin.changing():
+        tenant_id, revoked = await _remove(admin, wanted.client_id, actor)
+    return await _finish(admin, tenant_id, wanted.client_id, actor, revoked)
+
+
+async def _remove(admin: Administration, client_id: str, actor: str) -> tuple[str, int]:
+    """Take it out of the store, where it still is; its tenant, and how many of its tokens were live."""
+    tombstone = admin.tombstones.of_name(client_id)
     if (
         tombstone is not None
         and admin.sees(tombstone.tenant_id)
-        and admin.stores.clients.get(wanted.client_id) is None
+        and admin.stores.clients.get(client_id) is None
     ):
-        return await _finish(admin, tombstone.tenant_id, wanted.client_id, actor, 0)
-    client = admin.changeable_client(wanted.client_id)
+        return tombstone.tenant_id, 0
+    client = admin.changeable_client(client_id)
     admin.require_not_shut_out(client_id=client.client_id)
     moment = admin.timestamp()
     entry = admin.entry(
@@ -87,7 +95,7 @@ async def _erase(admin: Administration, wanted: OneClient, actor: str) -> Answer
     if admin.lockouts is not None:
         await admin.lockouts.unlock(client.client_id)
     revoked += await _forget_tokens(admin, client.client_id, moment)
-    return await _finish(admin, client.tenant_id, client.client_id, actor, revoked)
+    return client.tenant_id, revoked
 
 
 async def _finish(admin: Administration, tenant_id: str, client_id: str, actor: str, revoked: int) -> Answer:
@@ -182,5 +190,5 @@ async def _entries(admin: Administration, client: ClientRecord, cursor: str | No
 
 ERASURE_OPERATIONS: Final[Mapping[str, Operation[Any]]] = {
     "clients.export": Operation(ExportClient, _export, changes=False),
-    "clients.erase": Operation(OneClient, _erase),
+    "clients.erase": Operation(OneClient, _erase, own_turn=True),
 }
