@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -187,6 +188,15 @@ def test_what_waits_for_a_client_that_does_not_read_is_bounded_in_bytes_too() ->
 
 
 class TestWhatBelongsToNoRequest:
+    async def test_costs_nothing_for_the_sessions_of_others(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alice, bob = world.open(ALICE), world.open(BOB)
+        monkeypatch.setattr(Sessions, "__iter__", Mock(side_effect=AssertionError("all are gone through")))
+        said = Notification("notifications/message", {"level": "info", "data": "for alice"})
+        world.announcements.unsolicited("files", alice.key, said)
+        assert (len(heard(alice)), len(heard(bob))) == (1, 0)
+
     async def test_is_the_clients_own(self, world: World) -> None:
         alice, bob = world.open(ALICE), world.open(BOB)
         world.announcements.unsolicited("files", alice.key, LOGGED)

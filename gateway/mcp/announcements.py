@@ -51,9 +51,12 @@ class Announcements:
         if updated is not None:
             self._updated(upstream, key, updated, message)
             return
+        sessions = self._sessions.of(key)
+        if not sessions:
+            return
         encoded = encode_notification(message.method, message.params)  # once, however many keep it
-        for session in self._sessions:
-            if session.context.anonymous or session.key != key or upstream not in session.used:
+        for session in sessions:
+            if session.context.anonymous or upstream not in session.used:
                 continue  # a session that many share (GATEWAY's, and that of the anonymous) has nothing for one of them
             if not self._may_hear(session, upstream):
                 continue

@@ -256,7 +256,7 @@ class Sessions:
         self._shared = shared
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._count: dict[Owner, int] = {}
-        self._keys: dict[SessionKey, int] = {}
+        self._of: dict[SessionKey, dict[str, Session]] = {}
         self._shelf = Shelf()
 
     def __len__(self) -> int:
@@ -264,6 +264,10 @@ class Sessions:
 
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._sessions.values()))
+
+    def of(self, key: SessionKey) -> tuple[Session, ...]:
+        """Those that use the upstream sessions of that key."""
+        return tuple(self._of.get(key, {}).values())
 
     def open(
         self,
@@ -293,7 +297,7 @@ class Sessions:
         )
         self._sessions[session.id] = session
         self._count[counted] = self._count.get(counted, 0) + 1
-        self._keys[session.key] = self._keys.get(session.key, 0) + 1
+        self._of.setdefault(session.key, {})[session.id] = session
         return session
 
     def get(self, session_id: str, context: ClientContext, only: str | None) -> Session | Deny:
@@ -317,9 +321,9 @@ class Sessions:
             del self._count[session.counted]
         session.outbox.close()
         session.recordings.end()
-        self._keys[session.key] -= 1
-        if self._keys[session.key] == 0:
-            del self._keys[session.key]
+        del self._of[session.key][session.id]
+        if not self._of[session.key]:
+            del self._of[session.key]
             self._on_departure(session.key)
         self._on_end(session)
 
@@ -334,22 +338,19 @@ class Sessions:
 
     def depart(self, key: SessionKey) -> None:
         """Somebody without a session used that key, and does no more."""
-        if key not in self._keys:
+        if key not in self._of:
             self._on_departure(key)
 
     def want(self, resource: tuple[str, str], key: SessionKey) -> bool:
         """Whether any session that uses the same upstream session as ``key`` is subscribed to that resource."""
-        all_share = self.shares(resource[0])
-        return any(
-            resource in session.subscribed and (all_share or session.key == key)
-            for session in self._sessions.values()
-        )
+        concerned = (self._sessions if self.shares(resource[0]) else self._of.get(key, {})).values()
+        return any(resource in session.subscribed for session in concerned)
 
     def _make_room(self, counted: Owner, *, anonymous: bool) -> None:
         if self._count.get(counted, 0) >= MAX_SESSIONS_OF_ONE:
             self.end(next(session for session in self if session.counted == counted))
             return
-        nobodys = self._keys.get(_NOBODYS, 0)
+        nobodys = len(self._of.get(_NOBODYS, ()))
         if len(self._sessions) < MAX_SESSIONS and not (anonymous and nobodys >= MAX_ANONYMOUS):
             return
         self.end(next(session for session in self if session.key == _NOBODYS or not nobodys))
