@@ -558,6 +558,20 @@ async def test_an_export_has_the_clients_entries_alone_and_waits_for_no_change(a
     assert held["next_cursor"] is None
 
 
+async def test_certificates_that_named_the_erased_by_its_name_name_nobody_else(admin: Administration) -> None:
+    for name in ("bob", "carl"):
+        await do(admin, "clients.add", client_id=name)
+        await do(admin, "clients.change", client_id=name, certificate=f"{name}.laptop")
+    await do(admin, "clients.add", client_id="dora", certificate="carl")
+    for name in ("bob", "carl"):
+        await do(admin, "clients.erase", client_id=name)
+    for certificate in ("bob", "bob.laptop", "carl.laptop"):
+        with pytest.raises(OperationError, match="somebody else's"):
+            await do(admin, "clients.add", client_id="eve", certificate=certificate)
+    assert (await do(admin, "clients.show", client_id="dora"))["client"]["certificate"] == "carl"
+    assert admin.tombstones.of_certificate("carl") is None, "it is another client's now"
+
+
 async def test_no_change_waits_for_the_audit_to_be_looked_through(admin: Administration) -> None:
     for name in ("bob", "carl"):
         await do(admin, "clients.add", client_id=name)

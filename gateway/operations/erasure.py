@@ -78,9 +78,11 @@ async def _remove(admin: Administration, client_id: str, actor: str) -> tuple[st
     await admin.stores.clients.put(
         msgspec.structs.replace(client, disabled_at=moment, updated_at=moment, password_hash=None)
     )
-    names = [(NAME, client.client_id)]
-    if client.certificate is not None:
-        names.append((CERTIFICATE, client.certificate))
+    # Until its id was changed, its certificates may have named it by its name.
+    ids = {client.client_id, client.certificate or client.client_id}
+    holders = {each: admin.stores.clients.by_certificate(each) for each in sorted(ids)}
+    own = [each for each, holder in holders.items() if holder is None or holder.client_id == client.client_id]
+    names = [(NAME, client.client_id), *((CERTIFICATE, each) for each in own)]
     await admin.tombstones.bury(
         names, tenant_id=client.tenant_id, pseudonym=ERASED, erased_at=moment, random=os.urandom
     )
