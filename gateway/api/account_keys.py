@@ -130,7 +130,7 @@ class ApiKeyEndpoint:
         """``POST /auth/api-keys``"""
         client_id = owner(context)
         wanted = await json_body(request, NewApiKey)
-        lifetime = _seconds(wanted.expires_in, DEFAULT_LIFETIME)
+        lifetime = _seconds("expires_in", wanted.expires_in, DEFAULT_LIFETIME)
         scope = requested_scope(" ".join(wanted.scopes), context.permissions)
         if isinstance(scope, Deny):
             raise Refused(scope)
@@ -165,8 +165,8 @@ class ApiKeyEndpoint:
         if not context.permissions.cover(old.scopes):
             raise Refused(Deny(Reason.INVALID_SCOPE, "The key has scopes that this token does not have."))
         wanted = await json_body(request, RotateApiKey)
-        lifetime = _seconds(wanted.expires_in, DEFAULT_LIFETIME)
-        overlap = _seconds(wanted.overlap, DEFAULT_OVERLAP, at_least=0.0, at_most=MAX_OVERLAP)
+        lifetime = _seconds("expires_in", wanted.expires_in, DEFAULT_LIFETIME)
+        overlap = _seconds("overlap", wanted.overlap, DEFAULT_OVERLAP, at_least=0.0, at_most=MAX_OVERLAP)
         key_id = old.key_id
 
         async def recorded(key: ApiKeyRecord) -> None:
@@ -219,12 +219,16 @@ class ApiKeyEndpoint:
         )
 
 
-def _seconds(wanted: Any, default: float, *, at_least: float = 1.0, at_most: float = MAX_LIFETIME) -> float:
+def _seconds(
+    what: str, wanted: Any, default: float, *, at_least: float = 1.0, at_most: float = MAX_LIFETIME
+) -> float:
     if wanted is None:
         return default
     seconds = parse_duration(wanted) if isinstance(wanted, str) else float(wanted)
     if seconds is None or not at_least <= seconds <= at_most:
-        detail = f'A duration is seconds, or text such as "30d": here {at_least:.0f} s to {at_most / 86400:.0f} days.'
+        detail = (
+            f'{what} is seconds, or text such as "30d": here {at_least:.0f} s to {at_most / 86400:.0f} days.'
+        )
         raise Refused(Deny(Reason.BAD_REQUEST, detail))
     return seconds
 

@@ -96,7 +96,7 @@ def enable(tenant: str, config_file: Path) -> None:
 @click.argument("tenant")
 @config_option
 def remove(tenant: str, config_file: Path) -> None:
-    """Remove TENANT, which has no clients and no roles any more.
+    """Remove TENANT, which has no clients, roles or open invitations any more.
 
     Its name is not given again: the audit has entries of it.
     """
