@@ -247,7 +247,7 @@ def test_the_audit_says_which_key_it_was(home: Home, served: Served, alice: Call
 def test_a_key_is_good_for_a_while_and_not_for_ever(alice: Caller, lifetime: str | int) -> None:
     refused = make(alice, expires_in=lifetime)
     assert (refused.status, refused.json["reason"]) == (400, "bad_request")
-    assert refused.json["detail"].startswith("expires_in is seconds")
+    assert "expires_in" in refused.json["detail"]
 
 
 def test_a_token_for_a_key_does_not_see_to_the_account_either(
