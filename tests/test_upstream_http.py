@@ -886,6 +886,29 @@ class TestLimits:
         cancelled = [told for told in server.told if told["method"] == "notifications/cancelled"]
         assert [told["params"] for told in cancelled] == [{"requestId": wire[0], "reason": "enough"}]
 
+    async def test_cancelling_reaches_who_takes_up_a_stream_again(self, server: Server) -> None:
+        asked, may, never = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def call(_message: dict[str, Any], http: web.BaseRequest) -> web.StreamResponse:
+            return await stream(http, event("", "id: 1", "retry: 1"))
+
+        async def rest(http: web.BaseRequest) -> web.StreamResponse:
+            asked.set()
+            await may.wait()
+            response = await stream(http, b": here\n\n")
+            await never.wait()
+            return response
+
+        server.handlers["tools/call"], server.get = call, rest
+        async with upstream_at(server.url) as upstream, upstream.request(ALICE, "tools/call", {}) as exchange:
+            receiving = asyncio.ensure_future(exchange.receive())
+            await asked.wait()
+            await exchange.cancel("enough")
+            may.set()
+            with pytest.raises(CancelledByCaller):
+                await asyncio.wait_for(receiving, 5)
+        never.set()
+
     async def test_what_was_answered_is_not_cancelled(self, server: Server) -> None:
         async with upstream_at(server.url) as upstream:
             async with upstream.request(ALICE, "tools/call", {}) as exchange:

@@ -234,6 +234,9 @@ class HttpExchange:
         if self._cancelled:
             raise CancelledByCaller
         self._answer = await self._sessions.resume(session, answer.last_id, self._load)
+        if self._was_cancelled():  # meanwhile
+            self._answer.response.close()
+            raise CancelledByCaller
         return None
 
     # -- the end ------------------------------------------------------------------------------------------------------
