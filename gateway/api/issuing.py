@@ -80,10 +80,28 @@ class Issuing:
         if isinstance(issued, Deny):
             raise Refused(issued)
         context = self.door.authenticator.context(client, proof, inbound.peer)
+        if proof is Proof.PASSWORD and not self._is_enough(context, client, second_factor=second_factor):
+            await self._take_back(issued)
+            detail = "The password or the second factor was changed meanwhile: sign in again."
+            raise Refused(Deny(Reason.INVALID_CREDENTIALS, detail, client_id=client.client_id))
         if session:
             await self.door.record("login", inbound, context, issued.token_id)
         await self.door.record("token_issued", inbound, context, issued.token_id)
         return token_response(issued)
+
+    def _is_enough(self, context: ClientContext, proven: ClientRecord, *, second_factor: bool) -> bool:
+        """Whether what proved the client still does, now that its tokens are stored and a reset would find them."""
+        present = self.door.client(context)
+        same = present is not None and present.password_hash == proven.password_hash
+        return same and (second_factor or not self.factors.enabled(proven.client_id))
+
+    async def _take_back(self, issued: Issued) -> None:
+        """End tokens that nobody was given yet. Raises StoreError."""
+        token = self.tokens.get(issued.token_id)
+        if token is not None:
+            await self.tokens.end(
+                *([token] if token.family_id is None else self.tokens.of_family(token.family_id))
+            )
 
     async def by_password(
         self, inbound: Inbound, client: ClientRecord, scope: str, *, session: bool

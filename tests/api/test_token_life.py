@@ -9,11 +9,40 @@ import jwt
 import pytest
 
 if TYPE_CHECKING:
+    from persistence.records import TokenRecord
     from tests.api.conftest import World
 
 CREATED = "2026-01-01T00:00:00.000Z"
 URL = "https://gate.example"
 PASSWORD = "Correct-Horse-7"
+
+
+# Issuing
+
+
+@pytest.mark.parametrize("what", ["password", "second factor"])
+async def test_what_was_changed_while_the_token_was_being_stored_ends_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A reset goes through the tokens that are there: one that comes just after it must not outlive it."""
+    put, issued = world.stores.tokens.put, []
+
+    async def changed_meanwhile(*records: TokenRecord) -> None:
+        await put(*records)
+        if issued:
+            return
+        issued.extend(records)
+        if what == "password":
+            await world.put("alice", password="Another-Horse-8")
+        else:
+            monkeypatch.setattr(world.factors, "enabled", lambda client_id: client_id == "alice")
+
+    monkeypatch.setattr(world.stores.tokens, "put", changed_meanwhile)
+    answer = await world.password()
+    assert answer.status in {400, 401}, answer.body
+    assert answer.body["reason"] == "invalid_credentials"
+    assert len(issued) == 2
+    assert not [each for each in world.stores.tokens.of_client("alice") if each.revoked_at is None]
 
 
 # Refreshing
