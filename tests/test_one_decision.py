@@ -6,7 +6,7 @@ import asyncio
 import fnmatch
 import json
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +33,7 @@ from gateway.mcp.eras import Era
 from gateway.mcp.forwarding import Forwarder
 from gateway.mcp.held_calls import HeldCalls
 from gateway.mcp.input_rounds import InputRounds
-from gateway.mcp.interests import MAX_RESOURCES
+from gateway.mcp.interests import MAX_RESOURCES, Interests
 from gateway.mcp.listeners import Listeners
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Params, Reply, RequestId
@@ -136,7 +136,9 @@ class Paper:
 class World:
     """An endpoint, and upstreams behind it."""
 
-    def __init__(self, upstreams: list[tuple[Offering, str]], rules: Rules) -> None:
+    def __init__(
+        self, upstreams: list[tuple[Offering, str]], rules: Rules, shared: Collection[str] | None = None
+    ) -> None:
         self.upstreams = [upstream for upstream, _ in upstreams]
         self.catalogue = catalogue = Catalogue(
             [(upstream, prefix, 5.0) for upstream, prefix in upstreams], rules, monotonic=lambda: 0.0
@@ -146,10 +148,11 @@ class World:
             Problems("https://localhost"),
             Watch(lambda _context, _peer: True, lambda _peer: True),
         )
-        self.audit, self.listeners = audit, Listeners()
+        self.audit, self.listeners, self.interests = audit, Listeners(), Interests()
         self.sessions = sessions = Sessions(
             monotonic=lambda: 0.0,
             on_end=lambda session: self.subscriptions.session_ended(session),  # noqa: PLW0108 - it is made below
+            shared=shared,
         )
         lists = Lists(catalogue, Seal("", "cursors"))
         rounds = InputRounds(RequestStates(bytes(32), now=lambda: 0.0), HeldCalls())
@@ -161,6 +164,7 @@ class World:
             catalogue=catalogue,
             sessions=sessions,
             listeners=self.listeners,
+            interests=self.interests,
             lists=lists,
             access=access,
             watch=watch,
@@ -439,6 +443,20 @@ async def test_a_legacy_upstream_tells_nothing_more_of_what_nobody_wants_to_hear
     finally:
         await world.subscriptions.close()
         await world.catalogue.close()
+
+
+@pytest.mark.parametrize(("shared", "still_wanted"), [(["a"], True), ([], False)])
+async def test_a_resource_is_wanted_while_one_of_the_same_upstream_session_wants_it(
+    shared: list[str], still_wanted: bool
+) -> None:
+    world = World([(Offering("a", frozenset({Era.LEGACY}), {}), "")], Rules(), shared)
+    alice, bob = (
+        world.sessions.open(ClientContext(client_id=name, tenant_id="t"), None, "2025-11-25")
+        for name in ("alice", "bob")
+    )
+    assert world.subscriptions.subscribed(bob, ("a", "d://1")) is None
+    assert world.subscriptions.wanted(("a", "d://1"), bob.key)
+    assert world.subscriptions.wanted(("a", "d://1"), alice.key) == still_wanted
 
 
 class Slow(Offering):

@@ -21,6 +21,8 @@ from gateway.config.values import AccessRule
 from gateway.mcp import sessions as sessions_module
 from gateway.mcp.announcements import Announcements
 from gateway.mcp.catalogue import Catalogue, Kind, Rules
+from gateway.mcp.interests import Interests
+from gateway.mcp.listeners import Listeners
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Message, Notification, Params, Reply, Request, RequestId
 from gateway.mcp.sealed import Seal
@@ -83,18 +85,22 @@ class World:
             [(Files(), "", 5.0)], Rules(resources=(public, rest)), monotonic=lambda: 0.0
         )
         self.sessions = Sessions(monotonic=lambda: 0.0)
+        self.listeners, self.interests = Listeners(), Interests()
         self.now: dict[str | None, ClientContext | None] = {}
         self.announcements = Announcements(
             self.catalogue,
             self.sessions,
             Lists(self.catalogue, Seal("", "cursors")),
+            self.listeners,
+            self.interests,
             current=lambda context: self.now.get(context.client_id, context),
         )
 
     def open(self, context: ClientContext, *subscribed: str) -> Session:
         session = self.sessions.open(context, None, "2025-11-25", {})
         session.used.add("files")
-        session.subscribed = {("files", uri) for uri in subscribed}
+        for uri in subscribed:
+            assert self.interests.take(session, ("files", uri)) is None
         return session
 
     def updated(self, uri: str, key: SessionKey = GATEWAY) -> None:
@@ -163,18 +169,21 @@ class TestUpdates:
         world.announcements.unsolicited("files", alice.key, Notification(UPDATED, {"uri": 5}))
         assert heard(alice) == []
 
-    @pytest.mark.parametrize(
-        ("shared", "still_wanted"), [(None, True), (frozenset({"files"}), True), (frozenset(), False)]
-    )
-    def test_are_wanted_while_one_of_the_same_upstream_session_wants_them(
-        self, shared: frozenset[str] | None, still_wanted: bool
+    async def test_are_told_once_to_who_subscribed_to_several_that_hold_it(self, world: World) -> None:
+        alice = world.open(ALICE, SALARIES, "file:///hr/", "file:///hr")
+        world.updated(SALARIES)
+        assert [each["params"] for each in heard(alice)] == [{"uri": SALARIES}]
+
+    async def test_cost_nothing_for_those_who_did_not_subscribe(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        sessions = Sessions(monotonic=lambda: 0.0, shared=shared)
-        alice, bob = (sessions.open(context, None, "2025-11-25") for context in (ALICE, BOB))
-        resource = ("files", SALARIES)
-        bob.subscribed.add(resource)
-        assert sessions.want(resource, bob.key)
-        assert sessions.want(resource, alice.key) == still_wanted
+        alice = world.open(ALICE, SALARIES)
+        for all_of_them in (Sessions, Listeners):
+            monkeypatch.setattr(
+                all_of_them, "__iter__", Mock(side_effect=AssertionError("all are gone through"))
+            )
+        world.updated(SALARIES)
+        assert len(heard(alice)) == 1
 
 
 def test_what_waits_for_a_client_that_does_not_read_is_bounded_in_bytes_too() -> None:

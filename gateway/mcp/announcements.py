@@ -7,7 +7,8 @@ from functools import partial
 
 from gateway.mcp.catalogue import Catalogue, decide
 from gateway.mcp.eras import Era
-from gateway.mcp.listeners import Listener, Listeners
+from gateway.mcp.interests import Interests, Subscriber
+from gateway.mcp.listeners import Listeners
 from gateway.mcp.listing import LISTS_OF, Kind
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Notification, Request, encode_notification, encode_request
@@ -26,7 +27,8 @@ class Announcements:
         catalogue: Catalogue,
         sessions: Sessions,
         lists: Lists,
-        listeners: Listeners | None = None,
+        listeners: Listeners,
+        interests: Interests,
         *,
         current: Callable[[ClientContext], ClientContext | None] = lambda context: context,
         standing: Callable[[ClientContext], object] = lambda context: context,
@@ -40,7 +42,8 @@ class Announcements:
         self._catalogue = catalogue
         self._sessions = sessions
         self._lists = lists
-        self._listeners = listeners or Listeners()
+        self._listeners = listeners
+        self._interests = interests
 
     def unsolicited(self, upstream: str, key: SessionKey, message: Notification | Request) -> None:
         """An upstream sent something outside any exchange."""
@@ -76,16 +79,15 @@ class Announcements:
 
     def _updated(self, upstream: str, key: SessionKey, uri: str, message: Notification | Request) -> None:
         """A resource changed: tell the sessions that subscribed to it, and may read it now."""
-        concerned = {(upstream, part) for part in _with_what_holds_it(uri)}
-        for listener in (*self._sessions, *self._listeners):
-            if not (_is_shared(key) or key == listener.key) or concerned.isdisjoint(listener.subscribed):
-                continue
-            if self._may_read(listener, upstream, uri):
-                listener.tell(message.method, {"uri": uri})
+        of = None if _is_shared(key) else key
+        parts = _with_what_holds_it(uri)
+        for subscriber in set().union(*(self._interests.of((upstream, part), of) for part in parts)):
+            if self._may_read(subscriber, upstream, uri):
+                subscriber.tell(message.method, {"uri": uri})
 
-    def _may_read(self, listener: Session | Listener, upstream: str, uri: str) -> bool:
-        context = self._current(listener.context)
-        entry = self._catalogue.find_resource(uri, listener.only)
+    def _may_read(self, subscriber: Subscriber, upstream: str, uri: str) -> bool:
+        context = self._current(subscriber.context)
+        entry = self._catalogue.find_resource(uri, subscriber.only)
         if context is None or entry is None or entry.upstream != upstream:
             return False
         return decide(entry, context) is ALLOW
@@ -105,7 +107,7 @@ class Announcements:
                 listener.standing = standing
                 self._tell_of_lists(listener)
 
-    def _tell_of_lists(self, listener: Session | Listener) -> None:
+    def _tell_of_lists(self, listener: Subscriber) -> None:
         context = self._current(listener.context)
         if context is None:
             return
@@ -114,7 +116,7 @@ class Announcements:
             if differing:
                 listener.tell(method, {})
 
-    def _differs(self, listener: Session | Listener, kind: Kind, context: ClientContext) -> bool:
+    def _differs(self, listener: Subscriber, kind: Kind, context: ClientContext) -> bool:
         """Whether that list is another one than was last seen to; it is seen to now."""
         listed = listener.listed.get(kind)
         if listed is None:

@@ -20,6 +20,7 @@ from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.forwarding import Forwarder
 from gateway.mcp.held_calls import HeldCalls
 from gateway.mcp.input_rounds import InputRounds
+from gateway.mcp.interests import Interests
 from gateway.mcp.listeners import Listeners
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Notification, Request
@@ -117,6 +118,7 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
         shared=frozenset(u.name for u in config.upstreams if u.sessions == "shared"),
     )
     lists, listeners = Lists(catalogue, Seal(config.tokens.secret, "cursors")), Listeners()
+    interests = Interests()
     held = HeldCalls()
     stack.push_async_callback(held.close)
     rounds = InputRounds(RequestStates(state_key(config.tokens.secret), now=shared.now), held)
@@ -133,13 +135,20 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
         certified=[u.name for u in config.upstreams if isinstance(u, HttpUpstream) and u.client_cert],
     )
     announcements = Announcements(
-        catalogue, sessions, lists, listeners, current=shared.current, standing=shared.standing
+        catalogue,
+        sessions,
+        lists,
+        listeners,
+        interests,
+        current=shared.current,
+        standing=shared.standing,
     )
     access = Access(catalogue, shared.audit, shared.problems, config.mcp.denied)
     subscriptions = Subscriptions(
         catalogue=catalogue,
         sessions=sessions,
         listeners=listeners,
+        interests=interests,
         lists=lists,
         access=access,
         watch=shared.watch,

@@ -1,14 +1,16 @@
-"""Which resources are subscribed to: by how many, and how many there may be.
+"""Which resources are subscribed to: by whom, and how many there may be.
 
-Whoever subscribes keeps its own resources; here they are counted. What an upstream is to watch, and what a client may
+Whoever subscribes keeps its own resources; here are the subscribers of each. What an upstream is to watch, and what a client may
 have it watch, is bounded by distinct resources, for what many wait for costs the upstream no more than what one does.
 """
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
-from gateway.mcp.sessions import NOBODY, Owner
+from gateway.mcp.listeners import Listener
+from gateway.mcp.sessions import NOBODY, Session
+from gateway.mcp.upstream import SessionKey
 
 Resource = tuple[str, str]
 """(upstream, URI)"""
@@ -25,16 +27,8 @@ MAX_RESOURCES_ANONYMOUS: Final = 2_048
 """Of them, of all anonymous callers together."""
 
 
-class Subscriber(Protocol):
-    """A legacy session, or a subscription of the modern era."""
-
-    @property
-    def counted(self) -> Owner:
-        """With whom it is counted."""
-
-    @property
-    def subscribed(self) -> set[Resource]:
-        """What it subscribed to; changed here alone."""
+Subscriber = Session | Listener
+"""What it subscribed to is changed here alone."""
 
 
 class Interests:
@@ -43,11 +37,21 @@ class Interests:
     def __init__(self) -> None:
         self._all: dict[Resource, Resource] = {}
         """One copy of each."""
+        self._subscribers: dict[Resource, dict[SessionKey, set[Subscriber]]] = {}
         self._groups: dict[_Group, dict[Resource, int]] = {}
 
     def __contains__(self, resource: Resource) -> bool:
         """Whether anybody wants to hear of it."""
         return resource in self._all
+
+    def wanted(self, resource: Resource, key: SessionKey) -> bool:
+        """Whether anybody who uses the upstream session of that key wants to hear of it."""
+        return key in self._subscribers.get(resource, {})
+
+    def of(self, resource: Resource, key: SessionKey | None) -> set[Subscriber]:
+        """Who wants to hear of it, of those who use the upstream session of that key (None: of all)."""
+        by_key = self._subscribers.get(resource, {})
+        return set().union(*by_key.values()) if key is None else by_key.get(key, set()).copy()
 
     def take(self, subscriber: Subscriber, resource: Resource) -> str | None:
         """Subscribe to it; None, or why that is too much, in words for the client."""
@@ -64,6 +68,7 @@ class Interests:
         for group in groups:
             counted = self._groups.setdefault(group, {})
             counted[resource] = counted.get(resource, 0) + 1
+        self._subscribers.setdefault(resource, {}).setdefault(subscriber.key, set()).add(subscriber)
         subscriber.subscribed.add(resource)
         return None
 
@@ -79,8 +84,12 @@ class Interests:
                 del counted[resource]
             if not counted:
                 del self._groups[group]
-        if resource not in self._groups.get(("upstream", resource[0]), {}):
-            del self._all[resource]
+        by_key = self._subscribers[resource]
+        by_key[subscriber.key].discard(subscriber)
+        if not by_key[subscriber.key]:
+            del by_key[subscriber.key]
+        if not by_key:
+            del self._subscribers[resource], self._all[resource]
 
 
 _TOO_MANY: Final = "You have subscribed to too many resources: leave some."

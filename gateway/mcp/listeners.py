@@ -77,10 +77,3 @@ class Listeners:
         """Every subscription comes to its end, in good order."""
         for listener in self:
             listener.outbox.close()
-
-    def want(self, resource: tuple[str, str], key: SessionKey | None = None) -> bool:
-        """Whether any is subscribed to that resource (with that key)."""
-        return any(
-            resource in listener.subscribed and (key is None or listener.key == key)
-            for listener in self._open
-        )

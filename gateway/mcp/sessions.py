@@ -341,11 +341,6 @@ class Sessions:
         if key not in self._of:
             self._on_departure(key)
 
-    def want(self, resource: tuple[str, str], key: SessionKey) -> bool:
-        """Whether any session that uses the same upstream session as ``key`` is subscribed to that resource."""
-        concerned = (self._sessions if self.shares(resource[0]) else self._of.get(key, {})).values()
-        return any(resource in session.subscribed for session in concerned)
-
     def _make_room(self, counted: Owner, *, anonymous: bool) -> None:
         if self._count.get(counted, 0) >= MAX_SESSIONS_OF_ONE:
             self.end(next(session for session in self if session.counted == counted))

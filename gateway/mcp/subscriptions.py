@@ -50,6 +50,7 @@ class Subscriptions:
         catalogue: Catalogue,
         sessions: Sessions,
         listeners: Listeners,
+        interests: Interests,
         lists: Lists,
         access: Access,
         watch: Watch,
@@ -62,7 +63,7 @@ class Subscriptions:
         self._access = access
         self._watch = watch
         self._audit = audit
-        self._interests = Interests()
+        self._interests = interests
         self._errands = Errands()
         self._ending: dict[str, dict[tuple[Resource, SessionKey], None]] = {}
         """By upstream, while any are ended there: the subscriptions that are still to be."""
@@ -119,11 +120,9 @@ class Subscriptions:
 
     def wanted(self, resource: Resource, key: SessionKey) -> bool:
         """Whether anybody still uses the subscription that ``key`` has at a legacy upstream."""
-        if resource not in self._interests:
-            return False
-        if self._sessions.want(resource, key):
-            return True
-        return self._listeners.want(resource, None if self._sessions.shares(resource[0]) else key)
+        if self._sessions.shares(resource[0]):
+            return resource in self._interests
+        return self._interests.wanted(resource, key)
 
     async def close(self) -> None:
         """Tell the upstreams nothing more."""
