@@ -92,7 +92,7 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     Reason.SESSION_UNKNOWN: _malformed(404, "The session is unknown"),
     Reason.BAD_REQUEST: _malformed(400, "Bad request"),
     Reason.AMBIGUOUS_CREDENTIALS: Answer(
-        400, "More than one credential of a kind", challenge="invalid_request", event="auth_failed"
+        400, "The credentials are ambiguous", challenge="invalid_request", event="auth_failed"
     ),
     Reason.AMBIGUOUS_REQUEST: _malformed(400, "Ambiguous request"),
     Reason.BODY_TOO_LARGE: _malformed(413, "The body is too large"),

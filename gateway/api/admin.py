@@ -83,7 +83,7 @@ class AdminApi:
     def _list(self, resource: Resource) -> Handler:
         @described(
             Description(
-                f"Lists the {resource.noun}, a page at a time.",
+                f"Lists the {resource.many}, a page at a time.",
                 {200: resource.shown.page},
                 query=resource.list_query,
                 refusals=(404,) if resource.list_query is PageOfClient else (),

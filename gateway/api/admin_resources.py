@@ -81,6 +81,10 @@ class RolePatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     permissions: tuple[str, ...]
 
 
+_WORDS: Final = {"api-keys": "API keys", "lockouts": "lock-outs"}
+"""What is called otherwise than in paths."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resource:
     """One kind of thing under ``/admin/api/``, and the operations that see to it."""
@@ -114,7 +118,13 @@ class Resource:
     @property
     def a_one(self) -> str:
         """One of them, with its article."""
-        return f"a{'n' if self.one[0] in 'aeiou' else ''} {self.one}"
+        one = _WORDS.get(self.noun, self.noun)[:-1]
+        return f"a{'n' if one[0] in 'aeiouA' else ''} {one}"
+
+    @property
+    def many(self) -> str:
+        """All of them, in words."""
+        return _WORDS.get(self.noun, self.noun)
 
 
 RESOURCES: Final = (

@@ -90,6 +90,6 @@ def rotate_key(config_file: Path) -> None:
 def mfa_reset(name: str, config_file: Path) -> None:
     """Take the second factor of NAME away, whose phone was lost."""
     if perform(config_file, "clients.mfa_reset", client_id=name)["reset"]:
-        click.echo(f"{name} signs in by the password alone now, and may enrol anew.")
+        click.echo(f"{name} has no second factor now, and may enrol anew.")
     else:
         click.echo(f"{name} has no second factor.")
