@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import msgspec
 import pytest
@@ -21,8 +21,9 @@ from gateway.config.values import AccessRule
 from gateway.mcp import sessions as sessions_module
 from gateway.mcp.announcements import Announcements
 from gateway.mcp.catalogue import Catalogue, Kind, Rules
+from gateway.mcp.eras import Era
 from gateway.mcp.interests import Interests
-from gateway.mcp.listeners import Listeners
+from gateway.mcp.listeners import Listener, Listeners
 from gateway.mcp.lists import Lists
 from gateway.mcp.messages import Message, Notification, Params, Reply, Request, RequestId
 from gateway.mcp.sealed import Seal
@@ -75,14 +76,33 @@ class Files:
     async def close(self) -> None: ...
 
 
+class Counting(Files):
+    """One of the modern era, with a tool whose output is no object."""
+
+    counts = "integer"
+
+    async def describe(self) -> ServerInfo:
+        return ServerInfo("2026-07-28", {"tools": {}}, era=Era.MODERN)
+
+    @asynccontextmanager
+    async def request(
+        self, key: SessionKey, method: str, params: Params, fields: Fields = ()
+    ) -> AsyncIterator[Any]:
+        schemas = {"inputSchema": {"type": "object"}, "outputSchema": {"type": self.counts}}
+        result = json.dumps({"tools": [{"name": "count", **schemas}]}).encode()
+        yield Mock(receive=AsyncMock(return_value=Reply(1, result=msgspec.Raw(result))))
+
+
 class World:
     """Sessions that use one upstream, and clients whose permissions may change."""
 
-    def __init__(self) -> None:
+    def __init__(self, upstream: Files | None = None) -> None:
         public = AccessRule("file:///news", re.compile(fnmatch.translate("file:///news")), ())
         rest = AccessRule("*", re.compile(".*"), ("hr:read",))
         self.catalogue = Catalogue(
-            [(Files(), "", 5.0)], Rules(resources=(public, rest)), monotonic=lambda: 0.0
+            [(upstream or Files(), "", 5.0)],
+            Rules(tools=(rest,), resources=(public, rest)),
+            monotonic=lambda: 0.0,
         )
         self.sessions = Sessions(monotonic=lambda: 0.0)
         self.listeners, self.interests = Listeners(), Interests()
@@ -115,7 +135,7 @@ async def world() -> AsyncIterator[World]:
     await made.catalogue.close()
 
 
-def heard(session: Session) -> list[Any]:
+def heard(session: Session | Listener) -> list[Any]:
     """What waits for it now."""
     taken: list[Any] = []
 
@@ -234,7 +254,7 @@ class TestWhatBelongsToNoRequest:
     async def test_a_changed_list_is_told_by_what_the_client_may_see_now(self, world: World) -> None:
         alice = world.open(ALICE)
         alice.listed[Kind.RESOURCE] = hash(
-            Lists(world.catalogue, Seal("", "cursors")).visible(Kind.RESOURCE, None, ALICE)
+            Lists(world.catalogue, Seal("", "cursors")).visible(Kind.RESOURCE, None, ALICE, Era.LEGACY)
         )
         world.announcements.changed("files")
         assert heard(alice) == []
@@ -244,6 +264,25 @@ class TestWhatBelongsToNoRequest:
         world.now["alice"] = replace(ALICE, permissions=Permissions(frozenset()))
         world.announcements.changed("files")
         assert [each["method"] for each in heard(alice)] == ["notifications/resources/list_changed"]
+
+    async def test_each_era_is_told_of_what_changed_in_the_list_that_it_is_shown(self) -> None:
+        upstream = Counting()
+        world = World(upstream)
+        await world.catalogue.refresh(None)
+        lists = Lists(world.catalogue, Seal("", "cursors"))
+        session, listener = world.open(ALICE), Listener(1, GATEWAY, None, ALICE, ("t", "alice"))
+        world.listeners.add(listener)
+        for each in (session, listener):
+            each.listed[Kind.TOOL] = hash(lists.visible(Kind.TOOL, None, ALICE, each.era))
+        world.announcements.changed("files")
+        assert heard(listener) == []
+        upstream.counts = "number"  # an output that is no object is not shown to the legacy era
+        world.catalogue.renew("files")
+        await world.catalogue.refresh(None)
+        world.announcements.changed("files")
+        assert heard(session) == []
+        assert [each["method"] for each in heard(listener)] == ["notifications/tools/list_changed"]
+        await world.catalogue.close()
 
 
 JSON = st.recursive(

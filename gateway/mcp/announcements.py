@@ -121,7 +121,7 @@ class Announcements:
         listed = listener.listed.get(kind)
         if listed is None:
             return False
-        now = listener.listed[kind] = hash(self._lists.visible(kind, listener.only, context))
+        now = listener.listed[kind] = hash(self._lists.visible(kind, listener.only, context, listener.era))
         return now != listed
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from gateway.mcp.eras import SUBSCRIPTION_ID
+from gateway.mcp.eras import SUBSCRIPTION_ID, Era
 from gateway.mcp.listing import Kind
 from gateway.mcp.messages import Params, RequestId, encode_notification
 from gateway.mcp.sessions import NOBODY, Outbox, Owner
@@ -24,6 +24,7 @@ MAX_LISTENERS_ANONYMOUS: Final = 5_000
 class Listener:
     """One subscription, at ``/mcp`` (only None) or ``/mcp/{upstream}``."""
 
+    era: ClassVar = Era.MODERN
     id: RequestId
     """The client's id of the request that opened it."""
     key: SessionKey

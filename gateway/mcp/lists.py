@@ -51,7 +51,7 @@ class Lists:
         self._seal = seal
         self._made: Remembered[tuple[object, ...], _Whole] = Remembered(MAX_LISTS)
 
-    def visible(self, kind: Kind, only: str | None, context: ClientContext, era: Era = Era.LEGACY) -> bytes:
+    def visible(self, kind: Kind, only: str | None, context: ClientContext, era: Era) -> bytes:
         """All that the caller may have of that kind, at one upstream (``only``) or at all: JSON."""
         return self._whole(kind, only, context, era).result
 

@@ -14,12 +14,12 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 
 from gateway.limits import network_of
-from gateway.mcp.eras import LOG_MESSAGE, at_least
+from gateway.mcp.eras import LOG_MESSAGE, Era, at_least
 from gateway.mcp.listing import Kind
 from gateway.mcp.messages import Notification, Params, Reply, RequestId, encode_notification
 from gateway.mcp.recordings import Recordings, Shelf
@@ -186,6 +186,7 @@ OnAnswer = Callable[[Reply], Coroutine[Any, Any, None]]
 class Session:
     """One client's session at ``/mcp`` (only None) or ``/mcp/{upstream}``."""
 
+    era: ClassVar = Era.LEGACY
     id: str
     key: SessionKey
     only: str | None

@@ -141,7 +141,8 @@ class Subscriptions:
             if wanted.get(name) is True and there.issuperset(kinds):
                 agreed[name] = True
                 for kind in kinds:
-                    listener.listed[kind] = hash(self._lists.visible(kind, request.only, request.client))
+                    shown = self._lists.visible(kind, request.only, request.client, listener.era)
+                    listener.listed[kind] = hash(shown)
         uris = wanted.get("resourceSubscriptions")
         if isinstance(uris, list):
             silent: set[str] = set()
