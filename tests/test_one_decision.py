@@ -25,6 +25,7 @@ from yarl import URL
 from gateway.audit import Audit
 from gateway.config.values import AccessRule, Anonymous, Denied, McpSettings, OnAuditFailure
 from gateway.edge.reply import GatewayRequest
+from gateway.mcp import subscriptions
 from gateway.mcp.access import Access
 from gateway.mcp.breakers import Breakers
 from gateway.mcp.catalogue import Catalogue, Rules
@@ -457,6 +458,62 @@ async def test_a_resource_is_wanted_while_one_of_the_same_upstream_session_wants
     assert world.subscriptions.subscribed(bob, ("a", "d://1")) is None
     assert world.subscriptions.wanted(("a", "d://1"), bob.key)
     assert world.subscriptions.wanted(("a", "d://1"), alice.key) == still_wanted
+
+
+class Forgetting(Offering):
+    """Cannot be reached as often as ``fails`` says."""
+
+    fails = 0
+
+    @asynccontextmanager
+    async def request(
+        self, key: SessionKey, method: str, params: Params, fields: Fields = (), counted: Any = None
+    ) -> AsyncIterator[Any]:
+        if self.fails:
+            self.fails -= 1
+            raise UpstreamError(Reason.UPSTREAM_UNAVAILABLE, "Upstream a cannot be reached.")
+        async with super().request(key, method, params, fields, counted) as answer:
+            yield answer
+
+
+@pytest.mark.parametrize(
+    ("era", "again"),
+    [(Era.LEGACY, ("resources/subscribe", "d://1")), (Era.MODERN, ("watch", "d://1"))],
+)
+async def test_an_upstream_that_forgot_what_sessions_subscribed_to_is_told_again(
+    era: Era, again: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "FIRST_PAUSE", 0.0)
+    offers = {"tools": [], "prompts": [], "resources": [], "resourceTemplates": ["d://{id}"]}
+    upstream = Forgetting("a", frozenset({Era.LEGACY}), offers)
+    world = World([(upstream, "")], Rules(), shared=[])
+    alice, bob = (
+        ClientContext(client_id=name, tenant_id="t", permissions=Permissions(frozenset({"*:*"})))
+        for name in ("alice", "bob")
+    )
+    try:
+        for client, uri in ((alice, "d://1"), (alice, "d://2"), (bob, "d://3")):
+            session = world.sessions.open(client, None, "2025-11-25", {})
+            await world.ask(Era.LEGACY, "/mcp", client, "resources/subscribe", {"uri": uri}, session.id)
+            if uri == "d://2":
+                world.sessions.end(session)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        upstream.reached.clear()
+        upstream.eras, upstream.fails = frozenset({era}), 3 if era is Era.LEGACY else 0
+        world.subscriptions.forgotten("a", SessionKey(("t", "alice")))
+        async with asyncio.timeout(10):
+            while not upstream.reached or upstream.fails:  # noqa: ASYNC110 - it is asked for what it was told
+                await asyncio.sleep(0)
+        assert upstream.reached == [again], "neither what nobody wants any more, nor that of others"
+        world.subscriptions.forgotten("a", None)
+        async with asyncio.timeout(10):
+            while len(upstream.reached) < 3:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+        assert set(upstream.reached[1:]) == {again, (again[0], "d://3")}
+    finally:
+        await world.subscriptions.close()
+        await world.catalogue.close()
 
 
 class Slow(Offering):

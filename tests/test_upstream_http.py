@@ -24,7 +24,14 @@ from gateway.mcp.breakers import SUSPICIOUS, Breakers
 from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import Era
 from gateway.mcp.messages import Message, Notification, Reply, Request
-from gateway.mcp.upstream import GATEWAY, CancelledByCaller, EraChangedError, SessionKey, UpstreamError
+from gateway.mcp.upstream import (
+    GATEWAY,
+    CancelledByCaller,
+    EraChangedError,
+    Forgot,
+    SessionKey,
+    UpstreamError,
+)
 from gateway.mcp.upstream_http import HttpUpstreamServer
 from gateway.model import Reason
 
@@ -137,7 +144,12 @@ Unsolicited = asyncio.Queue[tuple[SessionKey, Notification | Request]]
 
 @asynccontextmanager
 async def upstream_at(
-    url: str, heard: Unsolicited | None = None, *, idle: float = 600.0, **settings: Any
+    url: str,
+    heard: Unsolicited | None = None,
+    *,
+    idle: float = 600.0,
+    forgot: Forgot = lambda _key: None,
+    **settings: Any,
 ) -> AsyncIterator[HttpUpstreamServer]:
     queue = heard if heard is not None else Unsolicited()
     upstream_settings = HttpUpstream("files", url, **{"timeout": 10.0, **settings})
@@ -147,6 +159,7 @@ async def upstream_at(
             upstream_settings, lambda typ, claims: "", issuer="https://gateway.test", now=lambda: 0.0
         ),
         lambda key, message: queue.put_nowait((key, message)),
+        forgot,
         idle_seconds=idle,
     )
     try:
@@ -178,6 +191,18 @@ async def failure(upstream: HttpUpstreamServer, key: SessionKey = ALICE) -> Upst
 
 
 class TestSessions:
+    async def test_that_the_server_forgot_one_is_told_but_not_that_it_was_ended(self, server: Server) -> None:
+        forgotten: list[SessionKey | None] = []
+        async with upstream_at(server.url, forgot=forgotten.append) as upstream:
+            await ask(upstream)
+            await ask(upstream, BOB)
+            assert forgotten == []
+            server.sessions.clear()
+            await ask(upstream)
+            assert forgotten == [ALICE]
+            await upstream.end(BOB)
+        assert forgotten == [ALICE]
+
     async def test_a_session_is_opened_once_and_named_ever_after(self, server: Server) -> None:
         key = SessionKey(("t", "alice"), b'{"elicitation":{}}')
         async with upstream_at(server.url) as upstream:
@@ -414,12 +439,14 @@ class TestAnotherEra:
     async def test_a_legacy_server_that_became_modern_is_asked_as_such(
         self, key: SessionKey, server: Server, became_modern: Callable[[], None]
     ) -> None:
-        async with upstream_at(server.url) as upstream:
+        forgotten: list[SessionKey | None] = []
+        async with upstream_at(server.url, forgot=forgotten.append) as upstream:
             assert await upstream.era_for(ALICE) is Era.LEGACY
             await ask(upstream)
             became_modern()
             with pytest.raises(EraChangedError):
                 await ask(upstream, key)
+            assert forgotten == [None]
             assert await upstream.era_for(key) is Era.MODERN
             assert (await upstream.describe()).era is Era.MODERN
 

@@ -24,7 +24,14 @@ from gateway.mcp import stdio_host, stdio_process, stdio_session, upstream_stdio
 from gateway.mcp.eras import Era
 from gateway.mcp.messages import Message, Notification, Reply, Request
 from gateway.mcp.stdio_host import StdioHost
-from gateway.mcp.upstream import GATEWAY, CancelledByCaller, EraChangedError, SessionKey, UpstreamError
+from gateway.mcp.upstream import (
+    GATEWAY,
+    CancelledByCaller,
+    EraChangedError,
+    Forgot,
+    SessionKey,
+    UpstreamError,
+)
 from gateway.mcp.upstream_stdio import StdioUpstreamServer
 from gateway.mcp.watching import PATIENCE
 from gateway.model import Reason
@@ -160,6 +167,7 @@ async def child_of(
     heard: list[tuple[SessionKey, Notification | Request]] | None = None,
     grace: float = 1.0,
     idle: float = 600.0,
+    forgot: Forgot = lambda _key: None,
     command: tuple[str, ...] | None = None,
     logs: Path | None = None,
     **settings: Any,
@@ -176,6 +184,7 @@ async def child_of(
         ),
         lambda key, message: heard.append((key, message)) if heard is not None else None,
         host,
+        forgot,
         grace=grace,
         idle_seconds=idle,
     )
@@ -240,7 +249,9 @@ for line in sys.stdin:
 
 async def test_a_command_that_changed_its_era_is_asked_in_the_other(tmp_path: Path) -> None:
     (tmp_path / "server.py").write_text(OF_AN_ERA)
-    async with child_of(tmp_path, command=(sys.executable, "-u", "server.py")) as upstream:
+    forgotten: list[SessionKey | None] = []
+    command = (sys.executable, "-u", "server.py")
+    async with child_of(tmp_path, command=command, forgot=forgotten.append) as upstream:
         (tmp_path / "era").write_text("legacy")
         key = SessionKey(ALICE.owner, era=await upstream.era_for(ALICE))
         assert await ask(upstream, "echo", key) == "legacy"
@@ -249,6 +260,7 @@ async def test_a_command_that_changed_its_era_is_asked_in_the_other(tmp_path: Pa
             assert (await failure(upstream, "die", key)).reason is Reason.UPSTREAM_UNAVAILABLE
             with pytest.raises(EraChangedError):
                 await ask(upstream, "echo", key)
+            assert forgotten.pop() is None
             key = SessionKey(ALICE.owner, era=await upstream.era_for(ALICE))
             assert await ask(upstream, "echo", key) == era.value
 
@@ -625,6 +637,18 @@ class TestDying:
             assert (await hanging).reason is Reason.UPSTREAM_UNAVAILABLE
             second = await ask(upstream, "about")
             assert first["pid"] != second["pid"]
+
+    async def test_is_told_as_the_end_of_what_it_knew_and_its_orderly_end_is_not(
+        self, tmp_path: Path
+    ) -> None:
+        forgotten: list[SessionKey | None] = []
+        async with child_of(tmp_path, sessions=Sessions.CLIENT, forgot=forgotten.append) as upstream:
+            for key in (ALICE, BOB):
+                await ask(upstream, "about", key)
+            await failure(upstream, "die")
+            await ask(upstream, "about")
+            await upstream.end(ALICE)
+        assert forgotten == [ALICE]
 
     async def test_last_words_are_heard(self, tmp_path: Path) -> None:
         async with child_of(tmp_path) as upstream:

@@ -23,7 +23,6 @@ from gateway.mcp.input_rounds import InputRounds
 from gateway.mcp.interests import Interests
 from gateway.mcp.listeners import Listeners
 from gateway.mcp.lists import Lists
-from gateway.mcp.messages import Notification, Request
 from gateway.mcp.names import HeldBack, Names
 from gateway.mcp.own_answers import OwnAnswers
 from gateway.mcp.pinning import Pins
@@ -34,7 +33,7 @@ from gateway.mcp.stdio_host import StdioHost
 from gateway.mcp.streams import Watch
 from gateway.mcp.subscriptions import Subscriptions
 from gateway.mcp.tasks import Tasks
-from gateway.mcp.upstream import SessionKey, Upstream
+from gateway.mcp.upstream import Forgot, Unsolicited, Upstream
 from gateway.mcp.upstream_http import HttpUpstreamServer
 from gateway.mcp.upstream_stdio import StdioUpstreamServer
 from gateway.model import ClientContext
@@ -83,9 +82,13 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
     """Open every upstream, and what stands before them. What must be closed goes onto the stack."""
     config = shared.config
     announcements: Announcements
+    subscriptions: Subscriptions
 
-    def unsolicited(name: str) -> Callable[[SessionKey, Notification | Request], None]:
+    def unsolicited(name: str) -> Unsolicited:
         return lambda key, message: announcements.unsolicited(name, key, message)
+
+    def forgot(name: str) -> Forgot:
+        return lambda key: subscriptions.forgotten(name, key)
 
     own = own_files(config)
     host = StdioHost(shared.now, config.mcp.server_logs, own.hidden, own.read_only)
@@ -94,7 +97,7 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
     stack.push_async_callback(host.keeper.close)
     upstreams: list[tuple[Upstream, str, float]] = []
     for settings in config.upstreams:
-        upstream = _upstream(settings, shared, host, unsolicited(settings.name))
+        upstream = _upstream(settings, shared, host, unsolicited(settings.name), forgot(settings.name))
         stack.push_async_callback(upstream.close)
         upstreams.append((upstream, settings.prefix, settings.timeout))
     pins = Pins(shared.pins, config.mcp.pinning, shared.audit, now=shared.now)
@@ -193,10 +196,11 @@ def _upstream(
     settings: UpstreamSettings,
     shared: Shared,
     host: StdioHost,
-    unsolicited: Callable[[SessionKey, Notification | Request], None],
+    unsolicited: Unsolicited,
+    forgot: Forgot,
 ) -> Upstream:
     if isinstance(settings, HttpUpstream):
         issuer = shared.config.tokens.issuer
         client = UpstreamClient(settings, shared.sign, issuer=issuer, now=shared.now)
-        return HttpUpstreamServer(settings, client, unsolicited)
-    return StdioUpstreamServer(settings, unsolicited, host)
+        return HttpUpstreamServer(settings, client, unsolicited, forgot)
+    return StdioUpstreamServer(settings, unsolicited, host, forgot)

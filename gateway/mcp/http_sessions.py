@@ -45,6 +45,7 @@ from gateway.mcp.sessions import Held, NoRoom, gives_way
 from gateway.mcp.upstream import (
     GATEWAY,
     MODERN_GATEWAY,
+    Forgot,
     Load,
     SessionKey,
     Unsolicited,
@@ -78,7 +79,12 @@ class HttpSessions:
     """All sessions at one upstream."""
 
     def __init__(
-        self, settings: HttpUpstream, client: UpstreamClient, unsolicited: Unsolicited, idle_seconds: float
+        self,
+        settings: HttpUpstream,
+        client: UpstreamClient,
+        unsolicited: Unsolicited,
+        forgot: Forgot,
+        idle_seconds: float,
     ) -> None:
         parts = urlsplit(settings.url)
         self.name = settings.name
@@ -95,6 +101,7 @@ class HttpSessions:
         self._asked = Complaint(self.loop.time)
         self._notices = asyncio.Semaphore(MAX_NOTICES)
         self.unsolicited = unsolicited
+        self._forgot = forgot
         self._idle_seconds = idle_seconds
         self._sessions: dict[SessionKey, HttpSession] = {}
         self._opening: dict[SessionKey, asyncio.Task[HttpSession]] = {}
@@ -141,18 +148,24 @@ class HttpSessions:
     def forget(self, session: HttpSession) -> None:
         """The server knows it no longer: the next request opens another, and so does its listener."""
         if self._sessions.get(session.key) is session:
-            del self._sessions[session.key]
-        if session.stream is not None:
-            session.stream.close()
+            self._forgot(session.key)
+        self._let_go(session)
 
     def forget_all(self) -> None:
         """There is another server at this address, which knows of none."""
         for session in tuple(self._sessions.values()):
-            self.forget(session)
+            self._let_go(session)
+        self._forgot(None)
+
+    def _let_go(self, session: HttpSession) -> None:
+        if self._sessions.get(session.key) is session:
+            del self._sessions[session.key]
+        if session.stream is not None:
+            session.stream.close()
 
     async def end(self, session: HttpSession) -> None:
         """Tell the server that the session is over. A server that does not listen is not an error."""
-        self.forget(session)
+        self._let_go(session)
         if session.id is None:
             return
         try:

@@ -6,6 +6,7 @@ have it watch, is bounded by distinct resources, for what many wait for costs th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from gateway.mcp.listeners import Listener
@@ -52,6 +53,13 @@ class Interests:
         """Who wants to hear of it, of those who use the upstream session of that key (None: of all)."""
         by_key = self._subscribers.get(resource, {})
         return set().union(*by_key.values()) if key is None else by_key.get(key, set()).copy()
+
+    def at(self, upstream: str, key: SessionKey | None) -> Iterator[tuple[Resource, SessionKey]]:
+        """What is wanted of that upstream, and in which of its sessions: in that of ``key``, or (None) in all."""
+        for resource in self._groups.get(("upstream", upstream), {}):
+            by_key = self._subscribers[resource]
+            for its in by_key if key is None else by_key.keys() & {key}:
+                yield resource, its
 
     def take(self, subscriber: Subscriber, resource: Resource) -> str | None:
         """Subscribe to it; None, or why that is too much, in words for the client."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from dataclasses import replace
 from typing import Any, Final
 
 from aiohttp import web
@@ -28,10 +30,14 @@ from gateway.mcp.sessions import Session, Sessions
 from gateway.mcp.streams import EventStream, Watch, pour
 from gateway.mcp.target import Target
 from gateway.mcp.tasks import require_extension
-from gateway.mcp.upstream import SessionKey, UpstreamError
+from gateway.mcp.upstream import GATEWAY, SessionKey, UpstreamError
 from gateway.model import Deny, Reason, Refused
 from persistence.records import AuditStatus
 
+log = logging.getLogger("ostiary.mcp")
+
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 30.0
 MAX_ENDING: Final = 4_096
 """How many subscriptions may wait to be ended at one upstream."""
 _FILTERS: Final = {
@@ -67,6 +73,8 @@ class Subscriptions:
         self._errands = Errands()
         self._ending: dict[str, dict[tuple[Resource, SessionKey], None]] = {}
         """By upstream, while any are ended there: the subscriptions that are still to be."""
+        self._renewing: dict[str, dict[tuple[Resource, SessionKey], None]] = {}
+        """By upstream that has forgotten any: the subscriptions that it does not have again."""
 
     async def listen(self, request: RequestContext) -> web.StreamResponse:
         """The stream of what the client asked to hear of, as far as it may."""
@@ -124,6 +132,21 @@ class Subscriptions:
             return resource in self._interests
         return self._interests.wanted(resource, key)
 
+    def forgotten(self, upstream: str, key: SessionKey | None) -> None:
+        """It no longer knows of the subscriptions in the session of that key (None: in any): it is to have them again."""
+        shared = self._sessions.shares(upstream)
+        wanted = {
+            (resource, GATEWAY if shared else its)
+            for resource, its in self._interests.at(upstream, None if shared else key)
+        }
+        if not wanted:
+            return
+        renewing = self._renewing.get(upstream)
+        if renewing is None:
+            renewing = self._renewing[upstream] = {}
+            self._errands.run(self._renew_all(upstream, renewing))
+        renewing.update(dict.fromkeys(wanted))
+
     async def close(self) -> None:
         """Tell the upstreams nothing more."""
         await self._errands.close()
@@ -180,7 +203,6 @@ class Subscriptions:
         resource = (entry.upstream, entry.original)
         if self._interests.take(listener, resource) is not None:
             return False
-        upstream = self._catalogue.upstream(entry.upstream)
         intent = self._audit.entry(
             "resource_subscribe",
             AuditStatus.OK,
@@ -196,12 +218,7 @@ class Subscriptions:
         done = False
         pending = await self._audit.begin(intent, request.inbound.started)
         try:
-            if await upstream.era_for(request.key_for(Era.MODERN)) is Era.MODERN:
-                upstream.watch(entry.original)
-                done = True
-            else:
-                self._catalogue.upstream(entry.upstream).listen(listener.key)
-                done = await self._tell(listener.key, "resources/subscribe", resource)
+            done = await self._take_up(resource, listener.key, listener.era)
         except UpstreamError as error:
             if error.reason is not Reason.UPSTREAM_INVALID:
                 silent.add(entry.upstream)
@@ -212,6 +229,17 @@ class Subscriptions:
             self._interests.leave(listener, resource)
         return done
 
+    async def _take_up(self, resource: Resource, key: SessionKey, era: Era) -> bool:
+        """Have the upstream tell of it, for who speaks that era; whether it does. Raises UpstreamError."""
+        name, uri = resource
+        upstream = self._catalogue.upstream(name)
+        if await upstream.era_for(replace(key, era=era)) is Era.MODERN:
+            upstream.watch(uri)
+            return True
+        if era is Era.MODERN:  # a session listens as soon as it has a stream
+            upstream.listen(key)
+        return await self._tell(key, "resources/subscribe", resource)
+
     async def _tell(self, key: SessionKey, method: str, resource: Resource) -> bool:
         """Have a legacy upstream begin, or end, telling of a resource; whether it does."""
         name, uri = resource
@@ -220,6 +248,36 @@ class Subscriptions:
             while not isinstance(received, Reply):
                 received = await exchange.receive()
         return received.result is not None
+
+    # -- renewing -----------------------------------------------------------------------------------------------------
+
+    async def _renew_all(self, name: str, renewing: dict[tuple[Resource, SessionKey], None]) -> None:
+        """Subscribe again, one after another; after a pause that grows where that fails, or is forgotten again."""
+        pause = FIRST_PAUSE
+        try:
+            while renewing:
+                for resource, key in tuple(renewing):
+                    del renewing[resource, key]
+                    try:
+                        await self._renew(resource, key)
+                    except UpstreamError as error:
+                        log.info("upstream %s is to be subscribed to again: %s", name, error.detail)
+                        renewing[resource, key] = None
+                        break
+                if renewing:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+        finally:
+            self._renewing.pop(name, None)
+
+    async def _renew(self, resource: Resource, key: SessionKey) -> None:
+        """Take it up again for whoever still wants to hear of it. Raises UpstreamError."""
+        shared = self._sessions.shares(resource[0])
+        for era in {one.era for one in self._interests.of(resource, None if shared else key)}:
+            await self._take_up(resource, key, era)
+        self._unwatch(resource)  # where everybody left it meanwhile
+        if Era.LEGACY in self._catalogue.upstream(resource[0]).eras:
+            self._end(resource, key)
 
     # -- ending -------------------------------------------------------------------------------------------------------
 

@@ -116,6 +116,9 @@ class CancelledByCaller(Exception):  # noqa: N818 - what was asked for
 Unsolicited = Callable[[SessionKey, Notification | Request], None]
 """Gets what an upstream sends outside any exchange. Must not block; a Request is answered later by ``respond``."""
 
+Forgot = Callable[[SessionKey | None], None]
+"""Is told that an upstream has forgotten what it was to tell of in the session of that key; None: in all. Must not block."""
+
 
 class Upstream(Protocol):
     """One configured MCP server."""

@@ -30,6 +30,7 @@ from gateway.mcp.upstream import (
     GATEWAY,
     MODERN_GATEWAY,
     Fields,
+    Forgot,
     Load,
     ServerInfo,
     SessionKey,
@@ -56,6 +57,7 @@ class HttpUpstreamServer:
         settings: HttpUpstream,
         client: UpstreamClient,
         unsolicited: Unsolicited,
+        forgot: Forgot = lambda _key: None,
         *,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
@@ -64,7 +66,7 @@ class HttpUpstreamServer:
         Made within a running event loop, and used within that one.
         """
         self._settings = settings
-        self._sessions = HttpSessions(settings, client, unsolicited, idle_seconds)
+        self._sessions = HttpSessions(settings, client, unsolicited, forgot, idle_seconds)
         self._places = Places(settings.max_concurrency)
         self._eras: frozenset[Era] = frozenset()
         self._speaks_modern_alone = False

@@ -29,6 +29,7 @@ from gateway.mcp.upstream import (
     MODERN_GATEWAY,
     EraChangedError,
     Fields,
+    Forgot,
     Load,
     ServerInfo,
     SessionKey,
@@ -86,6 +87,7 @@ class StdioUpstreamServer:
         settings: StdioUpstream,
         unsolicited: Unsolicited,
         host: StdioHost,
+        forgot: Forgot = lambda _key: None,
         *,
         grace: float = GRACE_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
@@ -96,6 +98,7 @@ class StdioUpstreamServer:
         """Ends of processes: they are never broken off."""
         self._settings = settings
         self._unsolicited = unsolicited
+        self._forgot = forgot
         self._host = host
         self._grace = grace
         self._idle_seconds = idle_seconds
@@ -364,6 +367,7 @@ class StdioUpstreamServer:
         self._eras, self._speaks_modern_alone = frozenset({era}), era is Era.MODERN
         for slot in self._slots.values():
             slot.deaths, slot.closed_until = 0, 0.0  # they were those of another program
+        self._forgot(None)
         return EraChangedError(self.name)
 
     def _ended(self, session: StdioSession, fate: str) -> None:
@@ -374,6 +378,8 @@ class StdioUpstreamServer:
         log.warning("upstream %s: its process %s", self.name, fate)
         slot.died(asyncio.get_running_loop().time())
         self._ends.run(session.process.end(self._grace))
+        if not session.modern:  # else the next process is told by ``_hear``
+            self._forgot(session.key)
 
     def _hear(self, slot: _Slot) -> None:
         """Have the process of that place say what it is to say by itself."""
