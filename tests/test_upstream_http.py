@@ -19,7 +19,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from pydantic import BaseModel
 
 from gateway.config.values import HttpUpstream, Sessions
-from gateway.mcp import http_session, http_sessions, upstream_http
+from gateway.mcp import http_session, http_sessions, log_levels, upstream_http
 from gateway.mcp.breakers import SUSPICIOUS, Breakers
 from gateway.mcp.credentials import UpstreamClient
 from gateway.mcp.eras import Era
@@ -415,6 +415,39 @@ class TestSessions:
             await ask(upstream)
             await server.news.acquire()  # so that DELETE hangs
         server.news.release()
+
+
+async def test_a_level_for_which_there_was_no_place_is_asked_for_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_levels, "LEVEL_SECONDS", 0.01)
+    asked: list[str] = []
+    finish = asyncio.Event()
+
+    async def set_level(message: dict[str, Any], _http: web.BaseRequest) -> web.StreamResponse:
+        asked.append(message["params"]["level"])
+        return web.json_response(reply(message, {}))
+
+    async def call(message: dict[str, Any], _http: web.BaseRequest) -> web.StreamResponse:
+        await finish.wait()
+        return web.json_response(reply(message, {}))
+
+    server.handlers |= {"logging/setLevel": set_level, "tools/call": call}
+    async with upstream_at(server.url, max_concurrency=1) as upstream:
+        calling = asyncio.create_task(ask(upstream))
+        while not server.calls:  # noqa: ASYNC110 - it is asked for what it sees
+            await asyncio.sleep(0.01)
+        await upstream.set_level(ALICE, "info")
+        finish.set()
+        await calling
+        await upstream.set_level(ALICE, "info")
+        assert asked == [], "not at once: it may have had it, and not answer"
+        monkeypatch.setattr(log_levels, "LEVEL_SECONDS", 10.0)
+        (await upstream._sessions.session(ALICE)).log_level.again_at = 0.0
+        await upstream.set_level(ALICE, "warning")
+        assert asked == ["info"], "what is lower counts"
+        await upstream.set_level(ALICE, "info")
+        assert asked == ["info"], "it has taken it"
 
 
 class TestAnotherEra:

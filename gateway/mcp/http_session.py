@@ -9,6 +9,7 @@ from typing import Final
 from gateway.mcp.eras import Era
 from gateway.mcp.exchange import Ticket
 from gateway.mcp.http_answer import EVENTS, JSON
+from gateway.mcp.log_levels import AskedLevel
 from gateway.mcp.messages import RequestId
 from gateway.mcp.mirrored import request_headers
 from gateway.mcp.upstream import ServerInfo, SessionKey
@@ -43,7 +44,7 @@ class HttpSession:
         self.id = session_id
         self.info = info
         self.last_used = now
-        self.log_level: str | None = None
+        self.log_level = AskedLevel()
         self.in_flight: dict[int, Ticket] = {}
         self.pings: deque[RequestId] = deque(maxlen=MAX_PINGS)
         """Those of the server's that are still to be answered."""

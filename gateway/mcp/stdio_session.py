@@ -28,6 +28,7 @@ from gateway.mcp.exchange import (
     ticket_of,
     unavailable,
 )
+from gateway.mcp.log_levels import AskedLevel
 from gateway.mcp.messages import (
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
@@ -96,7 +97,7 @@ class StdioSession:
         """What the child says of itself, once it has."""
         self.process: ChildProcess
         self.last_used = 0.0
-        self.log_level: str | None = None
+        self.log_level = AskedLevel()
         self.tickets: dict[int, Ticket] = {}
         self._exchanges: dict[int, Reader] = {}
         self._log = log

@@ -151,7 +151,7 @@ class HttpUpstreamServer:
 
     async def set_level(self, key: SessionKey, level: str) -> None:
         """Have that session send log messages from ``level`` on. Raises UpstreamError."""
-        await ask_for_level(self, await self._sessions.session(key), key, level)
+        await ask_for_level(self, (await self._sessions.session(key)).log_level, key, level)
 
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:
         """Send a notification on the session of ``key``, if it is open."""

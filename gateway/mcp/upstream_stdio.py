@@ -170,7 +170,7 @@ class StdioUpstreamServer:
 
     async def set_level(self, key: SessionKey, level: str) -> None:
         """Have that process send log messages from ``level`` on. Raises UpstreamError."""
-        await ask_for_level(self, await self.session(key), key, level)
+        await ask_for_level(self, (await self.session(key)).log_level, key, level)
 
     async def notify(self, key: SessionKey, method: str, params: Params) -> None:
         """Send a notification to the process of ``key``, if it runs."""
