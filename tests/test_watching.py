@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ class Server:
         self.url = ""
         self.asked: list[list[str]] = []
         """What each subscription was to tell of."""
+        self.asked_at: list[float] = []
         self.open: dict[int, tuple[list[str], web.StreamResponse]] = {}
         self.most_open = 0
         self.error: Callable[[list[str]], int | None] = lambda _uris: None
@@ -45,6 +47,7 @@ class Server:
         uris = message["params"]["notifications"].get("resourceSubscriptions", ["lists"])
         number = len(self.asked)
         self.asked.append(uris)
+        self.asked_at.append(asyncio.get_running_loop().time())
         code = self.error(uris)
         if code is not None:
             error = {"code": code, "message": "no"}
@@ -71,6 +74,10 @@ class Server:
         for uris, response in tuple(self.open.values()):
             if uri in uris:
                 await self.write(response, UPDATED, {"uri": uri})
+
+    def pauses(self) -> list[float]:
+        """From each time that it was asked to the next, and a moment more: no clock is exact."""
+        return [later - earlier + 0.001 for earlier, later in pairwise(self.asked_at)]
 
     def break_off(self) -> None:
         for _uris, response in self.open.values():
@@ -200,13 +207,15 @@ async def test_one_that_is_refused_costs_the_others_nothing_while_another_is_lef
     await until(lambda: [open_[0] for open_ in server.open.values()] == [["d://first", "d://good"]])
 
 
-async def test_a_server_without_subscriptions_is_asked_once(
-    server: Server, upstream: HttpUpstreamServer
+async def test_a_server_without_subscriptions_is_left_alone_for_longest_at_once(
+    server: Server, upstream: HttpUpstreamServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(watching, "LONGEST_REFUSAL", 0.3)
     server.error = lambda _uris: -32601
     assert len(await watch(upstream, "d://a", "d://b", "d://c")) == 3
-    await asyncio.sleep(0.2)
-    assert len(server.asked) == 1
+    await until(lambda: len(server.asked) >= 2)
+    assert server.asked[0] == ["d://a", "d://b", "d://c"], "and is not asked for less than all of them"
+    assert server.pauses()[0] >= 0.3
 
 
 async def test_what_was_refused_is_asked_for_again(
@@ -225,8 +234,9 @@ async def test_what_goes_on_being_refused_is_asked_for_ever_more_rarely(
 ) -> None:
     server.error = lambda _uris: -32602
     await watch(upstream, "d://bad")
-    await asyncio.sleep(1)
-    assert 3 <= len(server.asked) <= 8
+    await until(lambda: len(server.asked) >= 5)
+    for number, pause in enumerate(server.pauses()):
+        assert pause >= 0.02 * 2**number
 
 
 async def test_a_server_that_is_not_ready_has_refused_nothing(
@@ -248,8 +258,7 @@ async def test_news_of_lists_are_asked_for_again(
     await until(lambda: len(server.asked) >= 2)
     server.error = lambda _uris: -32601
     asked = len(server.asked)
-    await until(lambda: len(server.asked) > asked)
-    await asyncio.sleep(0.1)
+    await until(upstream._listeners[MODERN_GATEWAY].done)
     assert len(server.asked) == asked + 1, "there it has no such method"
     server.error = lambda _uris: None
     upstream.listen(MODERN_GATEWAY)
