@@ -460,6 +460,34 @@ async def test_a_resource_is_wanted_while_one_of_the_same_upstream_session_wants
     assert world.subscriptions.wanted(("a", "d://1"), alice.key) == still_wanted
 
 
+class Logging(Offering):
+    """Notes for which levels it is asked."""
+
+    async def describe(self) -> ServerInfo:
+        return ServerInfo("1", {"tools": {}, "logging": {}}, era=self.era)
+
+    async def set_level(self, _key: SessionKey, level: str) -> None:
+        self.reached.append(("level", level))
+
+
+async def test_a_sessions_log_level_is_told_with_each_call_for_the_upstreams_may_be_a_new_one() -> None:
+    upstream = Logging("a", frozenset({Era.LEGACY}), {"tools": ["read"], "prompts": [], "resources": []})
+    world = World([(upstream, "")], Rules())
+    client = ClientContext(client_id="c", permissions=Permissions(frozenset({"*:*"})))
+    session = world.sessions.open(client, None, "2025-11-25", {})
+    call = ("tools/call", {"name": "read"}, session.id)
+    try:
+        await world.ask(Era.LEGACY, "/mcp", client, *call)
+        assert upstream.reached == [("tools/call", "read")], "it has asked for none"
+        await world.ask(Era.LEGACY, "/mcp", client, "logging/setLevel", {"level": "info"}, session.id)
+        for _ in range(2):
+            upstream.reached.clear()
+            await world.ask(Era.LEGACY, "/mcp", client, *call)
+            assert upstream.reached == [("level", "info"), ("tools/call", "read")]
+    finally:
+        await world.catalogue.close()
+
+
 class Forgetting(Offering):
     """Cannot be reached as often as ``fails`` says."""
 

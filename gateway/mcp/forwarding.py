@@ -216,7 +216,7 @@ class Forwarder:
         else:
             era = await upstream.era_for(request.key_for(request.era))
         if request.session is not None and era is Era.LEGACY and name not in request.session.used:
-            await self._first_use(request.session, name)
+            self._first_use(request.session, name)
         ask = self._ask_legacy if era is Era.LEGACY else self._ask_modern
         return era, await ask(request, call, stream, running)
 
@@ -233,8 +233,9 @@ class Forwarder:
         elif call.state is not None and call.state.held is not None:
             return error_reply(INVALID_PARAMS, NOT_OURS)
         else:
-            if request.metadata is not None:
-                await self.tell_level(key, name, request.metadata.log_level)
+            wanting = request.metadata or request.session
+            if wanting is not None:  # the upstream's session may be a new one, or not have taken the level
+                await self.tell_level(key, name, wanting.log_level)
             params = as_legacy_request(call.params) if request.modern else call.params
             told = self._told(request, call)
             context = upstream.request(key, request.message.method, params, told, call.parcel)
@@ -336,9 +337,8 @@ class Forwarder:
         result = self._rounds.sealed(request, call.entry, call.params, bytes(reply.result))
         return Reply(reply.id, result=msgspec.Raw(result))
 
-    async def _first_use(self, session: Session, name: str) -> None:
+    def _first_use(self, session: Session, name: str) -> None:
         session.used.add(name)
-        await self.tell_level(session.key, name, session.log_level)
         if session.outbox.reader is not None:
             self._catalogue.upstream(name).listen(session.key)
 
