@@ -158,7 +158,7 @@ class World:
         lists = Lists(catalogue, Seal("", "cursors"))
         rounds = InputRounds(RequestStates(bytes(32), now=lambda: 0.0), HeldCalls())
         self.tasks = Tasks(Seal("", "task ids"), catalogue)
-        breakers = Breakers(self.upstreams, catalogue.invalidate)
+        self.breakers = breakers = Breakers(self.upstreams, catalogue.invalidate)
         forwarder = Forwarder(catalogue, watch, audit, rounds, self.tasks, breakers=breakers)
         access = Access(catalogue, audit, problems, Denied.HIDE)
         self.subscriptions = Subscriptions(
@@ -168,6 +168,7 @@ class World:
             interests=self.interests,
             lists=lists,
             access=access,
+            breakers=breakers,
             watch=watch,
             audit=audit,
         )
@@ -484,6 +485,9 @@ async def test_a_sessions_log_level_is_told_with_each_call_for_the_upstreams_may
             upstream.reached.clear()
             await world.ask(Era.LEGACY, "/mcp", client, *call)
             assert upstream.reached == [("level", "info"), ("tools/call", "read")]
+        world.breakers["a"].is_open = True
+        await world.ask(Era.LEGACY, "/mcp", client, "logging/setLevel", {"level": "debug"}, session.id)
+        assert upstream.reached == [], "it would not answer"
     finally:
         await world.catalogue.close()
 
@@ -635,6 +639,28 @@ class Silent(Offering):
             if method == "resources/subscribe":
                 raise UpstreamError(Reason.UPSTREAM_TIMEOUT, "late")
             yield answer
+
+
+@pytest.mark.parametrize(
+    ("era", "agreed", "told"), [(Era.LEGACY, [], []), (Era.MODERN, ["d://1"], ["watch"])]
+)
+async def test_a_subscription_does_not_wait_for_an_upstream_whose_circuit_is_open(
+    era: Era, agreed: list[str], told: list[str]
+) -> None:
+    offers = {"tools": [], "prompts": [], "resources": [], "resourceTemplates": ["d://{id}"]}
+    upstream = Offering("a", frozenset({era}), offers)
+    upstream.watched = AsyncMock(side_effect=AssertionError("it is waited for"))  # type: ignore[method-assign]
+    world = World([(upstream, "")], Rules())
+    world.breakers["a"].is_open = True
+    client = ClientContext(client_id="c", permissions=Permissions(frozenset({"*:*"})))
+    wanted = {"notifications": {"resourceSubscriptions": ["d://1"]}}
+    try:
+        answer, reached = await world.ask(Era.MODERN, "/mcp", client, "subscriptions/listen", wanted)
+        assert answer["params"]["notifications"] == {"resourceSubscriptions": agreed}
+        assert [method for method, _uri in reached if method != "resources/unsubscribe"] == told
+    finally:
+        await world.subscriptions.close()
+        await world.catalogue.close()
 
 
 async def test_a_subscription_waits_once_for_an_upstream_that_does_not_answer() -> None:

@@ -154,6 +154,7 @@ def open_mcp(stack: AsyncExitStack, shared: Shared) -> Mcp:
         interests=interests,
         lists=lists,
         access=access,
+        breakers=breakers,
         watch=shared.watch,
         audit=shared.audit,
     )

@@ -162,7 +162,12 @@ class Forwarder:
     async def tell_level(self, key: SessionKey, name: str, level: str | None) -> None:
         """Pass a log level on to an upstream that knows of levels."""
         offers = self._catalogue.offers(name)
-        if level is None or not offers or "logging" not in offers[0].info.capabilities:
+        if (
+            level is None
+            or self._breakers[name].is_open
+            or not offers
+            or "logging" not in offers[0].info.capabilities
+        ):
             return
         try:
             await self._catalogue.upstream(name).set_level(key, level)

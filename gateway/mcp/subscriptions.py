@@ -16,9 +16,10 @@ from aiohttp import web
 
 from gateway.audit import Audit
 from gateway.mcp.access import Access
+from gateway.mcp.breakers import Breakers
 from gateway.mcp.catalogue import Catalogue, Entry
 from gateway.mcp.eras import ACKNOWLEDGED, Era, own_result
-from gateway.mcp.exchange import Errands
+from gateway.mcp.exchange import Errands, unavailable
 from gateway.mcp.interests import MAX_RESOURCES, Interests, Resource
 from gateway.mcp.listeners import Listener, Listeners
 from gateway.mcp.listing import Kind
@@ -59,6 +60,7 @@ class Subscriptions:
         interests: Interests,
         lists: Lists,
         access: Access,
+        breakers: Breakers,
         watch: Watch,
         audit: Audit,
     ) -> None:
@@ -67,6 +69,7 @@ class Subscriptions:
         self._listeners = listeners
         self._lists = lists
         self._access = access
+        self._breakers = breakers
         self._watch = watch
         self._audit = audit
         self._interests = interests
@@ -180,6 +183,8 @@ class Subscriptions:
 
     async def _refused(self, listener: Listener, name: str) -> frozenset[str]:
         """What that upstream will not tell of, of what the client wants to hear of: it is left again."""
+        if self._breakers[name].is_open:
+            return frozenset()  # it is asked once it answers again
         wanted = [uri for upstream, uri in listener.subscribed if upstream == name]
         refused = await self._catalogue.upstream(name).watched(wanted)
         for uri in refused:
@@ -233,6 +238,8 @@ class Subscriptions:
         """Have the upstream tell of it, for who speaks that era; whether it does. Raises UpstreamError."""
         name, uri = resource
         upstream = self._catalogue.upstream(name)
+        if self._breakers[name].is_open and era not in upstream.eras:
+            raise unavailable(name, "does not answer")
         if await upstream.era_for(replace(key, era=era)) is Era.MODERN:
             upstream.watch(uri)
             return True
