@@ -526,6 +526,28 @@ class TestAnotherEra:
             del server.handlers["tools/call"]
             await ask(upstream)
 
+    async def test_whether_it_has_streams_is_found_out_anew(
+        self, server: Server, became_modern: Callable[[], None]
+    ) -> None:
+        opened = asyncio.Event()
+
+        async def get(http: web.BaseRequest) -> web.StreamResponse:
+            opened.set()
+            return await stream(http)
+
+        async with upstream_at(server.url) as upstream:
+            await upstream.describe()
+            upstream.listen(ALICE)
+            await upstream._listeners[ALICE]  # it has none
+            became_modern()
+            with pytest.raises(EraChangedError):
+                await ask(upstream)
+            server.handlers, server.get = {"tools/call": self.refuse}, get
+            with pytest.raises(EraChangedError):
+                await ask(upstream, SessionKey(ALICE.owner, era=Era.MODERN))
+            async with asyncio.timeout(10):
+                await opened.wait()
+
     async def test_one_that_refuses_a_call_and_is_what_it_was_is_believed(self, server: Server) -> None:
         probes = []
 

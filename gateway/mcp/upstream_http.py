@@ -176,7 +176,7 @@ class HttpUpstreamServer:
                 self._listeners[key] = self._sessions.errands.run(self._hear(LIST_CHANGES))
             return
         key = self._sessions.whose(key)
-        if self._has_no_stream or key in self._listeners:
+        if key in self._listeners:
             return
         self._sessions.streamed.add(key)
         self._listeners[key] = self._sessions.errands.run(self._listen(key))
@@ -238,7 +238,16 @@ class HttpUpstreamServer:
             log.warning("upstream %s speaks another revision of MCP than before", self.name)
             self._speaks_modern_alone = Era.LEGACY in self._eras and not legacy
             self._eras = found
+            self._has_no_stream = False
             self._sessions.forget_all()
+            if found != {Era.MODERN}:
+                self._listen_again()
+
+    def _listen_again(self) -> None:
+        """The server before had no streams; this one may have some."""
+        for key in [key for key, listener in self._listeners.items() if listener.done()]:
+            del self._listeners[key]
+            self.listen(key)
 
     # -- the GET stream -----------------------------------------------------------------------------------------------
 
@@ -295,7 +304,7 @@ class HttpUpstreamServer:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _stream(self, session: HttpSession, last_id: str | None) -> Answer | None:
-        """An open GET stream; None: not now, or (``_has_no_stream``) never."""
+        """An open GET stream; None: not now, or (``_has_no_stream``) never of this server."""
         response = await self._sessions.stream(session, last_id)
         if response.status == 200:
             session.stream = response
