@@ -543,6 +543,12 @@ async def test_an_upstream_that_forgot_what_sessions_subscribed_to_is_told_again
             while len(upstream.reached) < 3:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0)
         assert set(upstream.reached[1:]) == {again, (again[0], "d://3")}
+        upstream.reached.clear()
+        world.subscriptions.forgotten("a", session.key)
+        world.subscriptions.unsubscribed(session, ("a", "d://3"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert upstream.reached == [], "it was left in time, so there is nothing to begin, or to end"
     finally:
         await world.subscriptions.close()
         await world.catalogue.close()

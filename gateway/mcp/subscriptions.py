@@ -280,9 +280,12 @@ class Subscriptions:
     async def _renew(self, resource: Resource, key: SessionKey) -> None:
         """Take it up again for whoever still wants to hear of it. Raises UpstreamError."""
         shared = self._sessions.shares(resource[0])
-        for era in {one.era for one in self._interests.of(resource, None if shared else key)}:
+        eras = {one.era for one in self._interests.of(resource, None if shared else key)}
+        for era in eras:
             await self._take_up(resource, key, era)
-        self._unwatch(resource)  # where everybody left it meanwhile
+        if not eras or self.wanted(resource, key):
+            return
+        self._unwatch(resource)  # it was left meanwhile
         if Era.LEGACY in self._catalogue.upstream(resource[0]).eras:
             self._end(resource, key)
 
