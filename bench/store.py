@@ -180,6 +180,7 @@ async def measure(folder: Path, count: int) -> Figures:
     stores = await opened(folder, 0.01)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     async with pauses() as in_checkpoint:
         waits = await in_checkpoints(stores, count + WRITES, 3)
     stats = stores.stats()
