@@ -11,12 +11,24 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+import msgspec
+
 from persistence.changes import TokensPut
 from persistence.journal import Journal
 from persistence.large import Keys, Ordered, Sharded
 from persistence.records import TokenRecord
 
 _SMALL_FAMILY: Final = 8
+
+
+class _Few(msgspec.Struct, frozen=True, gc=False):
+    """The tokens of a small family, in order of issue.
+
+    The garbage collector knows nothing of such objects, so it does not look through a dictionary of them either: with
+    tuples as values a dictionary comes back to what is looked through in each collection with each that is put in.
+    """
+
+    ids: tuple[str, ...] = ()
 
 
 class JsonTokens:
@@ -27,9 +39,8 @@ class JsonTokens:
         self._on_purge = on_purge
         self._tokens: Ordered[TokenRecord] = Ordered()
         self._by_client: dict[str, Keys] = {}
-        self._by_family: Sharded[tuple[str, ...] | Keys] = Sharded()
-        """Tuples, which the garbage collector does not look into again and again, while a family is small: most have two
-        tokens, but that of an API key has all that were had with it."""
+        self._by_family: Sharded[_Few | Keys] = Sharded()
+        """Most have two tokens, but that of an API key has all that were had with it."""
         self._by_exp: dict[int, list[str]] = {}
         self._seconds: list[int] = []
         """The keys of ``_by_exp``, a heap."""
@@ -49,7 +60,8 @@ class JsonTokens:
 
     def of_family(self, family_id: str) -> Sequence[TokenRecord]:
         """Every token of that family, in order of issue."""
-        return self._records(self._by_family.get(family_id))
+        family = self._by_family.get(family_id)
+        return self._records(family.ids if isinstance(family, _Few) else family)
 
     def _records(self, token_ids: Iterable[str] | None) -> list[TokenRecord]:
         found = map(self._tokens.get, token_ids or ())
@@ -130,12 +142,12 @@ class JsonTokens:
         if record.family_id is None:
             return
         shard = self._by_family.shard(record.family_id)
-        family = shard.get(record.family_id, ())
-        if isinstance(family, tuple) and len(family) < _SMALL_FAMILY:
-            shard[record.family_id] = (*family, record.token_id)
+        family = shard.get(record.family_id, _Few())
+        if isinstance(family, _Few) and len(family.ids) < _SMALL_FAMILY:
+            shard[record.family_id] = _Few((*family.ids, record.token_id))
             return
-        if isinstance(family, tuple):
-            family = shard[record.family_id] = Keys(family)
+        if isinstance(family, _Few):
+            family = shard[record.family_id] = Keys(family.ids)
         family.add(record.token_id)
 
     def _forget(self, record: TokenRecord) -> None:
@@ -152,9 +164,12 @@ class JsonTokens:
             return
         shard = self._by_family.shard(record.family_id)
         family = shard[record.family_id]
-        if isinstance(family, tuple):
-            family = shard[record.family_id] = tuple(t for t in family if t != record.token_id)
+        if isinstance(family, _Few):
+            family = _Few(tuple(each for each in family.ids if each != record.token_id))
+            shard[record.family_id] = family
+            is_empty = not family.ids
         else:
             family.remove(record.token_id)
-        if not family:
+            is_empty = not family
+        if is_empty:
             del shard[record.family_id]
