@@ -96,9 +96,9 @@ def enable(tenant: str, config_file: Path) -> None:
 @click.argument("tenant")
 @config_option
 def remove(tenant: str, config_file: Path) -> None:
-    """Remove TENANT, which has no clients, roles or open invitations any more.
+    """Remove TENANT, of which nothing is left.
 
-    Its name is not given again: the audit has entries of it.
+    That is no client, no role and no open invitation. Its name is not given again: the audit has entries of it.
     """
     perform(config_file, "tenants.remove", tenant_id=tenant)
     click.echo(f"The tenant {tenant} is removed.")
