@@ -21,6 +21,8 @@ FRESH_FOR: Final = 60.0
 """Seconds after which a list is gathered again, in the background, when somebody asks for it."""
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0
+NEWS_SECONDS: Final = 1.0
+"""So often a list that changes all the time is gathered; somebody may wait to be told of it."""
 LONGEST_RETRY: Final = 60.0
 """How long one that is down is left alone at most while nobody asks for its lists."""
 RETURN_SECONDS: Final = 0.25
@@ -67,7 +69,7 @@ class Source:
         """How often it was said that the offer is out of date."""
         self._known_changes = 0
         """How often, when that was asked for which is known."""
-        self._pace = Pace(FIRST_PAUSE, LONGEST_PAUSE)
+        self._pace = Pace(FIRST_PAUSE, NEWS_SECONDS)
         self._pause = FIRST_PAUSE
         self._ask_again_at = 0.0
         """When it may be asked again while it is down."""
@@ -120,7 +122,7 @@ class Source:
 
     def renew(self) -> None:
         """What is known is out of date, by what somebody did here: ask it again, however often that was done."""
-        self._pace = Pace(FIRST_PAUSE, LONGEST_PAUSE)
+        self._pace = Pace(FIRST_PAUSE, NEWS_SECONDS)
         if self._later is not None:
             self._later.cancel()
             self._later = None
