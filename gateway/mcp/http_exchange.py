@@ -8,11 +8,12 @@ from types import TracebackType
 from typing import Final, Self
 
 from gateway.mcp.exchange import Ticket, invalid, unavailable
+from gateway.mcp.held_exchange import HeldExchange
 from gateway.mcp.http_answer import Answer
 from gateway.mcp.http_error import refusal, refused
 from gateway.mcp.http_session import HttpSession
 from gateway.mcp.http_sessions import HttpSessions
-from gateway.mcp.messages import Message, Params, Reply
+from gateway.mcp.messages import Message, Reply
 from gateway.mcp.places import Place
 from gateway.mcp.time_limit import TimeLimit
 from gateway.mcp.upstream import CancelledByCaller, EraChangedError, Load, UpstreamError
@@ -23,7 +24,7 @@ RETRY_SECONDS: Final = 1.0
 """How long to wait before a broken stream is taken up again, where the server does not say."""
 
 
-class HttpExchange:
+class HttpExchange(HeldExchange):
     """An ``Exchange``, and the context within which it lives."""
 
     __slots__ = (
@@ -32,12 +33,9 @@ class HttpExchange:
         "_era_changed",
         "_load",
         "_loop",
-        "_place",
         "_refusal",
         "_session",
         "_sessions",
-        "_ticket",
-        "_time",
         "_under_way",
     )
 
@@ -55,12 +53,10 @@ class HttpExchange:
 
         ``era_changed`` is asked where the server refuses the request as it would one of an era that it does not speak.
         """
+        super().__init__(place, ticket, TimeLimit(sessions.loop, sessions.name, timeout))
         self._era_changed = era_changed
         self._sessions = sessions
-        self._place = place
         self._load = load
-        self._ticket = ticket
-        self._time = TimeLimit(sessions.loop, sessions.name, timeout)
         self._loop = sessions.loop
         self._session: HttpSession | None = None
         self._answer: Answer | None = None
@@ -113,31 +109,6 @@ class HttpExchange:
                 raise CancelledByCaller from None
             raise
         return message
-
-    def hold(self) -> None:
-        """Take no place, and let no time count."""
-        self._place.leave()
-
-    async def resume(self, params: Params) -> None:
-        """Go on. Raises UpstreamError."""
-        self._ticket.rename(params)
-        self._time.begin()
-        try:
-            with self._time.within():
-                await self._place.take()
-        except TimeoutError:
-            self._leave("timed out")
-            raise self._time.passed() from None
-
-    def asked(self, seconds: float) -> None:
-        """The client has been asked something."""
-        self._time.asked(seconds)
-        self._place.lend()
-
-    def answered(self) -> None:
-        """The client has answered."""
-        if self._time.answered():
-            self._place.reclaim()
 
     async def cancel(self, reason: str) -> None:
         """Tell the upstream to stop; ``receive`` raises from now on."""

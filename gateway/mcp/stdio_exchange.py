@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from gateway.mcp.exchange import Ticket
-from gateway.mcp.messages import Message, Params, Reply
+from gateway.mcp.held_exchange import HeldExchange
+from gateway.mcp.messages import Message, Reply
 from gateway.mcp.places import Place
 from gateway.mcp.stdio_session import StdioSession
 from gateway.mcp.time_limit import TimeLimit
@@ -25,17 +26,14 @@ class Source(Protocol):
         """The session of ``key``, opened where there is none. Raises UpstreamError."""
 
 
-class StdioExchange:
+class StdioExchange(HeldExchange):
     """An ``Exchange``, and the context within which it lives."""
 
     def __init__(self, source: Source, name: str, place: Place, ticket: Ticket, timeout: float) -> None:
         """``timeout``: seconds for the whole of it, the wait for a place included."""
-        self._source = source
-        self._name = name
-        self._place = place
-        self._ticket = ticket
         self._loop = asyncio.get_running_loop()
-        self._time = TimeLimit(self._loop, name, timeout)
+        super().__init__(place, ticket, TimeLimit(self._loop, name, timeout))
+        self._source = source
         self._session: StdioSession | None = None
         self._under_way = False
         self._messages: deque[Message] = deque()
@@ -82,31 +80,6 @@ class StdioExchange:
                 self._waiter = None
         self._waiting = 0
         return self._messages.popleft()
-
-    def hold(self) -> None:
-        """Take no place, and let no time count."""
-        self._place.leave()
-
-    async def resume(self, params: Params) -> None:
-        """Go on. Raises UpstreamError."""
-        self._ticket.rename(params)
-        self._time.begin()
-        try:
-            with self._time.within():
-                await self._place.take()
-        except TimeoutError:
-            self._leave("timed out")
-            raise self._time.passed() from None
-
-    def asked(self, seconds: float) -> None:
-        """The client has been asked something."""
-        self._time.asked(seconds)
-        self._place.lend()
-
-    def answered(self) -> None:
-        """The client has answered."""
-        if self._time.answered():
-            self._place.reclaim()
 
     async def cancel(self, reason: str) -> None:
         """Tell the upstream to stop; ``receive`` raises from now on."""
